@@ -1,0 +1,152 @@
+"""manifest.json: the only contract between the data half and the training half.
+
+    {"format_version": 1, "config_fingerprint": "...", "num_samples": N, "num_bytes": B,
+     "shards": [{"path": "shards/000000.tar", "num_samples": n, "num_bytes": b, "sha256": "...",
+                 "index_path": "shards/000000.index.parquet", "index_sha256": "..."}, ...]}
+
+Paths are relative to the manifest's folder. A shard's index holds, for each sample, the offset and size in the tar of its
+image, its text and its json, so that a sample is one pread and never a scan.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+FORMAT_VERSION = 1
+
+# Offsets are of the member's data (after its 512-byte tar header), in bytes from the start of the tar. A member that a
+# sample lacks (a foreign shard without json, say) has size -1.
+INDEX = pa.schema(
+    [
+        ("key", pa.string()),
+        ("image_offset", pa.int64()),
+        ("image_size", pa.int64()),
+        ("text_offset", pa.int64()),
+        ("text_size", pa.int64()),
+        ("json_offset", pa.int64()),
+        ("json_size", pa.int64()),
+    ]
+)
+
+
+class ManifestError(ValueError):
+    """The manifest, an index or a shard does not hold what it says; the message names the file and the fix."""
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    path: str
+    num_samples: int
+    num_bytes: int
+    sha256: str
+    index_path: str
+    index_sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`root` is the folder that the shards' paths are relative to; it is not written."""
+
+    root: Path
+    config_fingerprint: str
+    shards: tuple[ShardEntry, ...]
+
+    @property
+    def num_samples(self) -> int:
+        return sum(shard.num_samples for shard in self.shards)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(shard.num_bytes for shard in self.shards)
+
+    def shard_path(self, shard: ShardEntry) -> Path:
+        return self.root / shard.path
+
+    def index_path(self, shard: ShardEntry) -> Path:
+        return self.root / shard.index_path
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the samples, not of the place: equal for equal shards in equal order. Kept in checkpoints."""
+        text = "\n".join(f"{shard.sha256} {shard.num_samples}" for shard in self.shards)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def save_manifest(manifest: Manifest, path: Path) -> None:
+    """Write aside, then rename: a manifest under its final name means that the data set is complete."""
+    content = {
+        "format_version": FORMAT_VERSION,
+        "config_fingerprint": manifest.config_fingerprint,
+        "num_samples": manifest.num_samples,
+        "num_bytes": manifest.num_bytes,
+        "shards": [asdict(shard) for shard in manifest.shards],
+    }
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    aside.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(aside, path)
+
+
+def load_manifest(path: Path | str) -> Manifest:
+    """Read and check a manifest: version, totals, and that each shard is there with its stated size.
+
+    Raises ManifestError with the first few things wrong, all at once. Checksums are not computed here (a 10 TB data set
+    would take hours): `verify_checksums` does that.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ManifestError(
+            f"no manifest at {path}: give the manifest.json that `make shards` wrote (or run it first)"
+        )
+    try:
+        content = json.loads(path.read_text())
+        version = content["format_version"]
+        shards = tuple(ShardEntry(**entry) for entry in content["shards"])
+        manifest = Manifest(path.parent, content["config_fingerprint"], shards)
+        totals = (content["num_samples"], content["num_bytes"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ManifestError(f"{path} is not a manifest of format {FORMAT_VERSION}: {error!r}") from error
+    problems = []
+    if version != FORMAT_VERSION:
+        problems.append(f"format_version is {version}, this code reads {FORMAT_VERSION}")
+    if totals != (manifest.num_samples, manifest.num_bytes):
+        problems.append("num_samples or num_bytes is not the sum over the shards: was it edited by hand?")
+    for shard in shards:
+        file = manifest.shard_path(shard)
+        if not file.is_file():
+            problems.append(f"shard {shard.path} is missing")
+        elif file.stat().st_size != shard.num_bytes:
+            problems.append(f"shard {shard.path} has {file.stat().st_size} bytes, {shard.num_bytes} were packed")
+        if not manifest.index_path(shard).is_file():
+            problems.append(f"index {shard.index_path} is missing")
+    if problems:
+        shown = "\n  ".join(problems[:10])
+        more = f"\n  (+{len(problems) - 10} more)" if len(problems) > 10 else ""
+        raise ManifestError(f"{path}:\n  {shown}{more}\npack the data set again, or restore the named files")
+    return manifest
+
+
+def file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def verify_checksums(manifest: Manifest) -> None:
+    """Read every byte of the data set and compare with the manifest; ManifestError names each shard that differs."""
+    bad = []
+    for shard in manifest.shards:
+        if file_sha256(manifest.shard_path(shard)) != shard.sha256:
+            bad.append(shard.path)
+        if file_sha256(manifest.index_path(shard)) != shard.index_sha256:
+            bad.append(shard.index_path)
+    if bad:
+        raise ManifestError(f"checksums differ from the manifest: {', '.join(bad)}. Pack again or restore these files")

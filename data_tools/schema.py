@@ -1,0 +1,187 @@
+"""What crosses a stage: parquet schemas, the names of the files, and the words of the ledger.
+
+Every stage reads tables and writes tables; nothing else is handed on. A row is known by its `uid` from the
+moment it is found until it lies in a shard.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+
+class DataError(RuntimeError):
+    """A failure the user can act on: the message names the value and the fix; entry points print it and exit 1."""
+
+
+# One row per distinct query, in the order of the user's list. `folded` is the form duplicates are judged by.
+QUERIES = pa.schema(
+    [
+        ("query_id", pa.int32()),
+        ("query", pa.string()),
+        ("folded", pa.string()),
+        ("origin", pa.string()),
+    ]
+)
+
+# One row per (url, caption), whatever number of queries found it: `query_ids` is sorted and distinct.
+CANDIDATES = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("url", pa.string()),
+        ("caption", pa.string()),
+        ("page_url", pa.string()),
+        ("license", pa.string()),
+        ("license_url", pa.string()),
+        ("attribution", pa.string()),
+        ("source", pa.string()),
+        ("query_ids", pa.list_(pa.int32())),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("mature", pa.bool_()),
+    ]
+)
+
+# Candidates that balancing kept, with the probability they had.
+KEPT = CANDIDATES.append(pa.field("keep_probability", pa.float32()))
+
+# One row per image that the crawl delivered: where its bytes lie (`shard` is relative to the crawl folder).
+# `sha256` is of the bytes as they came from the site; `width`, `height` are of the stored image.
+FETCHED = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("shard", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("original_width", pa.int32()),
+        ("original_height", pa.int32()),
+        ("sha256", pa.string()),
+    ]
+)
+
+# Fetched rows that curation passed, with the caption as it will be packed.
+CURATED = FETCHED.append(pa.field("caption", pa.string()))
+
+# What a stage decided about a uid. The ledger is the last word of each stage, in stage order.
+FATES = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("status", pa.string()),
+        ("http_status", pa.int32()),
+        ("detail", pa.string()),
+    ]
+)
+
+LEDGER = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("url", pa.string()),
+        ("caption", pa.string()),
+        ("source", pa.string()),
+        ("query_ids", pa.list_(pa.int32())),
+        ("status", pa.string()),
+        ("http_status", pa.int32()),
+        ("detail", pa.string()),
+    ]
+)
+
+FOUND, MATCHED, KEPT_STATUS, FETCHED_STATUS, PACKED = "found", "matched", "kept", "fetched", "packed"
+# followed by ":" and a reason of one word or two joined by "_": "dropped:balance", "failed:timeout"
+DROPPED, FAILED, REJECTED = "dropped", "failed", "rejected"
+
+
+@dataclass(frozen=True)
+class DatasetPaths:
+    """Where the stages of one dataset job put their output, below the job's `out_dir`."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "manifest.json"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    @property
+    def ledger(self) -> Path:
+        return self.root / "ledger.parquet"
+
+    @property
+    def search_cursor(self) -> Path:
+        return self.root / "search"
+
+    @property
+    def crawl(self) -> Path:
+        return self.root / "crawl"
+
+    @property
+    def shards(self) -> Path:
+        return self.root / "shards"
+
+    def table(self, name: str) -> Path:
+        """`tables/NAME.parquet`: queries, candidates, kept, fetched, curated."""
+        return self.root / "tables" / f"{name}.parquet"
+
+    def fates(self, stage: str) -> Path:
+        return self.root / "tables" / "fates" / f"{stage}.parquet"
+
+
+def canonical_url(url: str) -> str:
+    """The form of a URL that counts as "the same address" in a uid: lower-case scheme and host, no fragment, no default
+    port, percent-encoded path. Query strings stay: image CDNs put the picture's identity there."""
+    parts = urlsplit(url.strip())
+    host = (parts.hostname or "").lower()
+    try:
+        host = host.encode("idna").decode("ascii") if not host.isascii() else host
+    except UnicodeError:
+        host = quote(host)
+    default_port = {"http": 80, "https": 443}.get(parts.scheme.lower())
+    port = parts.port
+    if ":" in host:
+        host = f"[{host}]"
+    netloc = host if port in (None, default_port) else f"{host}:{port}"
+    path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
+    query = quote(parts.query, safe="/%:@!$&'()*+,;=~-._?")
+    return urlunsplit((parts.scheme.lower(), netloc, path, query, ""))
+
+
+def make_uid(url: str, caption: str) -> str:
+    """32 hex digits of xxh3-128 over canonical URL, newline, caption: the key of the sample in its shard."""
+    return xxhash.xxh3_128_hexdigest(f"{canonical_url(url)}\n{caption}".encode())
+
+
+def write_table(table: pa.Table, path: Path, schema: pa.Schema) -> None:
+    """Write `table` as parquet with exactly `schema`; aside first, so that `path` is whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        pq.write_table(table.select(schema.names).cast(schema), aside, compression="zstd")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    """Read a stage's table; a missing file or column is a DataError that names the stage to run again."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist: run the stage that writes it first (python -m data_tools.build)")
+    table = pq.read_table(path)
+    missing = [name for name in schema.names if name not in table.column_names]
+    if missing:
+        raise DataError(f"{path} lacks the column(s) {missing}, it has {table.column_names}: delete it and run again")
+    return table.select(schema.names).cast(schema)
