@@ -1,0 +1,20 @@
+"""The form of a text in which queries, captions and search words are compared."""
+
+from __future__ import annotations
+
+import unicodedata
+
+
+def fold(text: str) -> str:
+    """NFKC, case-folded, runs of white space as one space, trimmed: "Ｉce  HOCKEY " -> "ice hockey".
+
+    Normalised again after folding, which can undo it (U+1E9E folds to "ss", U+0130 to "i" +
+    U+0307).
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(folded.split())
+
+
+def has_word(text: str) -> bool:
+    """Whether a letter or a digit of any script is in `text`."""
+    return any(unicodedata.category(char)[0] in "LN" for char in text)
