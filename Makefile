@@ -1,0 +1,59 @@
+# One way in for people, for CI and for the README. `make help` lists the targets.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := runs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo demo-smoke shards test test-slow test-slurm check format bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# The stamp is newer than what it was made of, or the install runs again.
+$(VENV)/.installed: setup.cfg constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 12) else f"Python {v[0]}.{v[1]} found; 3.10 to 3.12 needed (img2dataset): make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,export,dev]'
+	@touch $@
+
+install: $(VENV)/.installed ## .venv with pinned dependencies
+
+demo: install ## queries -> search -> crawl -> shards -> training on 2 ranks -> evaluation -> report (12 minutes on 2 cores)
+	rm -rf $(RUN)
+	$(BIN)/python -m data_tools.demo out_dir=$(RUN)/data
+	$(BIN)/python -m pipeline.train experiment=demo
+
+demo-smoke: install ## the same flow at a tiny size (2 minutes)
+	rm -rf runs/demo-smoke
+	$(BIN)/python -m data_tools.demo recipe=demo_smoke out_dir=runs/demo-smoke/data
+	$(BIN)/python -m pipeline.train experiment=demo_smoke
+
+shards: install ## the data half for your own list: make shards QUERIES=my_queries.txt OUT=data/mine SOURCE=commons CONTACT=you@example.org [ARGS='...']
+	@test -n "$(QUERIES)" -a -n "$(OUT)" || { echo "usage: make shards QUERIES=my_queries.txt OUT=data/mine [SOURCE=commons|pool|commons,pool] [CONTACT=you@example.org] [ARGS='more overrides']" >&2; exit 2; }
+	$(BIN)/python -m data_tools.build 'queries.path=$(QUERIES)' 'out_dir=$(OUT)' 'source=[$(or $(SOURCE),commons)]' 'sources.contact=$(CONTACT)' $(ARGS)
+
+test: install ## the default tests (<= 5 minutes on 2 cores)
+	$(BIN)/python -m pytest
+
+test-slow: install ## tests marked slow: kills, resumes, README commands, compilation of kernels
+	$(BIN)/python -m pytest -m slow
+
+test-slurm: install ## tests on a real two-node Slurm that they start themselves (Debian, root)
+	$(BIN)/python -m pytest -m slurm
+
+check: install ## flake8, isort, black, mypy, import contracts
+	$(BIN)/flake8 pipeline data_tools slurm tests
+	$(BIN)/isort --check-only --quiet pipeline data_tools slurm tests
+	$(BIN)/black --check --quiet --line-length 100 pipeline data_tools slurm tests
+	$(BIN)/mypy pipeline data_tools slurm
+	$(BIN)/lint-imports
+
+format: install ## isort and black
+	$(BIN)/isort --quiet pipeline data_tools slurm tests
+	$(BIN)/black --quiet --line-length 100 pipeline data_tools slurm tests
+
+clean: ## remove runs and caches, not .venv
+	rm -rf runs .cache build .pytest_cache .mypy_cache .hypothesis .import_linter_cache

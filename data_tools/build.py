@@ -1,0 +1,106 @@
+"""START HERE. Queries to shards: the whole flow of the data half on one page.
+
+    python -m data_tools.build queries.path=my_queries.txt out_dir=data/mine source=commons sources.contact=you@example.org
+
+Each stage reads the tables of the stages before it and writes its own below out_dir; a run that was killed goes on where it
+was, and a stage whose settings and inputs have not changed is not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_tools import balance, crawl, curate, pack, queries, report, search
+from data_tools.config import ConfigError, DatasetJob, fingerprint, load_job, to_yaml
+from data_tools.manifest import ManifestError, file_sha256
+from data_tools.schema import DataError, DatasetPaths
+
+Counts = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str
+    run: Callable[[DatasetJob, DatasetPaths], Counts]
+    settings: Callable[[DatasetJob], tuple[object, ...]]
+    """What of the job, and of the outside, the stage's output depends on, besides the output of the stage before."""
+    writes: Callable[[DatasetPaths], Path]
+
+
+STAGES = (
+    Stage("queries", queries.run, lambda job: (file_sha256(Path(job.queries.path)),), lambda p: p.table("queries")),
+    Stage("search", search.run, lambda job: (job.sources,), lambda p: p.table("candidates")),
+    Stage("balance", balance.run, lambda job: (job.balance,), lambda p: p.table("kept")),
+    Stage("crawl", crawl.run, lambda job: (job.crawl,), lambda p: p.table("fetched")),
+    Stage("curate", curate.run, lambda job: (job.curate,), lambda p: p.table("curated")),
+    Stage("pack", pack.run, lambda job: (job.pack,), lambda p: p.manifest),
+    Stage("report", report.run, lambda job: (), lambda p: p.report),
+)
+
+
+def build(job: DatasetJob) -> Counts:
+    """Run every stage that is not done; returns the last stage's counts. DataError names what failed and the fix."""
+    paths = DatasetPaths(Path(job.out_dir))
+    paths.root.mkdir(parents=True, exist_ok=True)
+    paths.config.write_text(to_yaml(job))
+    counts: Counts = {}
+    chain = ""  # of the stage before: a change anywhere re-runs everything after it
+    for stage in STAGES:
+        chain = fingerprint(stage.name, chain, *stage.settings(job))
+        started = time.monotonic()
+        done = _finished(paths, stage, chain)
+        counts = done if done is not None else stage.run(job, paths)
+        if done is None:
+            _mark_finished(paths, stage, chain, counts)
+        told = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items())
+        how = "unchanged" if done is not None else f"{time.monotonic() - started:.1f} s"
+        print(f"{stage.name:>8}: {told} ({how})", flush=True)
+    print(f"manifest: {paths.manifest}\n    card: {paths.report}", flush=True)
+    return counts
+
+
+def _marker(paths: DatasetPaths, stage: Stage) -> Path:
+    return paths.root / "tables" / "done" / f"{stage.name}.json"
+
+
+def _finished(paths: DatasetPaths, stage: Stage, chain: str) -> Counts | None:
+    try:
+        marker = json.loads(_marker(paths, stage).read_text())
+    except (OSError, ValueError):
+        return None
+    whole = marker.get("fingerprint") == chain and stage.writes(paths).exists()
+    return dict(marker["counts"]) if whole else None
+
+
+def _mark_finished(paths: DatasetPaths, stage: Stage, chain: str, counts: Counts) -> None:
+    marker = _marker(paths, stage)
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    aside = marker.with_suffix(".tmp")
+    aside.write_text(json.dumps({"fingerprint": chain, "counts": counts}) + "\n")
+    os.replace(aside, marker)
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code 0, 2 for a configuration that was refused, 1 for a stage that could not finish, 130 after Ctrl-C."""
+    try:
+        build(load_job(arguments))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (DataError, ManifestError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

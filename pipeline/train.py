@@ -1,0 +1,91 @@
+"""START HERE. Shards to model: the whole flow of a training run on one page.
+
+    python -m pipeline.train experiment=demo train.steps=200       compose, validate, freeze, start the ranks
+    python -m pipeline.train run_dir=runs/demo                     go on with that run
+    python -m pipeline.train --config runs/demo/config.yaml        be one rank (what the first two, and srun, start)
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from pipeline import launch
+from pipeline.config import TrainJob
+from pipeline.data import build_train_loader
+from pipeline.distributed import init_distributed, seed_everything
+from pipeline.engine.checkpoint import CheckpointManager
+from pipeline.engine.engine import ClipEngine
+from pipeline.evaluate import Evaluation
+from pipeline.metrics import MetricsProcessor
+from pipeline.model import build_clip, flops_per_sample
+
+
+def train(config: TrainJob) -> None:
+    """Run on every rank. Ends after `train.steps` steps, with a checkpoint and an evaluation of it."""
+    world = init_distributed(config.cluster.timeout_minutes, config.train.threads_per_rank)
+    with world.together("open the data"):
+        loader = build_train_loader(
+            config.data,
+            image_size=config.model.image_size,
+            context_length=config.model.text.context_length,
+            global_batch_size=config.train.global_batch_size,
+            rank=world.rank,
+            world_size=world.world_size,
+            seed=config.train.seed,
+        )
+        evaluation = Evaluation(config, world)
+
+    torch.manual_seed(config.train.seed)
+    model = build_clip(
+        config.model,
+        init_logit_scale=config.loss.init_logit_scale,
+        max_logit_scale=config.loss.max_logit_scale,
+    )
+    seed_everything(config.train.seed, world.rank)
+    engine = ClipEngine(model, config, world)
+
+    checkpoints = CheckpointManager(
+        Path(config.run_dir),
+        world,
+        keep=config.train.checkpoints_kept,
+        data_fingerprint=loader.fingerprint,
+    )
+    state = checkpoints.load_latest(engine)
+    metrics = MetricsProcessor(
+        config,
+        world,
+        steps=config.train.steps,
+        flops_per_sample=flops_per_sample(config.model, config.model.text.context_length),
+    )
+
+    metrics.start(state)
+    batches = loader.batches(state.samples_seen)
+    while state.step < config.train.steps:
+        asked = time.monotonic()
+        batch = next(batches)
+        metrics.waited(time.monotonic() - asked, batch.num_bad)
+
+        step_metrics = engine.train_step(batch)
+        state.advance(config.train.global_batch_size)
+
+        last = state.step == config.train.steps
+        if last or state.step % config.logging.every_steps == 0:
+            metrics.log(state, step_metrics)
+        if last or state.step % config.train.checkpoint_every_steps == 0:
+            checkpoints.save(engine, state)
+            metrics.pause_clock()
+        if last or (config.eval.every_steps and state.step % config.eval.every_steps == 0):
+            metrics.log_eval(state, evaluation.run(engine.encode_image, engine.encode_text, state.step))
+            metrics.pause_clock()
+
+    metrics.close()
+    loader.close()
+    engine.close()
+
+
+if __name__ == "__main__":
+    sys.exit(launch.main("pipeline.train", train, sys.argv[1:]))
