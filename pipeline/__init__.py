@@ -1,0 +1,4 @@
+"""Shards to model.
+
+shards -> batch -> towers -> global loss -> engine step -> checkpoint -> evaluation -> export
+"""

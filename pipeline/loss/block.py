@@ -1,0 +1,122 @@
+"""What one rank computes: the block of logits of its n image rows against all N text columns.
+
+The two device-specific modules (``tiled``: plain torch, ``kernels``: Triton) implement the same
+functions over these types; gathering, combining and autograd never look at the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+EPS = 1e-12  # of torch.nn.functional.normalize
+
+
+def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Sums are float32, or float64 where the features are (gradcheck)."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@dataclass(frozen=True)
+class Block:
+    """Inputs of one n x N block of logits ``l_ij = scale * x_inverse_norm_i * y_inverse_norm_j *
+    <x_i, y_j>``.
+
+    ``x`` is (n, d) local image features, ``y`` is (N, d) gathered text features, both in their own
+    dtype. ``scale`` is the exponentiated logit scale, 0-dim, in the accumulator dtype, as are the
+    inverse norms, (n,) and (N,), which are None when features come normalised. Column ``j`` is a
+    positive of row ``i`` when ``y_labels[j] == x_labels[i]``; without labels, when ``j == offset +
+    i``. ``positive_weight`` (n,) is one over the number of positives of each row (None: one).
+    """
+
+    x: Tensor
+    y: Tensor
+    scale: Tensor
+    offset: int
+    x_inverse_norm: Tensor | None = None
+    y_inverse_norm: Tensor | None = None
+    x_labels: Tensor | None = None
+    y_labels: Tensor | None = None
+    positive_weight: Tensor | None = None
+
+    @property
+    def accumulator(self) -> torch.dtype:
+        return accumulator_dtype(self.x.dtype)
+
+    def tensors(self) -> list[Tensor | None]:
+        """Every tensor of the block, for ``save_for_backward``."""
+        return [getattr(self, field.name) for field in fields(self) if field.name != "offset"]
+
+    @staticmethod
+    def restore(tensors: Sequence[Any], offset: int) -> Block:
+        """The block that ``tensors()`` came from."""
+        names = [field.name for field in fields(Block) if field.name != "offset"]
+        return Block(offset=offset, **dict(zip(names, tensors, strict=True)))
+
+
+@dataclass
+class BestLogits:
+    """Largest logit among the positives and among the negatives, of each row (n,) and each column
+    (N,) of a block."""
+
+    row_positive: Tensor
+    row_negative: Tensor
+    column_positive: Tensor
+    column_negative: Tensor
+
+
+@dataclass
+class BlockSums:
+    """Forward result of a block, all in the accumulator dtype.
+
+    ``row_lse`` (n,) and ``column_lse`` (N,) are log-sum-exp over the block's own columns and rows;
+    ``positive`` (n,) is the mean logit of each row's positives. ``logits`` is what the backend kept
+    for its backward, if anything.
+    """
+
+    row_lse: Tensor
+    column_lse: Tensor
+    positive: Tensor
+    best: BestLogits | None = None
+    logits: Tensor | None = None
+
+
+@dataclass
+class BlockGradient:
+    """Backward result of a block for ``G_ij``, the derivative of the objective by the logit
+    ``l_ij``.
+
+    ``x`` (n, d) is ``sum_j G_ij a_i b_j y_j`` and ``y`` (N, d) is ``sum_i G_ij a_i b_j x_i``, with
+    a and b the inverse norms: the gradient by the raw features up to the factor ``scale`` and the
+    projection of the normalisation. ``log_scale`` and ``bias`` are the 0-dim sums of ``G_ij l_ij``
+    and ``G_ij``. All in the accumulator dtype; None for what was not asked.
+    """
+
+    x: Tensor | None
+    y: Tensor | None
+    log_scale: Tensor
+    bias: Tensor | None = None
+
+
+def inverse_norms(features: Tensor) -> Tensor:
+    """``1 / max(|row|, 1e-12)`` in the accumulator dtype, shape (rows,)."""
+    norms = torch.linalg.vector_norm(features, dim=1, dtype=accumulator_dtype(features.dtype))
+    return norms.clamp_min_(EPS).reciprocal_()
+
+
+def project_normalisation(gradient: Tensor, features: Tensor, inverse_norm: Tensor) -> Tensor:
+    """In place: remove from every row of ``gradient`` the part along its feature, which
+    normalisation cancels.
+
+    With A_i = sum_j G_ij a_i b_j y_j, the gradient by the raw feature is A_i - x_i a_i^2 <x_i, A_i>
+    (times the scale): the division by the norm in dI = A_i / a_i and its multiplication back
+    cancel. Rows shorter than 1e-12 were divided by a constant, so they are not projected.
+    """
+    features = features.to(gradient.dtype)
+    along = (features * gradient).sum(1) * inverse_norm.square()
+    along = torch.where(inverse_norm < 1.0 / EPS, along, torch.zeros_like(along))
+    return gradient.addcmul_(features, along[:, None], value=-1.0)

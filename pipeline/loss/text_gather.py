@@ -1,0 +1,119 @@
+"""Text features of all ranks, gathered while the image tower runs.
+
+    gather = TextGather(text_tower(tokens))          # returns at once
+    image_features = image_tower(images)             # the gather travels meanwhile
+    loss = clip_loss(image_features, gather, logit_scale)
+
+Backward: the loss starts the reduce-scatter of the text gradient and returns. Autograd runs the
+ready node that was created last, so the image tower's backward, created after the gather, runs
+before the node here that waits for the text gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from pipeline.loss.block import inverse_norms, project_normalisation
+from pipeline.loss.checks import InputReport, agree
+from pipeline.loss.collectives import Ranks, ranks_of, start_scatter, start_gather
+
+
+class _Anchor(torch.autograd.Function):
+    """Stands for the text features in the graph; its value and its gradient are never read.
+
+    The gradient itself goes through the handle, because it is a buffer that a collective is still
+    filling when autograd passes it on, and autograd may cast, accumulate or hook what it passes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, text_features: Tensor, gather: TextGather) -> Tensor:
+        ctx.gather = gather
+        return text_features.new_zeros(())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, None]:
+        return ctx.gather.finish_gradient(), None
+
+
+class TextGather:
+    """The gather of ``text_features`` (n, d) over ``group``, under way from construction on; serves
+    one loss call.
+
+    Every rank of the group must construct it at the same place among its collectives. Raises
+    ValueError, on every rank alike, for features that no loss would accept.
+    """
+
+    def __init__(
+        self,
+        text_features: Tensor,
+        *,
+        group: dist.ProcessGroup | None = None,
+        check_inputs: bool = True,
+    ) -> None:
+        ranks = ranks_of(group)
+        report = InputReport().features("text_features", text_features, finite=check_inputs)
+        agree(report, ranks, exchange=check_inputs)
+        self._start(text_features, ranks)
+
+    @classmethod
+    def checked(cls, text_features: Tensor, ranks: Ranks) -> TextGather:
+        """Start with features that the caller has already agreed on."""
+        gather = cls.__new__(cls)
+        gather._start(text_features, ranks)
+        return gather
+
+    def _start(self, text_features: Tensor, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self.local = text_features.detach()
+        self._gradient: Tensor | None = None
+        self._gradient_work: dist.Work | None = None
+        self._inverse_norm: Tensor | None = None
+        self._consumed = False
+        self.anchor: Tensor = _Anchor.apply(text_features, self)
+        self._all, self._work = start_gather(self.local, ranks)
+
+    def consume(self) -> Tensor:
+        """Wait for and return the (N, d) features; a second loss would read the gradient buffer of
+        the first."""
+        if self._consumed:
+            raise ValueError(
+                "this TextGather has served a loss already; make one for each loss call"
+            )
+        self._consumed = True
+        if self._work is not None:
+            self._work.wait()
+            self._work = None
+        features, self._all = self._all, self.local
+        return features
+
+    def normalise(self) -> None:
+        """Have the gradient projected for features that the loss normalised."""
+        self._inverse_norm = inverse_norms(self.local)
+
+    def start_gradient(self, gradient: Tensor, dtype: torch.dtype | None) -> None:
+        """Start the reduce-scatter of this rank's (N, d) part of the text gradient, sent in
+        ``dtype``."""
+        if (
+            self._gradient_work is not None
+        ):  # of an earlier backward that stopped short of the text features
+            self._gradient_work.wait()
+        self._gradient, self._gradient_work = start_scatter(gradient, self.ranks, dtype)
+
+    def finish_gradient(self) -> Tensor:
+        """Wait for the gradient of the local text features, (n, d) in their dtype."""
+        if self._gradient_work is not None:
+            self._gradient_work.wait()
+            self._gradient_work = None
+        gradient, self._gradient = self._gradient, None
+        if gradient is None:
+            raise RuntimeError("the text features were back-propagated into before the loss was")
+        if self._inverse_norm is not None:
+            gradient = gradient.to(self._inverse_norm.dtype)
+            gradient = project_normalisation(gradient, self.local, self._inverse_norm)
+        return gradient.to(self.local.dtype)
