@@ -1,13 +1,16 @@
 """START HERE. Queries to shards: the whole flow of the data half on one page.
 
-    python -m data_tools.build queries.path=my_queries.txt out_dir=data/mine source=commons sources.contact=you@example.org
+    python -m data_tools.build queries.path=my_queries.txt out_dir=data/mine \\
+        source=commons sources.contact=you@example.org
 
-Each stage reads the tables of the stages before it and writes its own below out_dir; a run that was killed goes on where it
-was, and a stage whose settings and inputs have not changed is not run again.
+Each stage reads the tables of the stages before it and writes its own below out_dir; a run that was
+killed goes on where it was, and a stage whose settings and inputs have not changed is not run
+again.
 """
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import sys
@@ -29,13 +32,24 @@ class Stage:
     name: str
     run: Callable[[DatasetJob, DatasetPaths], Counts]
     settings: Callable[[DatasetJob], tuple[object, ...]]
-    """What of the job, and of the outside, the stage's output depends on, besides the output of the stage before."""
+    """What of the job, and of the outside, the stage's output depends on, besides the output of the
+    stage before."""
     writes: Callable[[DatasetPaths], Path]
 
 
 STAGES = (
-    Stage("queries", queries.run, lambda job: (file_sha256(Path(job.queries.path)),), lambda p: p.table("queries")),
-    Stage("search", search.run, lambda job: (job.sources,), lambda p: p.table("candidates")),
+    Stage(
+        "queries",
+        queries.run,
+        lambda job: (file_sha256(Path(job.queries.path)),),
+        lambda p: p.table("queries"),
+    ),
+    Stage(
+        "search",
+        search.run,
+        lambda job: (job.sources, _state_of_files(job.sources.pool.paths)),
+        lambda p: p.table("candidates"),
+    ),
     Stage("balance", balance.run, lambda job: (job.balance,), lambda p: p.table("kept")),
     Stage("crawl", crawl.run, lambda job: (job.crawl,), lambda p: p.table("fetched")),
     Stage("curate", curate.run, lambda job: (job.curate,), lambda p: p.table("curated")),
@@ -44,8 +58,14 @@ STAGES = (
 )
 
 
+def _state_of_files(patterns: list[str]) -> list[tuple[str, int, int]]:
+    files = sorted(file for pattern in patterns for file in glob.glob(pattern))
+    return [(file, os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
+
+
 def build(job: DatasetJob) -> Counts:
-    """Run every stage that is not done; returns the last stage's counts. DataError names what failed and the fix."""
+    """Run every stage that is not done; returns the last stage's counts. DataError names what
+    failed and the fix."""
     paths = DatasetPaths(Path(job.out_dir))
     paths.root.mkdir(parents=True, exist_ok=True)
     paths.config.write_text(to_yaml(job))
@@ -87,7 +107,8 @@ def _mark_finished(paths: DatasetPaths, stage: Stage, chain: str, counts: Counts
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code 0, 2 for a configuration that was refused, 1 for a stage that could not finish, 130 after Ctrl-C."""
+    """Exit code 0, 2 for a configuration that was refused, 1 for a stage that could not finish, 130
+    after Ctrl-C."""
     try:
         build(load_job(arguments))
     except ConfigError as error:

@@ -1,4 +1,5 @@
-"""The dataset job: typed dataclasses behind Hydra groups (conf/dataset.yaml), composed once, validated, frozen.
+"""The dataset job: typed dataclasses behind Hydra groups (conf/dataset.yaml), composed once,
+validated, frozen.
 
 The dataclasses hold the defaults; YAML files hold differences only.
 """
@@ -21,7 +22,8 @@ CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
 
 
 class ConfigError(ValueError):
-    """Every problem of a configuration at once; each line names the field, the value and the fix."""
+    """Every problem of a configuration at once; each line names the field, the value and the
+    fix."""
 
 
 class ResizeMode(Enum):
@@ -37,7 +39,8 @@ class ResizeMode(Enum):
 @dataclass(kw_only=True, slots=True)
 class QueriesConfig:
     path: str = ""
-    """Text file of the user's queries: one a line, UTF-8; blank lines and lines that start with # are skipped."""
+    """Text file of the user's queries: one a line, UTF-8; blank lines and lines that start with #
+    are skipped."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -47,7 +50,8 @@ class CommonsConfig:
     enabled: bool = False
     endpoint: str = "https://commons.wikimedia.org/w/api.php"
     requests_per_second: float = 2.0
-    """Over all connections. Commons asks for modest use; the demo's local server is asked faster."""
+    """Over all connections. Commons asks for modest use; the demo's local server is asked
+    faster."""
     concurrency: int = 3
     """Connections at a time; Commons' etiquette allows 3 at most."""
     page_size: int = 50
@@ -66,13 +70,15 @@ class PoolConfig:
     url_column: str = "url"
     caption_column: str = "caption"
     license: str = ""
-    """Written into every candidate of the pool, as the pool's publisher states it; empty = unknown."""
+    """Written into every candidate of the pool, as the pool's publisher states it; empty =
+    unknown."""
 
 
 @dataclass(kw_only=True, slots=True)
 class SourcesConfig:
     contact: str = ""
-    """E-mail address or URL of the person responsible, sent in the User-Agent of every request to the outside."""
+    """E-mail address or URL of the person responsible, sent in the User-Agent of every request to
+    the outside."""
     limit_per_query: int = 200
     """Candidates asked of a search source for one query."""
     timeout_s: float = 30.0
@@ -88,7 +94,8 @@ class SourcesConfig:
 @dataclass(kw_only=True, slots=True)
 class BalanceConfig:
     max_per_query: int = 20000
-    """t of CLIP and MetaCLIP: a query with more candidates has them thinned to about this number."""
+    """t of CLIP and MetaCLIP: a query with more candidates has them thinned to about this
+    number."""
     seed: int = 0
 
 
@@ -101,7 +108,8 @@ class CrawlConfig:
     encode_quality: int = 95
     """JPEG quality, 1..100."""
     processes: int = 2
-    """img2dataset worker processes; each decodes on one core (about 80 images/s/core of 110 kB JPEGs)."""
+    """img2dataset worker processes; each decodes on one core (about 80 images/s/core of 110 kB
+    JPEGs)."""
     threads: int = 32
     """Downloads at a time, over all processes."""
     samples_per_part: int = 10000
@@ -114,7 +122,8 @@ class CrawlConfig:
     stall_timeout_s: float = 300.0
     """img2dataset is stopped, and the part reported, when nothing was finished for this long."""
     allow_private: list[str] = field(default_factory=list)
-    """host:port pairs that may be fetched although their address is private or loopback. Everything else private is refused."""
+    """host:port pairs that may be fetched although their address is private or loopback. Everything
+    else private is refused."""
     respect_robots_txt: bool = True
 
 
@@ -126,7 +135,8 @@ class CurateConfig:
     min_caption_chars: int = 2
     max_caption_chars: int = 1000
     drop_exact_duplicates: bool = True
-    """Of (image bytes, caption). The same image under another caption stays: it is another sample."""
+    """Of (image bytes, caption). The same image under another caption stays: it is another
+    sample."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -151,7 +161,8 @@ ConfigStore.instance().store(name="dataset_schema", node=DatasetJob)
 
 
 def load_job(overrides: list[str]) -> DatasetJob:
-    """Compose conf/dataset.yaml with Hydra overrides (`queries.path=q.txt source=commons`) and validate the result."""
+    """Compose conf/dataset.yaml with Hydra overrides (`queries.path=q.txt source=commons`) and
+    validate the result."""
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             composed = compose("dataset", overrides)
@@ -165,7 +176,8 @@ def load_job(overrides: list[str]) -> DatasetJob:
 
 
 def _whole_story(error: BaseException) -> str:
-    """Hydra names the override, the exception behind it says what is wrong with it: both, without tracebacks."""
+    """Hydra names the override, the exception behind it says what is wrong with it: both, without
+    tracebacks."""
     told = [str(error).split("\nConfig search path")[0].strip()]
     while error.__cause__ is not None:
         error = error.__cause__
@@ -191,19 +203,27 @@ def validate(job: DatasetJob) -> list[str]:
 def _validate_sources(sources: SourcesConfig) -> list[str]:
     problems = []
     if not (sources.commons.enabled or sources.pool.enabled):
-        problems.append("sources: none is enabled; add source=commons, source=pool or source=[commons,pool]")
+        problems.append(
+            "sources: none is enabled; add source=commons, source=pool or source=[commons,pool]"
+        )
     if sources.commons.enabled:
         if not sources.commons.endpoint.startswith(("http://", "https://")):
-            problems.append(f"sources.commons.endpoint = {sources.commons.endpoint}: give an http(s) URL")
+            problems.append(
+                f"sources.commons.endpoint = {sources.commons.endpoint}: give an http(s) URL"
+            )
         if not 1 <= sources.commons.concurrency <= 3:
             problems.append(
-                f"sources.commons.concurrency = {sources.commons.concurrency}: Commons allows 1 to 3 connections"
+                f"sources.commons.concurrency = {sources.commons.concurrency}: Commons allows 1 "
+                f"to 3 connections"
             )
         if not 1 <= sources.commons.page_size <= 50:
-            problems.append(f"sources.commons.page_size = {sources.commons.page_size}: give 1 to 50")
+            problems.append(
+                f"sources.commons.page_size = {sources.commons.page_size}: give 1 to 50"
+            )
         if not sources.contact:
             problems.append(
-                "sources.contact is empty: search servers ask who is calling; add sources.contact=you@example.org"
+                "sources.contact is empty: search servers ask who is calling; add "
+                "sources.contact=you@example.org"
             )
     if sources.pool.enabled and not sources.pool.paths:
         problems.append("sources.pool.paths is empty: add 'sources.pool.paths=[pool/*.parquet]'")
@@ -243,5 +263,12 @@ def to_yaml(job: DatasetJob) -> str:
 
 def fingerprint(*parts: object) -> str:
     """16 hex digits over dataclasses and plain values: equal for equal settings."""
-    plain = [dataclasses.asdict(part) if dataclasses.is_dataclass(part) else part for part in parts]
+    plain = [
+        (
+            dataclasses.asdict(part)
+            if dataclasses.is_dataclass(part) and not isinstance(part, type)
+            else part
+        )
+        for part in parts
+    ]
     return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:16]

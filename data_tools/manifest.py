@@ -4,8 +4,8 @@
      "shards": [{"path": "shards/000000.tar", "num_samples": n, "num_bytes": b, "sha256": "...",
                  "index_path": "shards/000000.index.parquet", "index_sha256": "..."}, ...]}
 
-Paths are relative to the manifest's folder. A shard's index holds, for each sample, the offset and size in the tar of its
-image, its text and its json, so that a sample is one pread and never a scan.
+Paths are relative to the manifest's folder. A shard's index holds, for each sample, the offset and
+size in the tar of its image, its text and its json, so that a sample is one pread and never a scan.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import pyarrow as pa
 
 FORMAT_VERSION = 1
 
-# Offsets are of the member's data (after its 512-byte tar header), in bytes from the start of the tar. A member that a
-# sample lacks (a foreign shard without json, say) has size -1.
+# Offsets are of the member's data (after its 512-byte tar header), in bytes from the start of the
+# tar. A member that a sample lacks (a foreign shard without json, say) has size -1.
 INDEX = pa.schema(
     [
         ("key", pa.string()),
@@ -37,7 +37,8 @@ INDEX = pa.schema(
 
 
 class ManifestError(ValueError):
-    """The manifest, an index or a shard does not hold what it says; the message names the file and the fix."""
+    """The manifest, an index or a shard does not hold what it says; the message names the file and
+    the fix."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,15 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """Of the samples, not of the place: equal for equal shards in equal order. Kept in checkpoints."""
+        """Of the samples, not of the place: equal for equal shards in equal order. Kept in
+        checkpoints."""
         text = "\n".join(f"{shard.sha256} {shard.num_samples}" for shard in self.shards)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def save_manifest(manifest: Manifest, path: Path) -> None:
-    """Write aside, then rename: a manifest under its final name means that the data set is complete."""
+    """Write aside, then rename: a manifest under its final name means that the data set is
+    complete."""
     content = {
         "format_version": FORMAT_VERSION,
         "config_fingerprint": manifest.config_fingerprint,
@@ -94,15 +97,17 @@ def save_manifest(manifest: Manifest, path: Path) -> None:
 
 
 def load_manifest(path: Path | str) -> Manifest:
-    """Read and check a manifest: version, totals, and that each shard is there with its stated size.
+    """Read and check a manifest: version, totals, and that each shard is there with its stated
+    size.
 
-    Raises ManifestError with the first few things wrong, all at once. Checksums are not computed here (a 10 TB data set
-    would take hours): `verify_checksums` does that.
+    Raises ManifestError with the first few things wrong, all at once. Checksums are not computed
+    here (a 10 TB data set would take hours): `verify_checksums` does that.
     """
     path = Path(path)
     if not path.is_file():
         raise ManifestError(
-            f"no manifest at {path}: give the manifest.json that `make shards` wrote (or run it first)"
+            f"no manifest at {path}: give the manifest.json that `make shards` wrote (or run it "
+            f"first)"
         )
     try:
         content = json.loads(path.read_text())
@@ -111,25 +116,38 @@ def load_manifest(path: Path | str) -> Manifest:
         manifest = Manifest(path.parent, content["config_fingerprint"], shards)
         totals = (content["num_samples"], content["num_bytes"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ManifestError(f"{path} is not a manifest of format {FORMAT_VERSION}: {error!r}") from error
-    problems = []
+        raise ManifestError(
+            f"{path} is not a manifest of format {FORMAT_VERSION}: {error!r}"
+        ) from error
+    problems = _missing_or_changed(manifest)
     if version != FORMAT_VERSION:
-        problems.append(f"format_version is {version}, this code reads {FORMAT_VERSION}")
+        problems.insert(0, f"format_version is {version}, this code reads {FORMAT_VERSION}")
     if totals != (manifest.num_samples, manifest.num_bytes):
-        problems.append("num_samples or num_bytes is not the sum over the shards: was it edited by hand?")
-    for shard in shards:
+        problems.insert(
+            0, "num_samples or num_bytes is not the sum over the shards: edited by hand?"
+        )
+    if problems:
+        shown = "\n  ".join(problems[:10])
+        more = f"\n  (+{len(problems) - 10} more)" if len(problems) > 10 else ""
+        raise ManifestError(
+            f"{path}:\n  {shown}{more}\npack the data set again, or restore the named files"
+        )
+    return manifest
+
+
+def _missing_or_changed(manifest: Manifest) -> list[str]:
+    problems = []
+    for shard in manifest.shards:
         file = manifest.shard_path(shard)
         if not file.is_file():
             problems.append(f"shard {shard.path} is missing")
         elif file.stat().st_size != shard.num_bytes:
-            problems.append(f"shard {shard.path} has {file.stat().st_size} bytes, {shard.num_bytes} were packed")
+            problems.append(
+                f"shard {shard.path} has {file.stat().st_size} bytes, {shard.num_bytes} were packed"
+            )
         if not manifest.index_path(shard).is_file():
             problems.append(f"index {shard.index_path} is missing")
-    if problems:
-        shown = "\n  ".join(problems[:10])
-        more = f"\n  (+{len(problems) - 10} more)" if len(problems) > 10 else ""
-        raise ManifestError(f"{path}:\n  {shown}{more}\npack the data set again, or restore the named files")
-    return manifest
+    return problems
 
 
 def file_sha256(path: Path) -> str:
@@ -141,7 +159,8 @@ def file_sha256(path: Path) -> str:
 
 
 def verify_checksums(manifest: Manifest) -> None:
-    """Read every byte of the data set and compare with the manifest; ManifestError names each shard that differs."""
+    """Read every byte of the data set and compare with the manifest; ManifestError names each shard
+    that differs."""
     bad = []
     for shard in manifest.shards:
         if file_sha256(manifest.shard_path(shard)) != shard.sha256:
@@ -149,4 +168,7 @@ def verify_checksums(manifest: Manifest) -> None:
         if file_sha256(manifest.index_path(shard)) != shard.index_sha256:
             bad.append(shard.index_path)
     if bad:
-        raise ManifestError(f"checksums differ from the manifest: {', '.join(bad)}. Pack again or restore these files")
+        raise ManifestError(
+            f"checksums differ from the manifest: {', '.join(bad)}. Pack again or restore these "
+            f"files"
+        )

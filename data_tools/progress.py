@@ -7,14 +7,21 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 LOG_EVERY_S = 10.0
 
 
 class StageProgress:
-    """Counts of one stage: `with StageProgress("search", total=1900) as progress: progress.advance()`."""
+    """Counts of one stage: `with StageProgress("search", total=1900) as progress:
+    progress.advance()`."""
 
     def __init__(self, name: str, total: int | None = None) -> None:
         self.name, self.total, self.done = name, total, 0

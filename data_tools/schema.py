@@ -1,7 +1,7 @@
 """What crosses a stage: parquet schemas, the names of the files, and the words of the ledger.
 
-Every stage reads tables and writes tables; nothing else is handed on. A row is known by its `uid` from the
-moment it is found until it lies in a shard.
+Every stage reads tables and writes tables; nothing else is handed on. A row is known by its `uid`
+from the moment it is found until it lies in a shard.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ import xxhash
 
 
 class DataError(RuntimeError):
-    """A failure the user can act on: the message names the value and the fix; entry points print it and exit 1."""
+    """A failure the user can act on: the message names the value and the fix; entry points print it
+    and exit 1."""
 
 
-# One row per distinct query, in the order of the user's list. `folded` is the form duplicates are judged by.
+# One row per distinct query, in the order of the user's list. `folded` is the form duplicates are
+# judged by.
 QUERIES = pa.schema(
     [
         ("query_id", pa.int32()),
@@ -31,7 +33,8 @@ QUERIES = pa.schema(
     ]
 )
 
-# One row per (url, caption), whatever number of queries found it: `query_ids` is sorted and distinct.
+# One row per (url, caption), whatever number of queries found it: `query_ids` is sorted and
+# distinct.
 CANDIDATES = pa.schema(
     [
         ("uid", pa.string()),
@@ -52,8 +55,9 @@ CANDIDATES = pa.schema(
 # Candidates that balancing kept, with the probability they had.
 KEPT = CANDIDATES.append(pa.field("keep_probability", pa.float32()))
 
-# One row per image that the crawl delivered: where its bytes lie (`shard` is relative to the crawl folder).
-# `sha256` is of the bytes as they came from the site; `width`, `height` are of the stored image.
+# One row per image that the crawl delivered: where its bytes lie (`shard` is relative to the crawl
+# folder). `sha256` is of the bytes as they came from the site; `width`, `height` are of the stored
+# image.
 FETCHED = pa.schema(
     [
         ("uid", pa.string()),
@@ -94,7 +98,13 @@ LEDGER = pa.schema(
     ]
 )
 
-FOUND, MATCHED, KEPT_STATUS, FETCHED_STATUS, PACKED = "found", "matched", "kept", "fetched", "packed"
+FOUND, MATCHED, KEPT_STATUS, FETCHED_STATUS, PACKED = (
+    "found",
+    "matched",
+    "kept",
+    "fetched",
+    "packed",
+)
 # followed by ":" and a reason of one word or two joined by "_": "dropped:balance", "failed:timeout"
 DROPPED, FAILED, REJECTED = "dropped", "failed", "rejected"
 
@@ -142,7 +152,8 @@ class DatasetPaths:
 
 
 def canonical_url(url: str) -> str:
-    """The form of a URL that counts as "the same address" in a uid: lower-case scheme and host, no fragment, no default
+    """The form of a URL that counts as "the same address" in a uid: lower-case scheme and host, no
+    fragment, no default
     port, percent-encoded path. Query strings stay: image CDNs put the picture's identity there."""
     parts = urlsplit(url.strip())
     host = (parts.hostname or "").lower()
@@ -161,12 +172,14 @@ def canonical_url(url: str) -> str:
 
 
 def make_uid(url: str, caption: str) -> str:
-    """32 hex digits of xxh3-128 over canonical URL, newline, caption: the key of the sample in its shard."""
+    """32 hex digits of xxh3-128 over canonical URL, newline, caption: the key of the sample in its
+    shard."""
     return xxhash.xxh3_128_hexdigest(f"{canonical_url(url)}\n{caption}".encode())
 
 
 def write_table(table: pa.Table, path: Path, schema: pa.Schema) -> None:
-    """Write `table` as parquet with exactly `schema`; aside first, so that `path` is whole or absent."""
+    """Write `table` as parquet with exactly `schema`; aside first, so that `path` is whole or
+    absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -177,11 +190,18 @@ def write_table(table: pa.Table, path: Path, schema: pa.Schema) -> None:
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """Read a stage's table; a missing file or column is a DataError that names the stage to run again."""
+    """Read a stage's table; a missing file or column is a DataError that names the stage to run
+    again."""
     if not path.exists():
-        raise DataError(f"{path} does not exist: run the stage that writes it first (python -m data_tools.build)")
+        raise DataError(
+            f"{path} does not exist: run the stage that writes it first (python -m "
+            f"data_tools.build)"
+        )
     table = pq.read_table(path)
     missing = [name for name in schema.names if name not in table.column_names]
     if missing:
-        raise DataError(f"{path} lacks the column(s) {missing}, it has {table.column_names}: delete it and run again")
+        raise DataError(
+            f"{path} lacks the column(s) {missing}, it has {table.column_names}: delete it and "
+            f"run again"
+        )
     return table.select(schema.names).cast(schema)

@@ -1,7 +1,9 @@
-"""The training job: typed dataclasses behind Hydra groups, composed once, validated, frozen into the run directory.
+"""The training job: typed dataclasses behind Hydra groups, composed once, validated, frozen into
+the run directory.
 
-The dataclasses hold the defaults, YAML files hold differences only. No torch here: `slurm.submit` runs this on a login node.
-A `step` is a finished optimizer step; time is counted in steps and in samples, never in epochs.
+The dataclasses hold the defaults, YAML files hold differences only. No torch here: `slurm.submit`
+runs this on a login node. A `step` is a finished optimizer step; time is counted in steps and in
+samples, never in epochs.
 """
 
 import dataclasses
@@ -21,20 +23,23 @@ CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
 
 
 class ConfigError(ValueError):
-    """Every problem of a configuration at once; each line names the field, the value and the fix."""
+    """Every problem of a configuration at once; each line names the field, the value and the
+    fix."""
 
 
 class Stem(Enum):
     patch = "patch"
     """One convolution of stride patch_size, as in ViT and CLIP."""
     conv = "conv"
-    """Three stride-2 3x3 convolutions (patch_size 8): sees better at few pixels and few samples (arXiv 2106.14881)."""
+    """Three stride-2 3x3 convolutions (patch_size 8): sees better at few pixels and few samples
+    (arXiv 2106.14881)."""
 
 
 class Precision(Enum):
     fp32 = "fp32"
     bf16 = "bf16"
-    """Autocast of matrix products to bfloat16; weights, moments, logit scale and loss stay float32."""
+    """Autocast of matrix products to bfloat16; weights, moments, logit scale and loss stay
+    float32."""
 
 
 class WandbMode(Enum):
@@ -76,7 +81,8 @@ class ModelConfig:
     """Of pixels in 0..1, RGB; subtracted on the device. CLIP's own values."""
     image_std: list[float] = field(default_factory=lambda: [0.26862954, 0.26130258, 0.27577711])
     quick_gelu: bool = False
-    """x*sigmoid(1.702x) as in OpenAI's weights, else GELU. A property of the weights: exported with them."""
+    """x*sigmoid(1.702x) as in OpenAI's weights, else GELU. A property of the weights: exported with
+    them."""
     vision: VisionConfig = field(default_factory=VisionConfig)
     text: TextConfig = field(default_factory=TextConfig)
 
@@ -84,9 +90,11 @@ class ModelConfig:
 @dataclass(kw_only=True, slots=True)
 class DataConfig:
     manifest: str = ""
-    """manifest.json of a data set made by `make shards`, or by `python -m data_tools.audit` for a foreign one."""
+    """manifest.json of a data set made by `make shards`, or by `python -m data_tools.audit` for a
+    foreign one."""
     chunk_size: int = 16
-    """Consecutive samples that one lane of the batch reads; 1 is a full shuffle, more means fewer, longer reads."""
+    """Consecutive samples that one lane of the batch reads; 1 is a full shuffle, more means fewer,
+    longer reads."""
     num_workers: int = 2
     """Decoding threads a rank."""
     prefetch_batches: int = 4
@@ -94,7 +102,8 @@ class DataConfig:
     crop_scale_min: float = 0.9
     """Smallest area of the random resized crop, as a share of the image; 1.0 only resizes."""
     max_bad_fraction: float = 0.001
-    """Undecodable samples, as a share of those read, above which training stops and names the worst shards."""
+    """Undecodable samples, as a share of those read, above which training stops and names the worst
+    shards."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -104,7 +113,8 @@ class LossConfig:
     max_logit_scale: float = 4.6051701860
     """ln(100): the clamp, applied in the forward."""
     same_caption_positive: bool = True
-    """Equal captions in a global batch count as positives with shared weight; False: each pair has one positive only."""
+    """Equal captions in a global batch count as positives with shared weight; False: each pair has
+    one positive only."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -131,19 +141,23 @@ class TrainConfig:
 
 @dataclass(kw_only=True, slots=True)
 class DeepSpeedConfig:
-    """What of DeepSpeed is ours to choose; batch sizes are derived, never written (design of the engine)."""
+    """What of DeepSpeed is ours to choose; batch sizes are derived, never written (design of the
+    engine)."""
 
     zero_stage: int = 1
-    """1: optimizer state sharded over ranks. 2 and 3 are accepted too; 0 applies NaN gradients and has no gradient norm."""
+    """1: optimizer state sharded over ranks. 2 and 3 are accepted too; 0 applies NaN gradients and
+    has no gradient norm."""
     reduce_bucket_size: int = 50_000_000
-    """Elements; a rank allocates one such buffer per communication dtype (DeepSpeed's default 5e8 is 2 GB)."""
+    """Elements; a rank allocates one such buffer per communication dtype (DeepSpeed's default 5e8
+    is 2 GB)."""
     allgather_bucket_size: int = 200_000_000
 
 
 @dataclass(kw_only=True, slots=True)
 class EvalConfig:
     datasets: list[str] = field(default_factory=list)
-    """Folders in CLIP_benchmark's WebDataset layout: classification (with class names and templates) or retrieval."""
+    """Folders in CLIP_benchmark's WebDataset layout: classification (with class names and
+    templates) or retrieval."""
     every_steps: int = 0
     """0 evaluates after the last step only."""
     batch_size: int = 256
@@ -174,9 +188,11 @@ class ClusterConfig:
     qos: str = ""
     time_limit: str = "24:00:00"
     signal_before_s: int = 120
-    """Seconds before the time limit at which Slurm warns the job, which then requeues itself and resumes."""
+    """Seconds before the time limit at which Slurm warns the job, which then requeues itself and
+    resumes."""
     timeout_minutes: float = 15.0
-    """Of any collective operation: a rank that waits longer fails, and its failure ends the others."""
+    """Of any collective operation: a rank that waits longer fails, and its failure ends the
+    others."""
     setup: list[str] = field(default_factory=list)
     """Shell lines run on each node before Python: module load, source venv/bin/activate."""
 
@@ -207,7 +223,8 @@ ConfigStore.instance().store(name="train_schema", node=TrainJob)
 
 
 def load_job(overrides: list[str]) -> TrainJob:
-    """Compose conf/train.yaml with Hydra overrides (`experiment=demo train.steps=200`); ConfigError lists every problem."""
+    """Compose conf/train.yaml with Hydra overrides (`experiment=demo train.steps=200`); ConfigError
+    lists every problem."""
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             composed = compose("train", overrides)
@@ -221,7 +238,8 @@ def load_job(overrides: list[str]) -> TrainJob:
 
 
 def load_frozen(path: Path | str) -> TrainJob:
-    """Read a run's config.yaml back through the schema: an unknown key or a wrong type is refused here too."""
+    """Read a run's config.yaml back through the schema: an unknown key or a wrong type is refused
+    here too."""
     try:
         merged = OmegaConf.merge(OmegaConf.structured(TrainJob), OmegaConf.load(path))
         job: TrainJob = OmegaConf.to_object(merged)  # type: ignore[assignment]
@@ -237,8 +255,9 @@ def to_yaml(job: TrainJob) -> str:
 def freeze(job: TrainJob) -> Path:
     """Write run_dir/config.yaml, which the ranks load; returns its path.
 
-    A run directory that holds another configuration is refused with the difference: a resumed run must be the run that
-    was started. `cluster` and `logging` may change (where it runs and what it prints is not what it computes).
+    A run directory that holds another configuration is refused with the difference: a resumed run
+    must be the run that was started. `cluster` and `logging` may change (where it runs and what it
+    prints is not what it computes).
     """
     path = Path(job.run_dir) / "config.yaml"
     if path.exists():
@@ -255,8 +274,10 @@ def freeze(job: TrainJob) -> Path:
             )
         if job.world_size != kept.world_size:
             raise ConfigError(
-                f"cluster.nodes x cluster.ranks_per_node = {job.world_size}: the run in {job.run_dir} has "
-                f"{kept.world_size} ranks, and its optimizer state is sharded over them; resume with the same number"
+                f"cluster.nodes x cluster.ranks_per_node = {job.world_size}: the run in "
+                f"{job.run_dir} has "
+                f"{kept.world_size} ranks, and its optimizer state is sharded over them; resume "
+                f"with the same number"
             )
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(".config.yaml.tmp")
@@ -266,7 +287,8 @@ def freeze(job: TrainJob) -> Path:
 
 
 def job_of_arguments(overrides: list[str]) -> TrainJob:
-    """The job that a command line means: `run_dir=X` alone, where X is an earlier run, is that run; else compose."""
+    """The job that a command line means: `run_dir=X` alone, where X is an earlier run, is that run;
+    else compose."""
     run_dirs = [word.partition("=")[2] for word in overrides if word.startswith("run_dir=")]
     if len(overrides) == 1 and run_dirs and (Path(run_dirs[0]) / "config.yaml").exists():
         job = load_frozen(Path(run_dirs[0]) / "config.yaml")
@@ -279,7 +301,8 @@ def job_of_arguments(overrides: list[str]) -> TrainJob:
 
 
 def _whole_story(error: BaseException) -> str:
-    """Hydra names the override, the exception behind it says what is wrong with it: both, without tracebacks."""
+    """Hydra names the override, the exception behind it says what is wrong with it: both, without
+    tracebacks."""
     told = [str(error).split("\nConfig search path")[0].strip()]
     while error.__cause__ is not None:
         error = error.__cause__
@@ -295,9 +318,14 @@ def validate(job: TrainJob) -> list[str]:
     elif os.path.exists(job.run_dir) and not os.path.isdir(job.run_dir):
         problems.append(f"run_dir = {job.run_dir}: is a file; name a folder")
     if not job.data.manifest:
-        problems.append("data.manifest is not given: add data.manifest=DIR/manifest.json (made by `make shards`)")
+        problems.append(
+            "data.manifest is not given: add data.manifest=DIR/manifest.json (made by `make "
+            "shards`)"
+        )
     elif not os.path.isfile(job.data.manifest):
-        problems.append(f"data.manifest = {job.data.manifest}: no such file; `make shards` writes it")
+        problems.append(
+            f"data.manifest = {job.data.manifest}: no such file; `make shards` writes it"
+        )
     for folder in job.eval.datasets:
         if not os.path.isdir(folder):
             problems.append(f"eval.datasets: {folder} is no folder; correct or remove it")
@@ -336,21 +364,26 @@ def _validate_ranges(job: TrainJob) -> list[str]:
         ("data.max_bad_fraction", data.max_bad_fraction, "of the samples read"),
     ]
     problems += [
-        f"{name} = {value}: a share {what}, give 0 to 1" for name, value, what in shares if not 0 <= value <= 1
+        f"{name} = {value}: a share {what}, give 0 to 1"
+        for name, value, what in shares
+        if not 0 <= value <= 1
     ]
     if train.warmup_steps >= train.steps and train.warmup_steps > 0:
         problems.append(
-            f"train.warmup_steps = {train.warmup_steps}: warm-up would not end before train.steps = {train.steps}; "
+            f"train.warmup_steps = {train.warmup_steps}: warm-up would not end before train.steps "
+            f"= {train.steps}; "
             "give fewer, or 0"
         )
     if job.deepspeed.zero_stage not in (1, 2, 3):
         problems.append(
-            f"deepspeed.zero_stage = {job.deepspeed.zero_stage}: give 1, 2 or 3 (stage 0 applies NaN gradients to the "
+            f"deepspeed.zero_stage = {job.deepspeed.zero_stage}: give 1, 2 or 3 (stage 0 applies "
+            f"NaN gradients to the "
             "weights and reports no gradient norm; stage 1 costs nothing on one device)"
         )
     if not 0 < job.loss.init_logit_scale <= job.loss.max_logit_scale:
         problems.append(
-            f"loss.init_logit_scale = {job.loss.init_logit_scale}: must be > 0 and <= loss.max_logit_scale = "
+            f"loss.init_logit_scale = {job.loss.init_logit_scale}: must be > 0 and <= "
+            f"loss.max_logit_scale = "
             f"{job.loss.max_logit_scale} (both are logarithms: ln(1/0.07) = 2.66, ln(100) = 4.61)"
         )
     return problems
@@ -362,8 +395,10 @@ def _validate_batch(job: TrainJob) -> list[str]:
         return []
     lower, upper = batch // world_size * world_size, -(-batch // world_size) * world_size
     return [
-        f"train.global_batch_size = {batch}: is not divisible by {world_size} ranks (cluster.nodes = "
-        f"{job.cluster.nodes} x cluster.ranks_per_node = {job.cluster.ranks_per_node}); give {lower or upper} or {upper}"
+        f"train.global_batch_size = {batch}: is not divisible by {world_size} ranks "
+        f"(cluster.nodes = "
+        f"{job.cluster.nodes} x cluster.ranks_per_node = {job.cluster.ranks_per_node}); give "
+        f"{lower or upper} or {upper}"
     ]
 
 
@@ -372,7 +407,8 @@ def _validate_model(model: ModelConfig) -> list[str]:
     for name, tower in (("vision", model.vision), ("text", model.text)):
         if tower.width % tower.num_heads:
             problems.append(
-                f"model.{name}.width = {tower.width}: is not divisible by model.{name}.num_heads = {tower.num_heads}"
+                f"model.{name}.width = {tower.width}: is not divisible by model.{name}.num_heads "
+                f"= {tower.num_heads}"
             )
     if model.image_size % model.vision.patch_size:
         problems.append(
@@ -381,7 +417,8 @@ def _validate_model(model: ModelConfig) -> list[str]:
         )
     if model.vision.stem is Stem.conv and model.vision.patch_size != 8:
         problems.append(
-            f"model.vision.patch_size = {model.vision.patch_size}: the conv stem has stride 8; give 8 or stem=patch"
+            f"model.vision.patch_size = {model.vision.patch_size}: the conv stem has stride 8; "
+            f"give 8 or stem=patch"
         )
     if not 3 <= model.text.context_length <= 77:
         problems.append(f"model.text.context_length = {model.text.context_length}: give 3 to 77")

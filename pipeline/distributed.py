@@ -1,4 +1,5 @@
-"""The process group and who this process is in it. The only reader of RANK, WORLD_SIZE and SLURM_*."""
+"""The process group and who this process is in it. The only reader of RANK, WORLD_SIZE and
+SLURM_*."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ import torch.distributed as dist
 
 
 class PeerError(RuntimeError):
-    """Another rank failed in a step that all take together; its message is repeated here, so that every rank says the same."""
+    """Another rank failed in a step that all take together; its message is repeated here, so that
+    every rank says the same."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,16 @@ class World:
         failed = {rank: text for rank, text in enumerate(told) if text is not None}
         if failed:
             first = min(failed)
-            raise PeerError(f"could not {doing}: rank {first} of {self.world_size}: {failed[first]}")
+            raise PeerError(
+                f"could not {doing}: rank {first} of {self.world_size}: {failed[first]}"
+            )
 
 
 def init_distributed(timeout_minutes: float, threads_per_rank: int) -> World:
     """Join the process group of this run, from torchrun-style variables or from srun's.
 
-    The names that srun gives are copied to the torch ones, because DeepSpeed looks for all five of RANK, WORLD_SIZE,
-    LOCAL_RANK, MASTER_ADDR and MASTER_PORT and tries mpi4py when one is missing.
+    The names that srun gives are copied to the torch ones, because DeepSpeed looks for all five of
+    RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT and tries mpi4py when one is missing.
     """
     for ours, slurm in (("RANK", "PROCID"), ("WORLD_SIZE", "NTASKS"), ("LOCAL_RANK", "LOCALID")):
         if ours not in os.environ and f"SLURM_{slurm}" in os.environ:
@@ -71,7 +75,8 @@ def init_distributed(timeout_minutes: float, threads_per_rank: int) -> World:
     ]
     if missing:
         raise RuntimeError(
-            f"{', '.join(missing)} not set: start through `python -m pipeline.train`, srun or torchrun"
+            f"{', '.join(missing)} not set: start through `python -m pipeline.train`, srun or "
+            f"torchrun"
         )
     local_rank = int(os.environ["LOCAL_RANK"])
     if torch.cuda.is_available():
@@ -88,6 +93,7 @@ def init_distributed(timeout_minutes: float, threads_per_rank: int) -> World:
 
 
 def seed_everything(seed: int, rank: int) -> None:
-    """Seed what is random in a rank. Weights are drawn before this with the bare seed, so that all ranks agree on them."""
+    """Seed what is random in a rank. Weights are drawn before this with the bare seed, so that all
+    ranks agree on them."""
     for seeder in (random.seed, np.random.seed, torch.manual_seed):
         seeder((seed * 65_537 + rank + 1) % 2**32)

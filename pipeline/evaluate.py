@@ -1,6 +1,7 @@
-"""Checkpoint to tables: zero-shot classification and retrieval on every rank, eval/*.json, report.html.
+"""Checkpoint to tables: zero-shot classification and retrieval on every rank, eval/*.json,
+report.html.
 
-    python -m pipeline.evaluate run_dir=runs/demo
+python -m pipeline.evaluate run_dir=runs/demo
 """
 
 from __future__ import annotations
@@ -35,8 +36,11 @@ class Evaluation:
             for folder in config.eval.datasets
         ]
 
-    def run(self, encode_image: Encoder, encode_text: Encoder, step: int) -> dict[str, dict[str, Any]]:
-        """Collective; every rank gets the same results. Rank 0 writes eval/step_N.json and the report, prints the table."""
+    def run(
+        self, encode_image: Encoder, encode_text: Encoder, step: int
+    ) -> dict[str, dict[str, Any]]:
+        """Collective; every rank gets the same results. Rank 0 writes eval/step_N.json and the
+        report, prints the table."""
         if not self._sets:
             return {}
         with self._world.together("evaluate"):

@@ -1,7 +1,8 @@
 """Compose once, freeze, then start the ranks of this machine and watch over them.
 
-Hydra started in every rank would make a run folder per rank (hydra#2070); here one process composes and the ranks read
-run_dir/config.yaml. Several nodes are srun's affair: slurm/train.sbatch starts the same module with `--config`.
+Hydra started in every rank would make a run folder per rank (hydra#2070); here one process composes
+and the ranks read run_dir/config.yaml. Several nodes are srun's affair: slurm/train.sbatch starts
+the same module with `--config`.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ PR_SET_PDEATHSIG = 1
 def main(module: str, rank_main: Callable[[TrainJob], None], arguments: list[str]) -> int:
     """Entry of `python -m pipeline.train` and `python -m pipeline.evaluate`.
 
-    `--config RUN_DIR/config.yaml`: be one rank. Anything else: Hydra overrides; compose, validate, freeze, launch.
-    Returns the exit code: 0, 2 for a configuration that was refused, else that of the rank that failed first.
+    `--config RUN_DIR/config.yaml`: be one rank. Anything else: Hydra overrides; compose, validate,
+    freeze, launch. Returns the exit code: 0, 2 for a configuration that was refused, else that of
+    the rank that failed first.
     """
     try:
         if arguments[:1] == ["--config"] and len(arguments) == 2:
@@ -39,7 +41,8 @@ def main(module: str, rank_main: Callable[[TrainJob], None], arguments: list[str
         return EXIT_BAD_CONFIG
     if job.cluster.nodes > 1:
         print(
-            f"error: cluster.nodes = {job.cluster.nodes}: one command starts the ranks of one machine; for several nodes "
+            f"error: cluster.nodes = {job.cluster.nodes}: one command starts the ranks of one "
+            f"machine; for several nodes "
             "use `python -m slurm.submit` with the same arguments",
             file=sys.stderr,
         )
@@ -48,7 +51,8 @@ def main(module: str, rank_main: Callable[[TrainJob], None], arguments: list[str
 
 
 def _run_rank(rank_main: Callable[[TrainJob], None], job: TrainJob) -> int:
-    """A failure that has an explanation is told in a line by the first rank that knows it; only a defect has a traceback."""
+    """A failure that has an explanation is told in a line by the first rank that knows it; only a
+    defect has a traceback."""
     try:
         rank_main(job)
     except (ValueError, RuntimeError, OSError) as error:
@@ -59,23 +63,31 @@ def _run_rank(rank_main: Callable[[TrainJob], None], job: TrainJob) -> int:
         # PeerError repeats what another rank has said already
         if type(error).__name__ != "PeerError":
             print(f"error (rank {rank}): {error}", file=sys.stderr, flush=True)
-        os._exit(1)  # not through torch's teardown, which may wait for the peers that are failing too
+        os._exit(
+            1
+        )  # not through torch's teardown, which may wait for the peers that are failing too
     return 0
 
 
 def launch_ranks(module: str, config_path: Path, num_ranks: int) -> int:
     """Start `num_ranks` processes of `python -m module --config config_path` and wait for them.
 
-    When one ends with a failure, the others get SIGTERM, and SIGKILL after a grace time: no rank waits for one that is gone.
-    SIGTERM, SIGINT and SIGUSR1 are passed on. Ranks die with this process, even by kill -9.
+    When one ends with a failure, the others get SIGTERM, and SIGKILL after a grace time: no rank
+    waits for one that is gone. SIGTERM, SIGINT and SIGUSR1 are passed on. Ranks die with this
+    process, even by kill -9.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", module, "--config", str(config_path)]
     ranks: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(received: int, _: object) -> None:
+        for rank in ranks:
+            rank.send_signal(received)
+
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, lambda received, _: [rank.send_signal(received) for rank in ranks])
+        signal.signal(number, pass_on)
     for rank in range(num_ranks):
         environment = os.environ | {
             "RANK": str(rank),

@@ -26,9 +26,12 @@ WANDB_ID = "wandb_id"
 
 
 class MetricsProcessor:
-    """Owns the clock and the sinks. `log` is collective: it reduces over ranks once; rank 0 writes."""
+    """Owns the clock and the sinks. `log` is collective: it reduces over ranks once; rank 0
+    writes."""
 
-    def __init__(self, config: TrainJob, world: World, *, steps: int, flops_per_sample: float) -> None:
+    def __init__(
+        self, config: TrainJob, world: World, *, steps: int, flops_per_sample: float
+    ) -> None:
         self._config, self._world = config, world
         self._steps, self._flops_per_sample = steps, flops_per_sample
         self._run_dir = Path(config.run_dir)
@@ -45,7 +48,8 @@ class MetricsProcessor:
             self._wandb = _start_wandb(config, self._run_dir)
 
     def start(self, state: TrainState) -> None:
-        """The clock starts here, after everything slow of the start-up; lines of steps that will be done again are dropped."""
+        """The clock starts here, after everything slow of the start-up; lines of steps that will be
+        done again are dropped."""
         self._mark, self._marked_step = time.monotonic(), state.step
         if not self._world.is_main:
             return
@@ -60,15 +64,19 @@ class MetricsProcessor:
                 console=Console(stderr=True),
             )
             self._bar.start()
-            self._task = self._bar.add_task("train", total=self._steps, completed=state.step, shown="")
+            self._task = self._bar.add_task(
+                "train", total=self._steps, completed=state.step, shown=""
+            )
 
     def waited(self, seconds: float, num_bad: int) -> None:
-        """Of one step: how long the loop waited for its batch, and the samples that had to be replaced in it."""
+        """Of one step: how long the loop waited for its batch, and the samples that had to be
+        replaced in it."""
         self._wait_s += seconds
         self._bad += num_bad
 
     def log(self, state: TrainState, step: StepMetrics) -> None:
-        """Reduce what the ranks know (one all-reduce), derive rates since the last call, write to every sink.
+        """Reduce what the ranks know (one all-reduce), derive rates since the last call, write to
+        every sink.
 
         train/loss is the loss of the global batch at this step, not a mean since the last line.
         """
@@ -150,7 +158,8 @@ class MetricsProcessor:
             print(f"step {step}/{self._steps}  {shown}  {left / 60:.1f} min left", flush=True)
 
     def _forget_after(self, step: int) -> None:
-        """A killed run has logged steps that its checkpoint does not hold; they come again, and once is enough."""
+        """A killed run has logged steps that its checkpoint does not hold; they come again, and
+        once is enough."""
         path = self._run_dir / "metrics.jsonl"
         lines = path.read_text().splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
@@ -163,14 +172,19 @@ class MetricsProcessor:
 
 
 def _start_wandb(config: TrainJob, run_dir: Path) -> Any:
-    """Online when a key is at hand, else an offline record for `wandb sync`; the same run id after a resume."""
+    """Online when a key is at hand, else an offline record for `wandb sync`; the same run id after
+    a resume."""
     mode = config.logging.wandb_mode
     if mode is WandbMode.disabled:
         return None
     import wandb
 
     if mode is WandbMode.auto:
-        mode = WandbMode.online if os.environ.get("WANDB_API_KEY") or wandb.api.api_key else WandbMode.offline
+        mode = (
+            WandbMode.online
+            if os.environ.get("WANDB_API_KEY") or wandb.api.api_key
+            else WandbMode.offline
+        )
     id_path = run_dir / WANDB_ID
     if not id_path.exists():
         id_path.write_text(wandb.util.generate_id())
@@ -188,7 +202,8 @@ def _start_wandb(config: TrainJob, run_dir: Path) -> Any:
 
 
 def environment(world: World) -> dict[str, object]:
-    """What a reader of the run needs to repeat it: versions, git revision, hardware. No host names, no variables."""
+    """What a reader of the run needs to repeat it: versions, git revision, hardware. No host names,
+    no variables."""
     try:
         git = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],

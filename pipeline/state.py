@@ -11,7 +11,8 @@ from torch import Tensor
 class TrainState:
     """`step` counts finished optimizer steps, `samples_seen` the samples they took over all ranks.
 
-    samples_seen is the whole state of the data order (pipeline/data/order.py), so a loader has nothing to save.
+    samples_seen is the whole state of the data order (pipeline/data/order.py), so a loader has
+    nothing to save.
     """
 
     step: int = 0
@@ -24,10 +25,12 @@ class TrainState:
 
 @dataclass(slots=True)
 class StepMetrics:
-    """Of this rank, still on the device: reading `loss` or `logit_scale` waits for it, so that is done at log steps only."""
+    """Of this rank, still on the device: reading `loss` or `logit_scale` waits for it, so that is
+    done at log steps only."""
 
     loss: Tensor
-    """Mean over the rank's rows of the global batch; its mean over ranks is the loss of the global batch."""
+    """Mean over the rank's rows of the global batch; its mean over ranks is the loss of the global
+    batch."""
     logit_scale: Tensor
     """Log-space, as clamped in this step's forward."""
     grad_norm: float

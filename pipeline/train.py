@@ -1,8 +1,9 @@
 """START HERE. Shards to model: the whole flow of a training run on one page.
 
-    python -m pipeline.train experiment=demo train.steps=200       compose, validate, freeze, start the ranks
-    python -m pipeline.train run_dir=runs/demo                     go on with that run
-    python -m pipeline.train --config runs/demo/config.yaml        be one rank (what the first two, and srun, start)
+python -m pipeline.train experiment=demo train.steps=200       compose, validate, freeze, start the
+ranks python -m pipeline.train run_dir=runs/demo                     go on with that run
+python -m pipeline.train --config runs/demo/config.yaml        be one rank (what the first two, and
+srun, start)
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from pipeline.model import build_clip, flops_per_sample
 
 
 def train(config: TrainJob) -> None:
-    """Run on every rank. Ends after `train.steps` steps, with a checkpoint and an evaluation of it."""
+    """Run on every rank. Ends after `train.steps` steps, with a checkpoint and an evaluation of
+    it."""
     world = init_distributed(config.cluster.timeout_minutes, config.train.threads_per_rank)
     with world.together("open the data"):
         loader = build_train_loader(
@@ -79,7 +81,9 @@ def train(config: TrainJob) -> None:
             checkpoints.save(engine, state)
             metrics.pause_clock()
         if last or (config.eval.every_steps and state.step % config.eval.every_steps == 0):
-            metrics.log_eval(state, evaluation.run(engine.encode_image, engine.encode_text, state.step))
+            metrics.log_eval(
+                state, evaluation.run(engine.encode_image, engine.encode_text, state.step)
+            )
             metrics.pause_clock()
 
     metrics.close()

@@ -1,9 +1,10 @@
-"""Checkpoints that are whole or absent: written aside, renamed when every rank is done, `latest` last.
+"""Checkpoints that are whole or absent: written aside, renamed when every rank is done, `latest`
+last.
 
-    checkpoints/latest                     name of the newest whole checkpoint
-    checkpoints/step_00000200/state.json   step, samples_seen, and what must be equal to resume
-                             /engine/      DeepSpeed's files: weights, moments, learning-rate schedule
-                             /rng_0.pt     generators of rank 0, ...
+checkpoints/latest                     name of the newest whole checkpoint
+checkpoints/step_00000200/state.json   step, samples_seen, and what must be equal to resume
+                         /engine/      DeepSpeed's files: weights, moments, learning-rate schedule
+                         /rng_0.pt     generators of rank 0, ...
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class CheckpointError(RuntimeError):
 
 
 class CheckpointManager:
-    """Saves and finds the checkpoints of one run. `data_fingerprint` guards against resuming on other data."""
+    """Saves and finds the checkpoints of one run. `data_fingerprint` guards against resuming on
+    other data."""
 
     def __init__(self, run_dir: Path, world: World, *, keep: int, data_fingerprint: str) -> None:
         self._folder = run_dir / "checkpoints"
@@ -58,7 +60,8 @@ class CheckpointManager:
                 self._prune()
 
     def load_latest(self, engine: ClipEngine) -> TrainState:
-        """Collective. The state to go on from: of the newest whole checkpoint, or a fresh one when there is none."""
+        """Collective. The state to go on from: of the newest whole checkpoint, or a fresh one when
+        there is none."""
         folder = newest_checkpoint(self._folder)
         if folder is None:
             return TrainState()
@@ -66,11 +69,13 @@ class CheckpointManager:
         for name, now in self._must_be_equal().items():
             if content[name] != now:
                 raise CheckpointError(
-                    f"{folder}: {name} was {content[name]}, is now {now}; resume with the same, or start another run_dir"
+                    f"{folder}: {name} was {content[name]}, is now {now}; resume with the same, "
+                    f"or start another run_dir"
                 )
         with self._world.together(f"load {folder.name}"):
             engine.load(folder)
-            # the generators' state is a dict of tensors and numbers of our own; weights_only refuses anything else
+            # the generators' state is a dict of tensors and numbers of our own; weights_only
+            # refuses anything else
             _set_rng_state(torch.load(folder / f"rng_{self._world.rank}.pt", weights_only=True))
         return TrainState(step=content["step"], samples_seen=content["samples_seen"])
 
@@ -83,7 +88,8 @@ class CheckpointManager:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """What `latest` names; else (killed between the two renames) the highest whole step; else None."""
+    """What `latest` names; else (killed between the two renames) the highest whole step; else
+    None."""
     if (folder / LATEST).exists():
         named = folder / (folder / LATEST).read_text().strip()
         if (named / "state.json").exists():
@@ -96,12 +102,16 @@ def newest_step(run_dir: Path) -> int:
     """The step of the newest whole checkpoint; CheckpointError when there is none."""
     found = newest_checkpoint(run_dir / "checkpoints")
     if found is None:
-        raise CheckpointError(f"{run_dir}: no checkpoint yet; train first (python -m pipeline.train run_dir={run_dir})")
+        raise CheckpointError(
+            f"{run_dir}: no checkpoint yet; train first (python -m pipeline.train "
+            f"run_dir={run_dir})"
+        )
     return int(json.loads((found / "state.json").read_text())["step"])
 
 
 def load_model_weights(run_dir: Path, step: int | None = None) -> dict[str, Tensor]:
-    """The float32 weights of a checkpoint (the newest, or that of `step`) by parameter name, on the CPU, for any ZeRO stage.
+    """The float32 weights of a checkpoint (the newest, or that of `step`) by parameter name, on the
+    CPU, for any ZeRO stage.
 
     Loads only files that this project wrote: DeepSpeed's are pickles.
     """
@@ -111,7 +121,10 @@ def load_model_weights(run_dir: Path, step: int | None = None) -> dict[str, Tens
     found = newest_checkpoint(folder) if step is None else folder / f"step_{step:08d}"
     if found is None or not (found / "state.json").exists():
         there = ", ".join(sorted(path.name for path in folder.glob("step_*"))) or "none"
-        raise CheckpointError(f"{run_dir}: no checkpoint{'' if step is None else f' of step {step}'}; there is: {there}")
+        raise CheckpointError(
+            f"{run_dir}: no checkpoint{'' if step is None else f' of step {step}'}; there is: "
+            f"{there}"
+        )
     weights = get_fp32_state_dict_from_zero_checkpoint(str(found), CHECKPOINT_TAG)
     return {name: tensor.clone() for name, tensor in weights.items()}
 

@@ -1,4 +1,5 @@
-"""DeepSpeed behind one small class. Facts of DeepSpeed 0.19.8 that shape it are in README.md beside this file."""
+"""DeepSpeed behind one small class. Facts of DeepSpeed 0.19.8 that shape it are in README.md beside
+this file."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ from pipeline.loss import clip_loss
 from pipeline.model import CLIP
 from pipeline.state import StepMetrics
 
-# must happen before deepspeed joins the process group: on CPU it would compile a shared-memory op for 100 s, and a
-# killed build leaves a lock that every later start waits for
+# must happen before deepspeed joins the process group: on CPU it would compile a shared-memory op
+# for 100 s, and a killed build leaves a lock that every later start waits for
 import deepspeed  # isort: skip
 
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -32,7 +33,8 @@ class TrainingDiverged(RuntimeError):
 
 
 class ClipEngine:
-    """Owns towers, loss, optimizer and their sharding; one `train_step` is one optimizer step on the global batch."""
+    """Owns towers, loss, optimizer and their sharding; one `train_step` is one optimizer step on
+    the global batch."""
 
     def __init__(self, model: CLIP, config: TrainJob, world: World) -> None:
         self._config, self._world = config, world
@@ -53,8 +55,9 @@ class ClipEngine:
     def train_step(self, batch: Batch) -> StepMetrics:
         """Forward, global contrastive loss, backward, update.
 
-        The loss of a rank is the mean over its rows; ZeRO averages gradients over ranks, which makes it the mean over
-        the global batch. A step whose gradient is not finite on any rank is skipped on all of them.
+        The loss of a rank is the mean over its rows; ZeRO averages gradients over ranks, which
+        makes it the mean over the global batch. A step whose gradient is not finite on any rank is
+        skipped on all of them.
         """
         images = batch.images.to(self._world.device, non_blocking=True)
         tokens = batch.tokens.to(self._world.device, non_blocking=True)
@@ -84,11 +87,15 @@ class ClipEngine:
         )
 
     def _count_skips(self) -> None:
-        self._skipped_in_a_row = 0 if self._engine.was_step_applied() else self._skipped_in_a_row + 1
+        self._skipped_in_a_row = (
+            0 if self._engine.was_step_applied() else self._skipped_in_a_row + 1
+        )
         if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise TrainingDiverged(
-                f"{self._skipped_in_a_row} steps in a row had a gradient that was not finite; resume from the last "
-                f"checkpoint in another run with a lower train.lr (now {self._config.train.lr}) or a longer warm-up"
+                f"{self._skipped_in_a_row} steps in a row had a gradient that was not finite; "
+                f"resume from the last "
+                f"checkpoint in another run with a lower train.lr (now {self._config.train.lr}) "
+                f"or a longer warm-up"
             )
 
     @property
@@ -106,7 +113,8 @@ class ClipEngine:
             return self.model.encode_text(tokens)
 
     def _autocast(self) -> torch.autocast:
-        """DeepSpeed enters autocast only in its own forward; what goes round it would silently run in float32."""
+        """DeepSpeed enters autocast only in its own forward; what goes round it would silently run
+        in float32."""
         enabled = self._config.train.precision is Precision.bf16
         return torch.autocast(self._world.device.type, torch.bfloat16, enabled=enabled)
 
@@ -115,7 +123,8 @@ class ClipEngine:
         self._engine.save_checkpoint(str(folder), tag=CHECKPOINT_TAG, save_latest=False)
 
     def load(self, folder: Path) -> None:
-        """Collective; exact for the same ZeRO stage and world size. Loads only files that this project wrote (pickle)."""
+        """Collective; exact for the same ZeRO stage and world size. Loads only files that this
+        project wrote (pickle)."""
         loaded, _ = self._engine.load_checkpoint(str(folder), tag=CHECKPOINT_TAG)
         if loaded is None:
             raise FileNotFoundError(f"{folder} holds no engine state")
@@ -125,7 +134,8 @@ class ClipEngine:
 
 
 def deepspeed_config(config: TrainJob) -> dict[str, Any]:
-    """DeepSpeed's JSON, derived. gradient_accumulation_steps stays 1: the batch it counts is the local batch of one optimizer
+    """DeepSpeed's JSON, derived. gradient_accumulation_steps stays 1: the batch it counts is the
+    local batch of one optimizer
     step, so that its batch identity holds on any number of ranks."""
     content: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": config.local_batch_size,
@@ -148,6 +158,10 @@ def deepspeed_config(config: TrainJob) -> dict[str, Any]:
         content["torch_autocast"] = {
             "enabled": True,
             "dtype": "bfloat16",
-            "lower_precision_safe_modules": ["torch.nn.Linear", "torch.nn.Conv2d", "torch.nn.Embedding"],
+            "lower_precision_safe_modules": [
+                "torch.nn.Linear",
+                "torch.nn.Conv2d",
+                "torch.nn.Embedding",
+            ],
         }
     return content

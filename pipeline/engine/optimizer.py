@@ -7,7 +7,8 @@ from torch import nn
 
 from pipeline.config import TrainConfig
 
-# Embeddings are looked up, not multiplied: pulling rows of rare words to zero between their occurrences only forgets them.
+# Embeddings are looked up, not multiplied: pulling rows of rare words to zero between their
+# occurrences only forgets them.
 NOT_DECAYED = ("embedding", "logit_scale")
 
 
@@ -26,7 +27,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """fused=True is torch's own kernel on CUDA and CPU alike: DeepSpeed's FusedAdam would be compiled at the first start."""
+    """fused=True is torch's own kernel on CUDA and CPU alike: DeepSpeed's FusedAdam would be
+    compiled at the first start."""
     return torch.optim.AdamW(
         parameter_groups(model, config.weight_decay),
         lr=config.lr,

@@ -6,9 +6,11 @@ import math
 
 
 def lr_factor(step: int, *, steps: int, warmup_steps: int) -> float:
-    """Share of the peak learning rate for the update number `step` (0-based): linear warm-up, then cosine to zero.
+    """Share of the peak learning rate for the update number `step` (0-based): linear warm-up, then
+    cosine to zero.
 
-    The first update has 1/warmup_steps of the peak, so that it is never an update by nothing; the last one is not quite zero.
+    The first update has 1/warmup_steps of the peak, so that it is never an update by nothing; the
+    last one is not quite zero.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
