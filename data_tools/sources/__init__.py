@@ -1,0 +1,1 @@
+"""Where (url, caption) pairs come from: one module a source."""

@@ -1,0 +1,191 @@
+"""Wikimedia Commons search, https://www.mediawiki.org/wiki/API:Search with API:Imageinfo.
+
+Etiquette (https://www.mediawiki.org/wiki/API:Etiquette): a contact in the User-Agent, `maxlag`, at
+most three requests at a time, Retry-After obeyed; thumbnails instead of originals.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from data_tools.config import CommonsConfig, SourcesConfig
+from data_tools.sources.base import Candidate, SourceError
+from data_tools.sources.html_text import html_to_text
+from data_tools.sources.http import JsonClient
+
+# Told as HTTP 200 with {"error": {"code": ...}}; they pass.
+BUSY_CODES = frozenset({"maxlag", "ratelimited", "readonly", "cirrussearch-too-busy-error"})
+# Characters that make CirrusSearch read a word as an operator, a phrase, a wildcard or a regex.
+OPERATORS = r"""["*?~!:|\\^=(){}\[\]<>]"""
+METADATA = (
+    "ImageDescription",
+    "LicenseShortName",
+    "LicenseUrl",
+    "Artist",
+    "Credit",
+    "UsageTerms",
+    "AttributionRequired",
+    "Categories",
+)
+
+
+class CommonsSource:
+    """A SearchSource; see data_tools/sources/base.py."""
+
+    name = "commons"
+
+    def __init__(self, config: CommonsConfig, sources: SourcesConfig) -> None:
+        self.config = config
+        self.address = config.endpoint
+        self.concurrency = config.concurrency
+        self.settings: dict[str, object] = {
+            "endpoint": config.endpoint,
+            "thumbnail_width": config.thumbnail_width,
+        }
+        self._client = JsonClient(
+            config.endpoint,
+            contact=sources.contact,
+            requests_per_second=config.requests_per_second,
+            concurrency=config.concurrency,
+            timeout_s=sources.timeout_s,
+            max_attempts=sources.max_attempts,
+        )
+
+    def search(self, query: str, limit: int) -> Iterator[Candidate]:
+        """Follows `continue` until `limit` candidates or the end. Raises SourceError.
+
+        The imageinfo of one batch of results can come in several answers; the batch is complete,
+        and can be put in order, with the answer that says `batchcomplete`.
+        """
+        params = self._params(query, limit)
+        left = limit
+        batch: dict[int, dict[str, Any]] = {}
+        continued: dict[str, str] = {}
+        seen = []
+        while True:
+            answer = self._client.get({**params, **continued}, _busy_reason)
+            for page in _pages(answer, query):
+                batch[page["pageid"]] = {**batch.get(page["pageid"], {}), **page}
+            continued = answer.get("continue") or {}
+            if "batchcomplete" in answer or not continued:
+                for page in sorted(batch.values(), key=lambda page: page["index"]):
+                    candidate = _candidate(page)
+                    if candidate is not None:
+                        yield candidate
+                        left -= 1
+                    if left == 0:
+                        return
+                batch = {}
+            if not continued:
+                return
+            if continued in seen:
+                raise SourceError(f"{query!r}: the server sends the same `continue` again")
+            seen.append(continued)
+
+    def counts(self) -> dict[str, int]:
+        return {"requests": self._client.num_requests, "retries": self._client.num_retries}
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _params(self, query: str, limit: int) -> dict[str, str]:
+        params = {
+            "action": "query",
+            "format": "json",
+            "formatversion": "2",
+            "generator": "search",
+            "gsrnamespace": "6",
+            "gsrsearch": f"filetype:bitmap {search_words(query)}",
+            "gsrlimit": str(min(self.config.page_size, limit)),
+            "prop": "imageinfo",
+            "iiprop": "url|size|mime|sha1|extmetadata|user|timestamp",
+            "iiextmetadatafilter": "|".join(METADATA),
+            "iiextmetadatalanguage": "en",
+            "maxlag": "5",
+        }
+        if self.config.thumbnail_width:
+            params["iiurlwidth"] = str(self.config.thumbnail_width)
+        return params
+
+
+def search_words(query: str) -> str:
+    """The query as plain words: CirrusSearch reads `-x`, `x:`, `"x"`, `~`, `*`, `OR` as operators.
+
+    https://www.mediawiki.org/wiki/Help:CirrusSearch
+    """
+    words = (word.lstrip("-") for word in re.sub(OPERATORS, " ", query).split())
+    return " ".join(
+        word.lower() if word in ("AND", "OR", "NOT") else word for word in words if word
+    )
+
+
+def _busy_reason(answer: Any) -> str | None:
+    error = answer.get("error") if isinstance(answer, dict) else None
+    if isinstance(error, dict) and error.get("code") in BUSY_CODES:
+        return f"{error['code']}: {error.get('info', '')}"
+    return None
+
+
+def _pages(answer: Any, query: str) -> list[dict[str, Any]]:
+    """The pages of one answer that have what merging and sorting need."""
+    if not isinstance(answer, dict):
+        raise SourceError(f"{query!r}: the answer is JSON but no object: {str(answer)[:100]}")
+    if error := answer.get("error"):
+        told = f"{error.get('code')}: {error.get('info')}" if isinstance(error, dict) else error
+        raise SourceError(f"{query!r}: {told}")
+    found = answer.get("query")
+    pages = found.get("pages") if isinstance(found, dict) else None
+    return [
+        page
+        for page in (pages if isinstance(pages, list) else [])
+        if isinstance(page, dict)
+        and isinstance(page.get("pageid"), int)
+        and isinstance(page.get("index"), int)
+    ]
+
+
+def _candidate(page: dict[str, Any]) -> Candidate | None:
+    """None for a page without a usable image address (deleted files have no imageinfo)."""
+    infos = page.get("imageinfo")
+    info = infos[0] if isinstance(infos, list) and infos else None
+    if not isinstance(info, dict):
+        return None
+    url = str(info.get("thumburl") or info.get("url") or "")
+    if not url.startswith(("http://", "https://")):
+        return None
+    metadata = info.get("extmetadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    return Candidate(
+        url=url,
+        caption=_text(metadata, "ImageDescription") or clean_title(str(page.get("title", ""))),
+        page_url=_encodable(str(info.get("descriptionurl") or "")),
+        license=_text(metadata, "LicenseShortName") or _text(metadata, "UsageTerms"),
+        license_url=_text(metadata, "LicenseUrl"),
+        attribution=_text(metadata, "Artist") or _text(metadata, "Credit"),
+        width=_pixels(info.get("width")),
+        height=_pixels(info.get("height")),
+    )
+
+
+def clean_title(title: str) -> str:
+    """ "File:Ice_hockey 01.jpg" -> "Ice hockey 01"."""
+    name = re.sub(r"^File:", "", title)
+    name = re.sub(r"\.\w{2,5}$", "", name)
+    return _encodable(" ".join(name.replace("_", " ").split()))
+
+
+def _text(metadata: dict[str, Any], name: str) -> str:
+    entry = metadata.get(name)
+    value = entry.get("value") if isinstance(entry, dict) else None
+    return _encodable(html_to_text(str(value))) if value is not None else ""
+
+
+def _encodable(text: str) -> str:
+    """JSON can hold half a surrogate pair ("\\ud83d"), which no UTF-8 table can."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _pixels(value: Any) -> int | None:
+    return value if isinstance(value, int) and 0 < value < 2**31 else None
