@@ -113,9 +113,11 @@ class CrawlConfig:
     threads: int = 32
     """Downloads at a time, over all processes."""
     samples_per_part: int = 10000
-    """URLs that one img2dataset shard takes; the unit of resuming a crawl."""
+    """URLs that one run of img2dataset takes; the unit of resuming a crawl."""
     timeout_s: float = 20.0
-    """For one URL in all: connect, redirects, body."""
+    """For one URL in all: connect, redirects, body, further attempts."""
+    connections_per_host: int = 8
+    """Downloads at a time from one host."""
     max_image_bytes: int = 25_000_000
     max_image_pixels: int = 50_000_000
     """Checked in the file's header, before anything is decoded."""
@@ -220,11 +222,11 @@ def _validate_sources(sources: SourcesConfig) -> list[str]:
             problems.append(
                 f"sources.commons.page_size = {sources.commons.page_size}: give 1 to 50"
             )
-        if not sources.contact:
-            problems.append(
-                "sources.contact is empty: search servers ask who is calling; add "
-                "sources.contact=you@example.org"
-            )
+    if not sources.contact:
+        problems.append(
+            "sources.contact is empty: search servers and image sites may ask who is calling; add "
+            "sources.contact=you@example.org"
+        )
     if sources.pool.enabled and not sources.pool.paths:
         problems.append("sources.pool.paths is empty: add 'sources.pool.paths=[pool/*.parquet]'")
     return problems
@@ -242,6 +244,7 @@ def _validate_ranges(job: DatasetJob) -> list[str]:
         ("crawl.threads", job.crawl.threads, 1),
         ("crawl.samples_per_part", job.crawl.samples_per_part, 1),
         ("crawl.timeout_s", job.crawl.timeout_s, 0.1),
+        ("crawl.connections_per_host", job.crawl.connections_per_host, 1),
         ("crawl.stall_timeout_s", job.crawl.stall_timeout_s, 1),
         ("curate.max_aspect_ratio", job.curate.max_aspect_ratio, 1),
         ("pack.samples_per_shard", job.pack.samples_per_shard, 1),
