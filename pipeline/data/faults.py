@@ -1,0 +1,68 @@
+"""What can go wrong with a sample, and how much of it a run bears."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+# Below this many samples read a share says little: at the default 0.001 ten bad samples are borne
+# before any abort, while a data set that cannot be read at all is noticed after eleven.
+MIN_SAMPLES_READ = 10_000
+_EXAMPLES_KEPT = 20
+
+
+class LoaderError(RuntimeError):
+    """Training cannot go on with this data; the message names the files or values and the fix."""
+
+
+class SampleError(Exception):
+    """One sample cannot be used. `shard` is its path in the manifest, `offset` its image's in bytes."""
+
+    def __init__(self, reason: str, key: str, shard: str, offset: int) -> None:
+        super().__init__(reason, key, shard, offset)
+        self.reason = reason
+        self.key = key
+        self.shard = shard
+        self.offset = offset
+
+    def __str__(self) -> str:
+        return f"{self.reason} (key {self.key}, shard {self.shard}, offset {self.offset})"
+
+
+class FaultLog:
+    """Counts samples read and samples replaced, and ends the run when their share exceeds
+    `max_bad_fraction`.
+    """
+
+    def __init__(self, max_bad_fraction: float) -> None:
+        self.max_bad_fraction = max_bad_fraction
+        self.num_read = 0
+        self.num_bad = 0
+        self.examples: list[str] = []
+        """The first faults, in the order of the run; each line names reason, key, shard and offset.
+        """
+        self._by_shard: Counter[str] = Counter()
+
+    def record(self, num_read: int, errors: list[SampleError]) -> None:
+        """Count a batch. Raises LoaderError, naming the worst shards, if more than the allowed
+        share is bad.
+        """
+        self.num_read += num_read
+        self.num_bad += len(errors)
+        self._by_shard.update(error.shard for error in errors)
+        self.examples += [str(error) for error in errors[: _EXAMPLES_KEPT - len(self.examples)]]
+        if errors and self.num_bad > self.max_bad_fraction * max(self.num_read, MIN_SAMPLES_READ):
+            raise LoaderError(self._verdict())
+
+    def worst_shards(self, count: int = 5) -> list[tuple[str, int]]:
+        """(shard, number of bad samples), the worst first."""
+        return self._by_shard.most_common(count)
+
+    def _verdict(self) -> str:
+        worst = ", ".join(f"{shard} ({count})" for shard, count in self.worst_shards())
+        examples = "\n  ".join(self.examples[:5])
+        return (
+            f"{self.num_bad} of {self.num_read} samples read by this rank could not be used, "
+            f"more than data.max_bad_fraction={self.max_bad_fraction} allows. "
+            f"Worst shards: {worst}. The first:\n  {examples}\n"
+            f"Restore or repack these shards, or raise data.max_bad_fraction"
+        )

@@ -1,0 +1,156 @@
+"""Sample number -> where its bytes lie. Indices are read when first needed, a row group at a time,
+and kept in an LRU.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_tools.manifest import Manifest, ShardEntry
+from pipeline.data.faults import LoaderError, SampleError
+
+# 60 bytes a row: 4,096 blocks are 250 MB at most. A rank needs one or two blocks a lane at a time.
+_ROWS_PER_BLOCK = 1024
+_MAX_BLOCKS = 4096
+_NUMBERS = ("image_offset", "image_size", "text_offset", "text_size")
+
+
+@dataclass(frozen=True, slots=True)
+class SampleLocation:
+    """Offsets and sizes in bytes, of the members' data in the tar at `path`; a missing member has
+    size -1.
+    """
+
+    key: str
+    shard: str
+    path: str
+    image_offset: int
+    image_size: int
+    text_offset: int
+    text_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    keys: pa.Array
+    numbers: np.ndarray  # (rows, 4) int64, columns as _NUMBERS
+
+
+class SampleIndex:
+    """Finds samples of a manifest by number, 0 .. num_samples-1 in the order of the shards. Safe to
+    call from threads.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._ends = np.cumsum([shard.num_samples for shard in manifest.shards], dtype=np.int64)
+        self._blocks: OrderedDict[tuple[int, int], _Block] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def locate(self, sample: int) -> SampleLocation:
+        """Raises SampleError if the shard's index cannot be read or does not fit the shard."""
+        number = int(np.searchsorted(self._ends, sample, side="right"))
+        shard = self._manifest.shards[number]
+        row = sample - int(self._ends[number]) + shard.num_samples
+        try:
+            block = self._block(number, row // _ROWS_PER_BLOCK)
+        except (OSError, pa.ArrowException, ValueError) as error:
+            raise SampleError(
+                f"index {shard.index_path} is not usable: {error}",
+                key=f"row {row}",
+                shard=shard.path,
+                offset=-1,
+            ) from error
+        key = block.keys[row % _ROWS_PER_BLOCK].as_py()
+        image_offset, image_size, text_offset, text_size = block.numbers[
+            row % _ROWS_PER_BLOCK
+        ].tolist()
+        path = str(self._manifest.shard_path(shard))
+        if max(image_offset + image_size, text_offset + text_size) > shard.num_bytes:
+            raise SampleError(
+                "index points past the shard's end", key=key, shard=shard.path, offset=image_offset
+            )
+        return SampleLocation(
+            key, shard.path, path, image_offset, image_size, text_offset, text_size
+        )
+
+    def check_first_shard(self, max_bad_fraction: float) -> None:
+        """Raises LoaderError if more than that share of the first shard's samples lack their image
+        or caption.
+        """
+        shard = next(shard for shard in self._manifest.shards if shard.num_samples)
+        try:
+            table = pq.read_table(
+                self._manifest.index_path(shard), columns=["image_size", "text_size"]
+            )
+        except (OSError, pa.ArrowException, ValueError) as error:
+            raise LoaderError(
+                f"index {shard.index_path} cannot be read: {error}. Pack the data set again"
+            ) from error
+        for name, column in (("image", "image_size"), ("caption", "text_size")):
+            num_missing = int((table.column(column).to_numpy() <= 0).sum())
+            if num_missing > max_bad_fraction * table.num_rows:
+                raise LoaderError(
+                    f"{num_missing} of {table.num_rows} samples in {shard.path} have no {name}: "
+                    f"training needs pairs of image and text (.txt); pack the data set with both"
+                )
+
+    def _block(self, number: int, wanted: int) -> _Block:
+        with self._lock:
+            block = self._blocks.get((number, wanted))
+            if block is not None:
+                self._blocks.move_to_end((number, wanted))
+                return block
+        # Outside the lock: two threads may read the same index at once, which costs a millisecond
+        # and is harmless.
+        blocks = self._read_blocks(self._manifest.shards[number], wanted)
+        with self._lock:
+            for position, block in blocks.items():
+                # The other blocks of a large row group are kept while there is room; they never
+                # push out one in use.
+                if position == wanted or len(self._blocks) < _MAX_BLOCKS:
+                    self._blocks[number, position] = block
+            while len(self._blocks) > _MAX_BLOCKS:
+                self._blocks.popitem(last=False)
+        return blocks[wanted]
+
+    def _read_blocks(self, shard: ShardEntry, wanted: int) -> dict[int, _Block]:
+        """Every block that the row groups around the wanted one cover whole."""
+        first_row = wanted * _ROWS_PER_BLOCK
+        stop_row = min(first_row + _ROWS_PER_BLOCK, shard.num_samples)
+        with pq.ParquetFile(self._manifest.index_path(shard), memory_map=True) as file:
+            if file.metadata.num_rows != shard.num_samples:
+                raise ValueError(
+                    f"{file.metadata.num_rows} rows, the manifest says {shard.num_samples}"
+                )
+            ends = np.cumsum(
+                [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+            )
+            groups = range(
+                int(np.searchsorted(ends, first_row, "right")),
+                int(np.searchsorted(ends, stop_row)) + 1,
+            )
+            table = file.read_row_groups(
+                list(groups), columns=["key", *_NUMBERS], use_threads=False
+            )
+        start = int(ends[groups.start - 1]) if groups.start else 0
+        keys = table.column("key").combine_chunks()
+        numbers = np.stack([table.column(name).to_numpy() for name in _NUMBERS], axis=1)
+        blocks = {}
+        for position in range(
+            -(-start // _ROWS_PER_BLOCK), -(-(start + len(keys)) // _ROWS_PER_BLOCK)
+        ):
+            low = position * _ROWS_PER_BLOCK - start
+            high = min(low + _ROWS_PER_BLOCK, shard.num_samples - start)
+            if high <= len(keys):
+                # Copied, so that a block kept does not keep the whole row group in memory.
+                blocks[position] = _Block(
+                    pa.concat_arrays([keys.slice(low, high - low)]), numbers[low:high].copy()
+                )
+        return blocks
