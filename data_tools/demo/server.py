@@ -86,14 +86,15 @@ class _Api:
 
     async def handle(self, request: web.Request) -> web.Response:
         self.num_requests += 1
+        number = self.num_requests
         self.running += 1
         try:
             await asyncio.sleep(self.faults.latency_s)
-            return self._answer(request)
+            return self._answer(request, number)
         finally:
             self.running -= 1
 
-    def _answer(self, request: web.Request) -> web.Response:
+    def _answer(self, request: web.Request, number: int) -> web.Response:
         agent = request.headers.get("User-Agent", "")
         if self.commons.scripted:
             scripted = self.commons.scripted.popleft()
@@ -109,7 +110,7 @@ class _Api:
             self.commons.refused.append("concurrency")
             return web.Response(status=429, text="Too many requests\n", headers=self._retry_after())
         try:
-            self._fail_now_and_then(request.query)
+            self._fail_now_and_then(request.query, number)
             answer = self.wiki.answer(request.query)
         except ApiError as error:
             self.commons.refused.append(error.code)
@@ -122,11 +123,11 @@ class _Api:
     def _retry_after(self) -> dict[str, str]:
         return {"Retry-After": str(self.faults.retry_after_s)}
 
-    def _fail_now_and_then(self, params: Mapping[str, str]) -> None:
+    def _fail_now_and_then(self, params: Mapping[str, str], number: int) -> None:
         lag_every, limit_every = self.faults.maxlag_every, self.faults.ratelimited_every
-        if lag_every and self.num_requests % lag_every == 0 and "maxlag" in params:
+        if lag_every and number % lag_every == 0 and "maxlag" in params:
             raise ApiError("maxlag", "Waiting for a database server: 7.3 seconds lagged.")
-        if limit_every and self.num_requests % limit_every == 0:
+        if limit_every and number % limit_every == 0:
             text = "You've exceeded your rate limit. Please wait some time and try again."
             raise ApiError("ratelimited", text)
 

@@ -1,0 +1,64 @@
+"""The held-out art style as evaluation sets, in the WebDataset layout of CLIP_benchmark.
+
+twemoji/            zero-shot classification: classnames.txt, templates, test/0.tar of png + cls
+twemoji_retrieval/  image-text retrieval: dataset_type.txt, test/0.tar of png + txt
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_tools.demo.corpus import Corpus, Drawing
+from data_tools.demo.descriptions import WORDINGS, word
+
+# The wordings of the pictures' descriptions, without tags, in CLIP_benchmark's form.
+TEMPLATES = ("{c}", "an emoji of {c}", "{c} emoji", "emoji of {c}.")
+CAPTION = WORDINGS[2]
+
+
+def write_eval_sets(corpus: Corpus, folder: Path) -> dict[str, int]:
+    """Write both sets below `folder`; file by file aside, then renamed. Same corpus, same bytes."""
+    classes = {label: number for number, label in enumerate(corpus.labels)}
+    zero_shot, retrieval = folder / "twemoji", folder / "twemoji_retrieval"
+    _write(zero_shot / "classnames.txt", _lines(corpus.labels))
+    _write(zero_shot / "zeroshot_classification_templates.txt", _lines(TEMPLATES))
+    labelled = ((drawing, "cls", str(classes[drawing.emoji.label])) for drawing in corpus.held_out)
+    _write_split(zero_shot / "test", labelled)
+    _write(retrieval / "dataset_type.txt", b"retrieval\n")
+    captioned = (
+        (drawing, "txt", word(CAPTION, drawing.emoji.label, drawing.emoji.tags))
+        for drawing in corpus.held_out
+    )
+    _write_split(retrieval / "test", captioned)
+    return {"classes": len(classes), "eval_images": len(corpus.held_out)}
+
+
+def _write_split(folder: Path, samples: Iterator[tuple[Drawing, str, str]]) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for number, (drawing, kind, text) in enumerate(samples):
+            for suffix, content in ((kind, text.encode()), ("png", drawing.png)):
+                member = tarfile.TarInfo(f"s{number:07d}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    _write(folder / "0.tar", buffer.getvalue())
+    _write(folder / "nshards.txt", b"1\n")
+
+
+def _lines(texts: tuple[str, ...] | list[str]) -> bytes:
+    return "".join(f"{text}\n" for text in texts).encode()
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        aside.write_bytes(content)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)

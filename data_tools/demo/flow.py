@@ -1,0 +1,106 @@
+"""The demo's data half: corpus, evaluation sets, local Commons, and the real build against it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from data_tools.build import build
+from data_tools.config import ConfigError, load_job
+from data_tools.demo.config import DemoConfig, parse_demo
+from data_tools.demo.corpus import Corpus, build_corpus
+from data_tools.demo.eval_sets import write_eval_sets
+from data_tools.demo.server import ApiFaults, LocalCommons, serve
+from data_tools.manifest import ManifestError
+from data_tools.schema import DataError
+
+# About as often as a busy Commons says so; the client waits a second and asks again.
+FAULTS = ApiFaults(maxlag_every=499, ratelimited_every=797, retry_after_s=1)
+
+
+def run(overrides: list[str]) -> None:
+    """Build the demo's data set into `out_dir`, with its evaluation sets in `out_dir`/eval.
+
+    Raises ConfigError and DataError.
+    """
+    config, job_overrides = parse_demo(overrides)
+    out_dir = _out_dir(job_overrides)
+    corpus = build_corpus(config)
+    counts = {"styles": len(config.styles), "pictures": len(corpus.pictures)}
+    counts |= write_eval_sets(corpus, out_dir / "eval")
+    told = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items())
+    print(f"  corpus: {told}", flush=True)
+    queries = out_dir / "queries.txt"
+    queries.write_text("".join(f"{label}\n" for label in corpus.labels))
+    with _served(corpus, config, out_dir) as commons:
+        build(load_job([*_server_overrides(commons, queries), *job_overrides]))
+
+
+def _out_dir(overrides: list[str]) -> Path:
+    given = [text.split("=", 1)[1] for text in overrides if text.startswith("out_dir=")]
+    if not given or not given[-1]:
+        raise ConfigError("out_dir is not given: add out_dir=DIR")
+    path = Path(given[-1])
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out_dir = {path}: {error.strerror}; name a folder") from error
+    return path
+
+
+def _server_overrides(commons: LocalCommons, queries: Path) -> list[str]:
+    """What the job must know of the local server; quoted for Hydra's grammar."""
+    hosts = ",".join(f"'{host}'" for host in commons.hosts)
+    return [
+        "source=commons",
+        f"queries.path='{queries}'",
+        f"sources.commons.endpoint='{commons.endpoint}'",
+        "sources.contact='demo@localhost'",
+        f"crawl.allow_private=[{hosts}]",
+    ]
+
+
+@contextmanager
+def _served(corpus: Corpus, config: DemoConfig, out_dir: Path) -> Iterator[LocalCommons]:
+    """Serve the corpus on the ports that an earlier run into `out_dir` had, since its tables hold
+    these addresses; else from `first_port` on; else, where one of these is taken, on free ones."""
+    record = out_dir / "ports.json"
+    names = ["api", *config.styles]
+    preferred = {name: config.first_port + number for number, name in enumerate(names)}
+    earlier = json.loads(record.read_text()) if record.exists() else {}
+    with ExitStack() as stack:
+        try:
+            ports = earlier if set(earlier) == set(names) else preferred
+            commons = stack.enter_context(serve(corpus.pictures, faults=FAULTS, ports=ports))
+        except OSError as error:
+            if ports is earlier:
+                raise DataError(
+                    f"{record}: a port of the earlier run is taken ({error}); stop what holds it, "
+                    f"or delete {out_dir} to start anew on other ports"
+                ) from error
+            taken = f"of ports {min(ports.values())} to {max(ports.values())} some are taken"
+            print(f"{taken}: using free ones, so uids differ from other runs'", file=sys.stderr)
+            commons = stack.enter_context(serve(corpus.pictures, faults=FAULTS))
+        hosts = {"api": urlsplit(commons.endpoint).netloc, **commons.site_hosts}
+        record.write_text(json.dumps({name: int(hosts[name].split(":")[1]) for name in names}))
+        yield commons
+
+
+def main(arguments: list[str]) -> int:
+    """Exit codes as of data_tools.build."""
+    try:
+        run(arguments)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (DataError, ManifestError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
