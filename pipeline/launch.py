@@ -22,6 +22,8 @@ from pipeline.config import ConfigError, TrainJob, freeze, job_of_arguments, loa
 EXIT_BAD_CONFIG = 2
 GRACE_S = 20.0
 PR_SET_PDEATHSIG = 1
+# gloo raises a bare RuntimeError, NCCL its own; both say in words that it was not this rank
+LOST_PEER = ("Connection reset by peer", "Connection closed by peer", "remote process exited")
 
 
 def main(module: str, rank_main: Callable[[TrainJob], None], arguments: list[str]) -> int:
@@ -51,21 +53,23 @@ def main(module: str, rank_main: Callable[[TrainJob], None], arguments: list[str
 
 
 def _run_rank(rank_main: Callable[[TrainJob], None], job: TrainJob) -> int:
-    """A failure that has an explanation is told in a line by the first rank that knows it; only a
-    defect has a traceback."""
+    """A failure that has an explanation is told in a line by the rank that knows it; a defect keeps
+    its traceback; a rank that only lost its peers says so in a line, for the peer said why."""
+    rank = os.environ.get("RANK", "?")
     try:
         rank_main(job)
     except (ValueError, RuntimeError, OSError) as error:
-        rank = os.environ.get("RANK", "?")
-        explained = type(error).__module__.startswith(("pipeline.", "data_tools."))
-        if not explained:
+        if type(error).__name__ == "PeerError":
+            told = ""
+        elif type(error).__module__.startswith(("pipeline.", "data_tools.")):
+            told = f"error (rank {rank}): {error}\n"
+        elif any(word in str(error) for word in LOST_PEER):
+            told = f"rank {rank}: lost the connection to another rank\n"
+        else:
             raise
-        # PeerError repeats what another rank has said already
-        if type(error).__name__ != "PeerError":
-            print(f"error (rank {rank}): {error}", file=sys.stderr, flush=True)
-        os._exit(
-            1
-        )  # not through torch's teardown, which may wait for the peers that are failing too
+        sys.stderr.write(told)
+        sys.stderr.flush()
+        os._exit(1)  # not through torch's teardown, which may wait for the peers that are failing
     return 0
 
 

@@ -8,6 +8,9 @@ import platform
 import subprocess
 import sys
 import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from typing import Any
 import psutil
 import torch
 import torch.distributed as dist
+import xxhash
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -36,7 +40,8 @@ class MetricsProcessor:
         self._steps, self._flops_per_sample = steps, flops_per_sample
         self._run_dir = Path(config.run_dir)
         self._wait_s = 0.0
-        self._bad = 0
+        self._replaced = 0
+        self._key_checksum = 0
         self._bar: Progress | None = None
         self._wandb: Any = None
         self._mark = time.monotonic()
@@ -68,11 +73,16 @@ class MetricsProcessor:
                 "train", total=self._steps, completed=state.step, shown=""
             )
 
-    def waited(self, seconds: float, num_bad: int) -> None:
-        """Of one step: how long the loop waited for its batch, and the samples that had to be
-        replaced in it."""
-        self._wait_s += seconds
-        self._bad += num_bad
+    def took(self, keys: list[str], num_replaced: int, waited_s: float, step: int) -> None:
+        """Note this rank's part of a batch: its samples' keys, how many of them had to stand in for
+        undecodable ones, and how long the loop waited for it.
+
+        The checksum adds a hash of (step, key) over samples, so it is the same for any number of
+        ranks: two runs that log equal checksums took the same samples at the same steps.
+        """
+        self._wait_s += waited_s
+        self._replaced += num_replaced
+        self._key_checksum += sum(xxhash.xxh32_intdigest(key.encode(), seed=step) for key in keys)
 
     def log(self, state: TrainState, step: StepMetrics) -> None:
         """Reduce what the ranks know (one all-reduce), derive rates since the last call, write to
@@ -81,18 +91,15 @@ class MetricsProcessor:
         train/loss is the loss of the global batch at this step, not a mean since the last line.
         """
         num_steps, device = state.step - self._marked_step, step.loss.device
-        shared = torch.stack(
-            [
-                step.loss.float().reshape(()),
-                torch.tensor(self._wait_s / max(1, num_steps), device=device),
-                torch.tensor(float(self._bad), device=device),
-            ]
-        )
+        mine = [self._wait_s / max(1, num_steps), self._replaced, self._key_checksum % 2**24]
+        # float64, in which sums of checksums are exact
+        shared = torch.tensor([0.0, *mine], dtype=torch.float64).to(device, non_blocking=True)
+        shared[0] = step.loss.reshape(())
         dist.all_reduce(shared)  # also waits for the device: the clock below counts finished work
         now = time.monotonic()
         elapsed = max(now - self._mark, 1e-9)
         samples_per_second = num_steps * self._config.train.global_batch_size / elapsed
-        loss_sum, wait_sum, bad_sum = shared.tolist()
+        loss_sum, wait_sum, replaced, checksum = shared.tolist()
         line: dict[str, float] = {
             "train/loss": loss_sum / self._world.world_size,
             "train/logit_scale": float(step.logit_scale.exp()),
@@ -109,17 +116,18 @@ class MetricsProcessor:
             / self._world.world_size,
             "perf/memory_gib": _memory_gib(device),
             "data/wait_s": wait_sum / self._world.world_size,
-            "data/replaced_samples": bad_sum,
+            "data/replaced_samples": replaced,
+            "data/key_checksum": checksum % 2**24,
         }
         self._mark, self._marked_step = now, state.step
-        self._wait_s, self._bad = 0.0, 0
+        self._wait_s, self._replaced, self._key_checksum = 0.0, 0, 0
         if self._world.is_main:
             self._write(state.step, line)
             self._show(state.step, line)
 
     def log_eval(self, state: TrainState, results: dict[str, dict[str, Any]]) -> None:
         """Scores of an evaluation, as eval/<data set>/<metric>. Not collective."""
-        if self._world.is_main:
+        if self._world.is_main and results:
             flat = {
                 f"eval/{name}/{metric}": value
                 for name, scores in results.items()
@@ -128,9 +136,12 @@ class MetricsProcessor:
             }
             self._write(state.step, flat)
 
-    def pause_clock(self) -> None:
-        """After an evaluation or a checkpoint: their time is not the steps' time."""
-        self._mark = time.monotonic()
+    @contextmanager
+    def clock_stopped(self) -> Iterator[None]:
+        """Around an evaluation or a checkpoint: their time is not the steps' time."""
+        stopped = time.monotonic()
+        yield
+        self._mark += time.monotonic() - stopped
 
     def close(self) -> None:
         if self._bar is not None:
@@ -180,21 +191,17 @@ def _start_wandb(config: TrainJob, run_dir: Path) -> Any:
     import wandb
 
     if mode is WandbMode.auto:
-        mode = (
-            WandbMode.online
-            if os.environ.get("WANDB_API_KEY") or wandb.api.api_key
-            else WandbMode.offline
-        )
+        mode = WandbMode.online if wandb.login(prompt=False) else WandbMode.offline
     id_path = run_dir / WANDB_ID
     if not id_path.exists():
-        id_path.write_text(wandb.util.generate_id())
+        id_path.write_text(uuid.uuid4().hex[:8])
     return wandb.init(
         project=config.logging.wandb_project,
         entity=config.logging.wandb_entity or None,
         name=run_dir.name,
         id=id_path.read_text().strip(),
         resume="allow",
-        mode=mode.value,
+        mode=mode.value,  # type: ignore[arg-type]
         dir=str(run_dir),
         config={"config": to_yaml(config)},
         settings=wandb.Settings(silent=True, console="off"),

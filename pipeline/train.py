@@ -69,7 +69,7 @@ def train(config: TrainJob) -> None:
     while state.step < config.train.steps:
         asked = time.monotonic()
         batch = next(batches)
-        metrics.waited(time.monotonic() - asked, batch.num_bad)
+        metrics.took(batch.keys, batch.num_bad, time.monotonic() - asked, state.step)
 
         step_metrics = engine.train_step(batch)
         state.advance(config.train.global_batch_size)
@@ -78,13 +78,12 @@ def train(config: TrainJob) -> None:
         if last or state.step % config.logging.every_steps == 0:
             metrics.log(state, step_metrics)
         if last or state.step % config.train.checkpoint_every_steps == 0:
-            checkpoints.save(engine, state)
-            metrics.pause_clock()
+            with metrics.clock_stopped():
+                checkpoints.save(engine, state)
         if last or (config.eval.every_steps and state.step % config.eval.every_steps == 0):
-            metrics.log_eval(
-                state, evaluation.run(engine.encode_image, engine.encode_text, state.step)
-            )
-            metrics.pause_clock()
+            with metrics.clock_stopped():
+                results = evaluation.run(engine.encode_image, engine.encode_text, state.step)
+            metrics.log_eval(state, results)
 
     metrics.close()
     loader.close()

@@ -9,6 +9,8 @@ checkpoints/step_00000200/state.json   step, samples_seen, and what must be equa
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import random
@@ -125,7 +127,8 @@ def load_model_weights(run_dir: Path, step: int | None = None) -> dict[str, Tens
             f"{run_dir}: no checkpoint{'' if step is None else f' of step {step}'}; there is: "
             f"{there}"
         )
-    weights = get_fp32_state_dict_from_zero_checkpoint(str(found), CHECKPOINT_TAG)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        weights = get_fp32_state_dict_from_zero_checkpoint(str(found), CHECKPOINT_TAG)
     return {name: tensor.clone() for name, tensor in weights.items()}
 
 

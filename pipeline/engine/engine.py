@@ -3,6 +3,7 @@ this file."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,14 @@ from pipeline.loss import clip_loss
 from pipeline.model import CLIP
 from pipeline.state import StepMetrics
 
+# else DeepSpeed warns on every rank that it found no accelerator
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import deepspeed  # noqa: E402  isort: skip
+
 # must happen before deepspeed joins the process group: on CPU it would compile a shared-memory op
 # for 100 s, and a killed build leaves a lock that every later start waits for
-import deepspeed  # isort: skip
-
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 MAX_SKIPPED_IN_A_ROW = 20
