@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+Tile = tuple[int, int]
 EPS = 1e-12  # of torch.nn.functional.normalize
 
 
@@ -23,14 +24,14 @@ def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
 
 @dataclass(frozen=True)
 class Block:
-    """Inputs of one n x N block of logits ``l_ij = scale * x_inverse_norm_i * y_inverse_norm_j *
-    <x_i, y_j>``.
+    """Inputs of one n x N block of logits ``l_ij = scale * a_i * b_j * <x_i, y_j>``.
 
     ``x`` is (n, d) local image features, ``y`` is (N, d) gathered text features, both in their own
     dtype. ``scale`` is the exponentiated logit scale, 0-dim, in the accumulator dtype, as are the
-    inverse norms, (n,) and (N,), which are None when features come normalised. Column ``j`` is a
-    positive of row ``i`` when ``y_labels[j] == x_labels[i]``; without labels, when ``j == offset +
-    i``. ``positive_weight`` (n,) is one over the number of positives of each row (None: one).
+    inverse norms a (n,) and b (N,), which are None when features come normalised. Column ``j`` is a
+    positive of row ``i`` when ``y_labels[j] == x_labels[i]`` (int32); without labels, when
+    ``j == offset + i``. ``positive_weight`` (n,) is one over the number of positives of each row
+    (None: one).
     """
 
     x: Tensor
@@ -60,8 +61,10 @@ class Block:
 
 @dataclass
 class BestLogits:
-    """Largest logit among the positives and among the negatives, of each row (n,) and each column
-    (N,) of a block."""
+    """Largest logit, in base 2, of the positives and negatives of each row (n,) and column (N,).
+
+    They serve comparisons only; -inf where there is none.
+    """
 
     row_positive: Tensor
     row_negative: Tensor
@@ -74,32 +77,77 @@ class BlockSums:
     """Forward result of a block, all in the accumulator dtype.
 
     ``row_lse`` (n,) and ``column_lse`` (N,) are log-sum-exp over the block's own columns and rows;
-    ``positive`` (n,) is the mean logit of each row's positives. ``logits`` is what the backend kept
-    for its backward, if anything.
+    ``positive`` (n,) is the mean logit of each row's positives. ``kept`` is what the backend wants
+    back in ``block_grad`` to spare it the matrix product; empty if it was not asked to keep.
     """
 
     row_lse: Tensor
     column_lse: Tensor
     positive: Tensor
     best: BestLogits | None = None
-    logits: Tensor | None = None
+    kept: tuple[Tensor, ...] = ()
 
 
 @dataclass
 class BlockGradient:
-    """Backward result of a block for ``G_ij``, the derivative of the objective by the logit
-    ``l_ij``.
+    """Backward result of a block for ``G_ij``, the derivative of the objective by the logit l_ij.
 
     ``x`` (n, d) is ``sum_j G_ij a_i b_j y_j`` and ``y`` (N, d) is ``sum_i G_ij a_i b_j x_i``, with
     a and b the inverse norms: the gradient by the raw features up to the factor ``scale`` and the
     projection of the normalisation. ``log_scale`` and ``bias`` are the 0-dim sums of ``G_ij l_ij``
-    and ``G_ij``. All in the accumulator dtype; None for what was not asked.
+    (the logit without its bias) and ``G_ij``. All in the accumulator dtype; ``x`` and ``y`` are
+    None where they were not asked for.
     """
 
     x: Tensor | None
     y: Tensor | None
     log_scale: Tensor
     bias: Tensor | None = None
+
+
+class BlockFunctions(Protocol):
+    """What a backend module provides. ``tile`` is rows and columns of its tiles, None its own."""
+
+    def kept_logit_bytes(self, dtype: torch.dtype) -> int:
+        """Bytes a logit takes when ``block_lse`` keeps it, for features of ``dtype``."""
+
+    def block_lse(
+        self, block: Block, *, tile: Tile | None, want_best: bool, keep_logits: bool
+    ) -> BlockSums:
+        """Row and column log-sum-exp and the positives' logits."""
+
+    def block_grad(
+        self,
+        block: Block,
+        row_lse: Tensor,
+        column_lse: Tensor,
+        kept: Sequence[Tensor],
+        *,
+        tile: Tile | None,
+        label_smoothing: float,
+        need_x: bool,
+        need_y: bool,
+    ) -> BlockGradient:
+        """G_ij = exp(l_ij - r_i) + exp(l_ij - c_j) - 2 (1 - e) t_ij - 2 e / N.
+
+        t_ij is ``positive_weight`` at positives, r and c the log-sum-exps over all ranks, e the
+        label smoothing.
+        """
+
+    def block_sigmoid(
+        self,
+        block: Block,
+        bias: Tensor,
+        *,
+        tile: Tile | None,
+        need_gradient: bool,
+        need_x: bool,
+        need_y: bool,
+    ) -> tuple[Tensor, BlockGradient | None]:
+        """Sum of softplus(z_ij), with z the logit plus bias, negated at positives.
+
+        Its gradient, G_ij = sigmoid(z_ij), negated at positives, is made in the same pass.
+        """
 
 
 def inverse_norms(features: Tensor) -> Tensor:

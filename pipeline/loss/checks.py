@@ -54,6 +54,7 @@ class InputReport:
         if good:
             self.facts[f"rows of {name}"], self.facts[f"dimension of {name}"] = shape
         self.facts[f"dtype of {name}"] = str(features.dtype)
+        self.facts[f"gradient of {name}"] = features.requires_grad
         if good and finite and features.dtype in FLOATS:
             self._finite(name, features.detach())
         return self
@@ -68,10 +69,22 @@ class InputReport:
             f" at {where[0].tolist()}; look for an overflow in the tower or a broken input"
         )
 
-    def pair(self, image_features: Any, text_features: Any) -> InputReport:
-        """Both feature sets fit each other."""
+    def batch(
+        self, image_features: Any, text: Any, logit_scale: Any, pair_ids: Any, *, finite: bool
+    ) -> InputReport:
+        """Everything that both losses take; ``text`` is a tensor or a TextGather."""
+        self.features("image_features", image_features, finite=finite)
+        if isinstance(text, Tensor) or not hasattr(text, "local"):
+            self.features("text_features", text, finite=finite)
+        else:
+            text = text.local  # checked when its gather started
+        self._same(image_features, text)
+        self.scalar("logit_scale", logit_scale, finite=finite)
+        return self._ids(pair_ids, image_features)
+
+    def _same(self, image_features: Any, text_features: Any) -> None:
         if not (isinstance(image_features, Tensor) and isinstance(text_features, Tensor)):
-            return self
+            return
         for fact in ("shape", "dtype", "device"):
             image, text = getattr(image_features, fact), getattr(text_features, fact)
             self.require(
@@ -79,7 +92,6 @@ class InputReport:
                 f"image_features have {fact} {_plain(image)} and text_features {_plain(text)};"
                 " they must be equal",
             )
-        return self
 
     def scalar(self, name: str, value: Any, *, finite: bool) -> InputReport:
         """A float parameter of one element, such as the logit scale."""
@@ -95,7 +107,7 @@ class InputReport:
             self.require(math.isfinite(number), f"{name} is {number}; it must be finite")
         return self
 
-    def ids(self, pair_ids: Any, image_features: Any) -> InputReport:
+    def _ids(self, pair_ids: Any, image_features: Any) -> InputReport:
         self.facts["use of pair_ids"] = pair_ids is not None
         if pair_ids is None or not isinstance(image_features, Tensor):
             return self
@@ -115,6 +127,29 @@ class InputReport:
             pair_ids.device == image_features.device,
             f"pair_ids are on {pair_ids.device}; move them to {image_features.device}",
         )
+        return self
+
+    def label_smoothing(self, value: float) -> InputReport:
+        self.require(
+            0.0 <= value < 1.0, f"label_smoothing is {value}; it must be at least 0 and below 1"
+        )
+        self.facts["label_smoothing"] = value
+        return self
+
+    def options(
+        self, tile: Any, stash_bytes: int = 0, reduce_dtype: torch.dtype | None = None
+    ) -> InputReport:
+        sides = tile if isinstance(tile, tuple) else (tile, tile)
+        self.require(
+            tile is None or (len(sides) == 2 and all(isinstance(x, int) and x > 0 for x in sides)),
+            f"tile is {tile!r}; pass a positive number of rows and columns, or None",
+        )
+        self.require(stash_bytes >= 0, f"stash_bytes is {stash_bytes}; pass 0 or more")
+        self.require(
+            reduce_dtype is None or reduce_dtype in FLOATS,
+            f"reduce_dtype is {reduce_dtype}; pass a float dtype or None",
+        )
+        self.facts["reduce_dtype"] = str(reduce_dtype)
         return self
 
 

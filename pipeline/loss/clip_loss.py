@@ -11,19 +11,14 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pipeline.loss import tiled
-from pipeline.loss.block import (
-    BestLogits,
-    Block,
-    BlockSums,
-    accumulator_dtype,
-    inverse_norms,
-    project_normalisation,
-)
+from pipeline.loss.backends import choose_backend
+from pipeline.loss.block import BestLogits, Block, BlockFunctions, BlockSums, Tile
 from pipeline.loss.checks import InputReport, agree
-from pipeline.loss.collectives import Ranks, combine_lse, combine_max, gather_rows, ranks_of
-from pipeline.loss.targets import label_positives
-from pipeline.loss.text_gather import TextGather
+from pipeline.loss.collectives import Ranks, combine_lse, combine_max
+from pipeline.loss.local_block import feature_gradient, make_block
+from pipeline.loss.text_gather import TextGather, text_side
+
+STASH_BYTES = 64 * 2**20  # 1,024 local x 32,768 global logits in 16 bits, 4,096 x 4,096 in 32
 
 
 class ClipLossMetrics(NamedTuple):
@@ -42,11 +37,21 @@ class ClipLossMetrics(NamedTuple):
 
 @dataclass(frozen=True)
 class _Options:
+    backend: BlockFunctions
     normalize: bool
     label_smoothing: float
-    tile: tuple[int, int]
+    tile: Tile | None
+    stash_bytes: int
     reduce_dtype: torch.dtype | None
     want_metrics: bool
+
+    def keeps(self, block: Block) -> bool:
+        """Whether the logits are kept for backward: within the budget, and without labels.
+
+        With labels any logit may be a positive, which 16 bits would round too coarsely.
+        """
+        size = len(block.x) * len(block.y) * self.backend.kept_logit_bytes(block.x.dtype)
+        return size <= self.stash_bytes and block.x_labels is None
 
 
 @overload
@@ -61,6 +66,7 @@ def clip_loss(
     pair_ids: Tensor | None = ...,
     label_smoothing: float = ...,
     tile: int | tuple[int, int] | None = ...,
+    stash_bytes: int = ...,
     reduce_dtype: torch.dtype | None = ...,
     check_inputs: bool = ...,
     return_metrics: Literal[False] = ...,
@@ -79,6 +85,7 @@ def clip_loss(
     pair_ids: Tensor | None = ...,
     label_smoothing: float = ...,
     tile: int | tuple[int, int] | None = ...,
+    stash_bytes: int = ...,
     reduce_dtype: torch.dtype | None = ...,
     check_inputs: bool = ...,
     return_metrics: Literal[True],
@@ -96,6 +103,7 @@ def clip_loss(
     pair_ids: Tensor | None = None,
     label_smoothing: float = 0.0,
     tile: int | tuple[int, int] | None = None,
+    stash_bytes: int = STASH_BYTES,
     reduce_dtype: torch.dtype | None = None,
     check_inputs: bool = True,
     return_metrics: bool = False,
@@ -128,6 +136,8 @@ def clip_loss(
             each other.
         label_smoothing: weight in [0, 1) of the uniform distribution in the targets.
         tile: rows and columns of a tile of logits; None is what suits the backend.
+        stash_bytes: keep the logits for backward where they take no more than this, in 16 bits on
+            Triton; it saves one matrix product of four. 0 always recomputes them.
         reduce_dtype: dtype of the text gradient on the wire; None is the accumulator's, float32.
         check_inputs: see that values are finite and that ranks agree, by one small gather and one
             device synchronisation. Without it, ranks that disagree hang until the group's timeout.
@@ -136,29 +146,27 @@ def clip_loss(
     Returns a 0-dim float32 tensor (float64 for float64 features), or ``ClipLossMetrics``. Raises
     ValueError for bad input, on every rank alike.
     """
-    gather = text_features if isinstance(text_features, TextGather) else None
-    ranks = gather.ranks if gather is not None else ranks_of(group)
-    text = gather.local if gather is not None else text_features
-    report = InputReport().features("image_features", image_features, finite=check_inputs)
-    if gather is None:
-        report.features("text_features", text, finite=check_inputs)
-    report.pair(image_features, text).scalar("logit_scale", logit_scale, finite=check_inputs)
-    report.ids(pair_ids, image_features)
-    report.require(
-        0.0 <= label_smoothing < 1.0,
-        f"label_smoothing is {label_smoothing}; it must be at least 0 and below 1",
-    )
-    report.facts.update(
-        normalize=normalize, label_smoothing=label_smoothing, return_metrics=return_metrics
-    )
-    report.require(backend in ("auto", "torch"), f"backend is {backend!r}; pass 'auto' or 'torch'")
+    report = InputReport()
+    ranks = text_side(text_features, group, report)
+    report.batch(image_features, text_features, logit_scale, pair_ids, finite=check_inputs)
+    report.label_smoothing(label_smoothing).options(tile, stash_bytes, reduce_dtype)
+    report.facts.update(normalize=normalize, return_metrics=return_metrics)
+    functions = choose_backend(backend, image_features, report)
     agree(report, ranks, exchange=check_inputs)
 
-    if gather is None:
-        assert isinstance(text_features, Tensor)
-        gather = TextGather.checked(text_features, ranks)
-    sides = (tile, tile) if isinstance(tile, int) else tile or (1024, 2048)
-    options = _Options(normalize, label_smoothing, sides, reduce_dtype, return_metrics)
+    gather = text_features
+    if not isinstance(gather, TextGather):
+        gather = TextGather.checked(gather, ranks)
+    learns = any(x.requires_grad for x in (image_features, gather.anchor, logit_scale))
+    options = _Options(
+        backend=functions,
+        normalize=normalize,
+        label_smoothing=label_smoothing,
+        tile=(tile, tile) if isinstance(tile, int) else tile,
+        stash_bytes=stash_bytes if learns and torch.is_grad_enabled() else 0,
+        reduce_dtype=reduce_dtype,
+        want_metrics=return_metrics,
+    )
     loss, *hits = _ClipLoss.apply(
         image_features, gather.anchor, logit_scale, gather, pair_ids, options
     )
@@ -177,75 +185,49 @@ class _ClipLoss(torch.autograd.Function):
         options: _Options,
     ) -> tuple[Tensor, ...]:
         with torch.autocast(image_features.device.type, enabled=False):
-            ids = None if pair_ids is None else gather_rows(pair_ids, gather.ranks)
-            block = make_block(image_features, gather, logit_scale, ids, options.normalize)
-            sums = tiled.block_lse(block, tile=options.tile, want_best=options.want_metrics)
+            block = make_block(image_features, gather, logit_scale, pair_ids, options.normalize)
+            sums = options.backend.block_lse(
+                block,
+                tile=options.tile,
+                want_best=options.want_metrics,
+                keep_logits=options.keeps(block),
+            )
             column_lse = combine_lse(sums.column_lse, gather.ranks)
             loss = _value(block, sums, column_lse, options.label_smoothing)
             hits = _top1(block, sums.best, gather.ranks) if sums.best is not None else ()
-        ctx.gather, ctx.options, ctx.offset = gather, options, block.offset
+        ctx.text, ctx.options, ctx.offset = gather.gradient, options, block.offset
         ctx.scale_shape, ctx.scale_dtype = logit_scale.shape, logit_scale.dtype
-        ctx.save_for_backward(*block.tensors(), sums.row_lse, column_lse)
+        ctx.num_block_tensors = len(block.tensors())
+        ctx.save_for_backward(*block.tensors(), sums.row_lse, column_lse, *sums.kept)
         ctx.mark_non_differentiable(*hits)
         return (loss, *hits)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        *tensors, row_lse, column_lse = ctx.saved_tensors
-        block = Block.restore(tensors, ctx.offset)
+        saved, split = ctx.saved_tensors, ctx.num_block_tensors
+        block = Block.restore(saved[:split], ctx.offset)
+        row_lse, column_lse, *kept = saved[split:]
         with torch.autocast(block.x.device.type, enabled=False):
-            gradient = tiled.block_grad(
+            gradient = ctx.options.backend.block_grad(
                 block,
                 row_lse,
                 column_lse,
+                kept,
                 tile=ctx.options.tile,
                 label_smoothing=ctx.options.label_smoothing,
                 need_x=ctx.needs_input_grad[0],
                 need_y=ctx.needs_input_grad[1],
             )
-            factor = upstream / (2 * len(block.x))
+            factor = upstream.to(block.accumulator) / (2 * len(block.x))
+            scale_gradient = (gradient.log_scale * factor).reshape(ctx.scale_shape)
+            factor = factor * block.scale
             if gradient.y is not None:  # first, so that it travels while the rest runs
-                ctx.gather.start_gradient(
-                    gradient.y.mul_(factor * block.scale), ctx.options.reduce_dtype
-                )
-            if gradient.x is not None:
-                gradient.x.mul_(factor * block.scale)
-                if block.x_inverse_norm is not None:
-                    project_normalisation(gradient.x, block.x, block.x_inverse_norm)
-            image_gradient = None if gradient.x is None else gradient.x.to(block.x.dtype)
-            anchor_gradient = upstream.new_zeros(()) if gradient.y is not None else None
-            scale_gradient = (
-                (gradient.log_scale * factor).reshape(ctx.scale_shape).to(ctx.scale_dtype)
-            )
+                ctx.text.start(gradient.y.mul_(factor), ctx.options.reduce_dtype)
+            image_gradient = feature_gradient(block, gradient.x, factor)
+        anchor_gradient = None if gradient.y is None else upstream.new_zeros(())
+        scale_gradient = scale_gradient.to(ctx.scale_dtype)
         return image_gradient, anchor_gradient, scale_gradient, None, None, None
-
-
-def make_block(
-    image_features: Tensor,
-    gather: TextGather,
-    logit_scale: Tensor,
-    ids: Tensor | None,
-    normalize: bool,
-) -> Block:
-    """This rank's block, once the text features (and the ids of all columns, if any) are here."""
-    text = gather.consume()
-    if normalize:
-        gather.normalise()
-    offset = gather.ranks.rank * len(image_features)
-    positives = None if ids is None else label_positives(ids, offset, len(image_features))
-    dtype = accumulator_dtype(image_features.dtype)
-    return Block(
-        x=image_features.detach(),
-        y=text,
-        scale=logit_scale.detach().reshape(()).to(dtype).exp(),
-        offset=offset,
-        x_inverse_norm=inverse_norms(image_features.detach()) if normalize else None,
-        y_inverse_norm=inverse_norms(text) if normalize else None,
-        x_labels=None if positives is None else positives.x_labels,
-        y_labels=None if positives is None else positives.y_labels,
-        positive_weight=None if positives is None else positives.counts.to(dtype).reciprocal(),
-    )
 
 
 def _value(block: Block, sums: BlockSums, column_lse: Tensor, label_smoothing: float) -> Tensor:

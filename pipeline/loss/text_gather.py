@@ -20,33 +20,66 @@ from torch.autograd.function import once_differentiable
 
 from pipeline.loss.block import inverse_norms, project_normalisation
 from pipeline.loss.checks import InputReport, agree
-from pipeline.loss.collectives import Ranks, ranks_of, start_scatter, start_gather
+from pipeline.loss.collectives import Ranks, ranks_of, start_gather, start_scatter
+
+
+class TextGradient:
+    """Where the loss leaves the gradient of the local text features (n, d) for autograd to find.
+
+    It does not go through autograd itself, because it is a buffer that a collective is still
+    filling, and autograd may cast, accumulate or hook what it passes.
+    """
+
+    def __init__(self, local: Tensor, ranks: Ranks) -> None:
+        self.local = local
+        self.ranks = ranks
+        self._inverse_norm: Tensor | None = None
+        self._gradient: Tensor | None = None
+        self._work: dist.Work | None = None
+
+    def project(self) -> None:
+        """Have the gradient projected: the loss normalised the features."""
+        self._inverse_norm = inverse_norms(self.local)
+
+    def start(self, gradient: Tensor, dtype: torch.dtype | None) -> None:
+        """Start summing every rank's (N, d) part over the ranks, sent in ``dtype``."""
+        if self._work is not None:  # of an earlier backward that stopped short of the text features
+            self._work.wait()
+        self._gradient, self._work = start_scatter(gradient, self.ranks, dtype)
+
+    def finish(self) -> Tensor:
+        """Wait for the gradient, (n, d) in the features' dtype."""
+        if self._work is not None:
+            self._work.wait()
+            self._work = None
+        gradient, self._gradient = self._gradient, None
+        if gradient is None:
+            raise RuntimeError("the text features were back-propagated into before the loss was")
+        if self._inverse_norm is not None:
+            gradient = gradient.to(self._inverse_norm.dtype)
+            gradient = project_normalisation(gradient, self.local, self._inverse_norm)
+        return gradient.to(self.local.dtype)
 
 
 class _Anchor(torch.autograd.Function):
-    """Stands for the text features in the graph; its value and its gradient are never read.
-
-    The gradient itself goes through the handle, because it is a buffer that a collective is still
-    filling when autograd passes it on, and autograd may cast, accumulate or hook what it passes.
-    """
+    """Stands for the text features in the graph; its value and its gradient are never read."""
 
     @staticmethod
-    def forward(ctx: Any, text_features: Tensor, gather: TextGather) -> Tensor:
-        ctx.gather = gather
+    def forward(ctx: Any, text_features: Tensor, gradient: TextGradient) -> Tensor:
+        ctx.gradient = gradient
         return text_features.new_zeros(())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, _: Tensor) -> tuple[Tensor, None]:
-        return ctx.gather.finish_gradient(), None
+        return ctx.gradient.finish(), None
 
 
 class TextGather:
-    """The gather of ``text_features`` (n, d) over ``group``, under way from construction on; serves
-    one loss call.
+    """The gather of ``text_features`` (n, d) over ``group``, under way from construction on.
 
-    Every rank of the group must construct it at the same place among its collectives. Raises
-    ValueError, on every rank alike, for features that no loss would accept.
+    It serves one loss call. Every rank of the group must construct it at the same place among its
+    collectives. Raises ValueError, on every rank alike, for features that no loss would accept.
     """
 
     def __init__(
@@ -71,49 +104,34 @@ class TextGather:
     def _start(self, text_features: Tensor, ranks: Ranks) -> None:
         self.ranks = ranks
         self.local = text_features.detach()
-        self._gradient: Tensor | None = None
-        self._gradient_work: dist.Work | None = None
-        self._inverse_norm: Tensor | None = None
-        self._consumed = False
-        self.anchor: Tensor = _Anchor.apply(text_features, self)
+        self.consumed = False
+        self.gradient = TextGradient(self.local, ranks)
+        self.anchor: Tensor = _Anchor.apply(text_features, self.gradient)
         self._all, self._work = start_gather(self.local, ranks)
 
     def consume(self) -> Tensor:
-        """Wait for and return the (N, d) features; a second loss would read the gradient buffer of
-        the first."""
-        if self._consumed:
-            raise ValueError(
-                "this TextGather has served a loss already; make one for each loss call"
-            )
-        self._consumed = True
+        """Wait for and return the (N, d) features, once."""
+        self.consumed = True
         if self._work is not None:
             self._work.wait()
             self._work = None
         features, self._all = self._all, self.local
         return features
 
-    def normalise(self) -> None:
-        """Have the gradient projected for features that the loss normalised."""
-        self._inverse_norm = inverse_norms(self.local)
 
-    def start_gradient(self, gradient: Tensor, dtype: torch.dtype | None) -> None:
-        """Start the reduce-scatter of this rank's (N, d) part of the text gradient, sent in
-        ``dtype``."""
-        if (
-            self._gradient_work is not None
-        ):  # of an earlier backward that stopped short of the text features
-            self._gradient_work.wait()
-        self._gradient, self._gradient_work = start_scatter(gradient, self.ranks, dtype)
-
-    def finish_gradient(self) -> Tensor:
-        """Wait for the gradient of the local text features, (n, d) in their dtype."""
-        if self._gradient_work is not None:
-            self._gradient_work.wait()
-            self._gradient_work = None
-        gradient, self._gradient = self._gradient, None
-        if gradient is None:
-            raise RuntimeError("the text features were back-propagated into before the loss was")
-        if self._inverse_norm is not None:
-            gradient = gradient.to(self._inverse_norm.dtype)
-            gradient = project_normalisation(gradient, self.local, self._inverse_norm)
-        return gradient.to(self.local.dtype)
+def text_side(
+    text_features: Tensor | TextGather, group: dist.ProcessGroup | None, report: InputReport
+) -> Ranks:
+    """The ranks that a loss call spans; notes a TextGather that cannot serve it."""
+    if not isinstance(text_features, TextGather):
+        return ranks_of(group)
+    ranks = text_features.ranks
+    report.require(
+        not text_features.consumed,
+        "this TextGather has served a loss already; make one for each loss call",
+    )
+    report.require(
+        group is None or group == ranks.group,
+        "the TextGather was started over another group; pass the group to it alone",
+    )
+    return ranks

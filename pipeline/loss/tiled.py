@@ -1,42 +1,43 @@
 """The block functions in plain torch: any device, any float dtype, float32 or float64 arithmetic.
 
-Logits are made tile by tile in base 2 (``exp2`` needs no range reduction by ln 2, and unlike MKL's
-``exp`` it is not 40 times slower where results are denormal) and are gone when the next tile
-starts.
+Logits are made tile by tile, in base 2: ``exp2`` needs no range reduction by ln 2 and, unlike MKL's
+``exp``, is not 40 times slower where results are denormal. A tile is gone when the next one starts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from pipeline.loss.block import BestLogits, Block, BlockGradient, BlockSums
+from pipeline.loss.block import BestLogits, Block, BlockGradient, BlockSums, Tile, accumulator_dtype
 
 LOG2E = math.log2(math.e)
 LN2 = math.log(2.0)
+# float32 matrix products reach full speed on 2 cores from 1024 rows on, and two such buffers
+# (16 MiB) stay in a last-level cache; a GPU needs larger ones to fill it.
+CPU_TILE: Tile = (1024, 2048)
+DEVICE_TILE: Tile = (4096, 4096)
 
 
 class TiledBlock:
-    """A block prepared for tiling: x carries scale, norm and log2(e), so that ``x @ y.T`` is the
-    logit in base 2."""
+    """A block made ready: x carries scale, norm and log2(e), so x @ y.T is the logit in base 2."""
 
-    def __init__(self, block: Block, tile: tuple[int, int]) -> None:
+    def __init__(self, block: Block, tile: Tile | None) -> None:
         dtype = block.accumulator
         self.block = block
-        self.dtype = dtype
-        self.tile = tile
         self.shape = (len(block.x), len(block.y))
+        wanted = tile or (CPU_TILE if block.x.device.type == "cpu" else DEVICE_TILE)
+        self.tile = (min(wanted[0], self.shape[0]), min(wanted[1], self.shape[1]))
         factor = block.scale * LOG2E
         if block.x_inverse_norm is not None:
             factor = (factor * block.x_inverse_norm)[:, None]
         self.x = block.x.to(dtype) * factor
         y = block.y.to(dtype)
         self.y = y if block.y_inverse_norm is None else y * block.y_inverse_norm[:, None]
-        shape = (min(tile[0], self.shape[0]), min(tile[1], self.shape[1]))
-        self._buffers = [self.x.new_empty(shape[0] * shape[1]) for _ in range(2)]
+        self._buffers = [self.x.new_empty(self.tile[0] * self.tile[1]) for _ in range(2)]
 
     def tiles(self) -> Iterator[tuple[slice, slice]]:
         for top in range(0, self.shape[0], self.tile[0]):
@@ -47,54 +48,65 @@ class TiledBlock:
                 )
 
     def buffer(self, which: int, rows: slice, columns: slice) -> Tensor:
+        """Scratch space for a tile; the next tile overwrites it."""
         height, width = rows.stop - rows.start, columns.stop - columns.start
         return self._buffers[which][: height * width].view(height, width)
 
-    def logits(self, rows: slice, columns: slice) -> Tensor:
-        """Logits of a tile in base 2, in a buffer that the next tile overwrites."""
-        return torch.mm(self.x[rows], self.y[columns].T, out=self.buffer(0, rows, columns))
+    def logits(self, rows: slice, columns: slice, out: Tensor | None = None) -> Tensor:
+        """Logits of a tile in base 2, in ``out`` or buffer 0."""
+        out = self.buffer(0, rows, columns) if out is None else out
+        return torch.mm(self.x[rows], self.y[columns].T, out=out)
 
-    def positives(self, rows: slice, columns: slice) -> Tensor | None:
-        """Mask of a tile's positives, None where it has none. Only for labelled blocks."""
+    def labelled(self, rows: slice, columns: slice) -> Tensor:
+        """Mask of a tile's positives. Only for blocks with labels."""
         block = self.block
         assert block.x_labels is not None and block.y_labels is not None
         return block.x_labels[rows, None] == block.y_labels[None, columns]
 
     def diagonal(self, tile: Tensor, rows: slice, columns: slice) -> tuple[Tensor, slice] | None:
-        """View of a tile's positives and the rows they belong to. Only for blocks without
-        labels."""
-        first = max(rows.start, columns.start - self.block.offset)
-        last = min(rows.stop, columns.stop - self.block.offset)
+        """View of a tile's positives and their rows. Only for blocks without labels."""
+        offset = self.block.offset
+        first = max(rows.start, columns.start - offset)
+        last = min(rows.stop, columns.stop - offset)
         if first >= last:
             return None
-        shift = first + self.block.offset - columns.start - (first - rows.start)
+        shift = (first + offset - columns.start) - (first - rows.start)
         return tile.diagonal(shift), slice(first, last)
 
+    def negate_positives(self, tile: Tensor, rows: slice, columns: slice) -> None:
+        if self.block.x_labels is not None:
+            torch.where(self.labelled(rows, columns), -tile, tile, out=tile)
+            return
+        found = self.diagonal(tile, rows, columns)
+        if found is not None:
+            found[0].neg_()
 
-def block_lse(block: Block, *, tile: tuple[int, int], want_best: bool = False) -> BlockSums:
+
+def kept_logit_bytes(dtype: torch.dtype) -> int:
+    return accumulator_dtype(dtype).itemsize
+
+
+def block_lse(
+    block: Block, *, tile: Tile | None, want_best: bool = False, keep_logits: bool = False
+) -> BlockSums:
     tiled = TiledBlock(block, tile)
-    num_rows, num_columns = tiled.shape
-    row = tiled.x.new_full((num_rows,), -math.inf)
-    column = tiled.x.new_full((num_columns,), -math.inf)
-    positive = tiled.x.new_zeros(num_rows)
+    row = tiled.x.new_full((tiled.shape[0],), -math.inf)
+    column = tiled.x.new_full((tiled.shape[1],), -math.inf)
+    positive = tiled.x.new_zeros(tiled.shape[0])
     best = _no_best(row, column) if want_best else None
+    kept = tiled.x.new_empty(tiled.shape) if keep_logits else None
     for rows, columns in tiled.tiles():
-        logits = tiled.logits(rows, columns)
-        _add_positive(tiled, logits, rows, columns, positive, best)
+        logits = tiled.logits(rows, columns, None if kept is None else kept[rows, columns])
+        _add_positive(tiled, logits, rows, columns, positive)
+        if best is not None:
+            _take_best(tiled, logits, rows, columns, best)
         spare = tiled.buffer(1, rows, columns)
         row[rows] = torch.logaddexp2(row[rows], _lse2(logits, 1, spare))
         column[columns] = torch.logaddexp2(column[columns], _lse2(logits, 0, spare))
     if block.positive_weight is not None:
         positive *= block.positive_weight
-    if best is not None:
-        for part in (
-            best.row_positive,
-            best.row_negative,
-            best.column_positive,
-            best.column_negative,
-        ):
-            part *= LN2
-    return BlockSums(row * LN2, column * LN2, positive * LN2, best)
+    kept_logits = () if kept is None else (kept,)
+    return BlockSums(row * LN2, column * LN2, positive * LN2, best, kept_logits)
 
 
 def _lse2(logits: Tensor, dim: int, spare: Tensor) -> Tensor:
@@ -104,103 +116,137 @@ def _lse2(logits: Tensor, dim: int, spare: Tensor) -> Tensor:
     return total.log2_().add_(largest.squeeze(dim))
 
 
+def _add_positive(
+    tiled: TiledBlock, logits: Tensor, rows: slice, columns: slice, positive: Tensor
+) -> None:
+    if tiled.block.x_labels is not None:
+        positive[rows] += torch.where(tiled.labelled(rows, columns), logits, 0.0).sum(1)
+        return
+    found = tiled.diagonal(logits, rows, columns)
+    if found is not None:
+        positive[found[1]] = found[0]
+
+
 def _no_best(row: Tensor, column: Tensor) -> BestLogits:
     return BestLogits(row.clone(), row.clone(), column.clone(), column.clone())
 
 
-def _add_positive(
-    tiled: TiledBlock,
-    logits: Tensor,
-    rows: slice,
-    columns: slice,
-    positive: Tensor,
-    best: BestLogits | None,
+def _take_best(
+    tiled: TiledBlock, logits: Tensor, rows: slice, columns: slice, best: BestLogits
 ) -> None:
-    """Add the tile's positive logits to ``positive`` and take them into ``best``."""
     if tiled.block.x_labels is not None:
-        mask = tiled.positives(rows, columns)
-        assert mask is not None
-        positive[rows] += torch.where(mask, logits, 0.0).sum(1)
+        positives = tiled.labelled(rows, columns)
     else:
-        found = tiled.diagonal(logits, rows, columns)
+        positives = torch.zeros_like(logits, dtype=torch.bool)
+        found = tiled.diagonal(positives, rows, columns)
         if found is not None:
-            positive[found[1]] = found[0]
-        mask = None
-    if best is None:
-        return
-    if mask is None:
-        mask = torch.zeros_like(logits, dtype=torch.bool)
-        marked = tiled.diagonal(mask, rows, columns)
-        if marked is not None:
-            marked[0].fill_(True)
-    for name, dim, where in (("row", 1, rows), ("column", 0, columns)):
-        for kind, chosen in (("positive", mask), ("negative", ~mask)):
-            largest = torch.where(chosen, logits, -math.inf).amax(dim)
-            part = getattr(best, f"{name}_{kind}")
-            part[where] = torch.maximum(part[where], largest)
+            found[0].fill_(True)
+    for kind, chosen in (("positive", positives), ("negative", ~positives)):
+        values = torch.where(chosen, logits, -math.inf)
+        for line, dim, where in (("row", 1, rows), ("column", 0, columns)):
+            so_far = getattr(best, f"{line}_{kind}")[where]
+            torch.maximum(so_far, values.amax(dim), out=so_far)
 
 
 def block_grad(
     block: Block,
     row_lse: Tensor,
     column_lse: Tensor,
+    kept: Sequence[Tensor] = (),
     *,
-    tile: tuple[int, int],
+    tile: Tile | None,
     label_smoothing: float = 0.0,
     need_x: bool = True,
     need_y: bool = True,
 ) -> BlockGradient:
-    """G_ij = exp(l_ij - r_i) + exp(l_ij - c_j) - 2 (1 - e) t_ij - 2 e / N, with t_ij the weight of
-    a positive."""
     tiled = TiledBlock(block, tile)
-    num_rows, num_columns = tiled.shape
     row, column = row_lse * LOG2E, column_lse * LOG2E
-    wanted_x = need_x or not need_y  # one of the two is needed for the scale
-    dx = torch.zeros_like(tiled.x) if wanted_x else None
-    dy = torch.zeros_like(tiled.y) if need_y else None
-    uniform = 2.0 * label_smoothing / num_columns
-    weight = tiled.x.new_full((num_rows,), 2.0 * (1.0 - label_smoothing))
+    weight = torch.full_like(row, 2.0 * (1.0 - label_smoothing))
     if block.positive_weight is not None:
         weight *= block.positive_weight
+    sums = _FeatureGradient(tiled, need_x, need_y)
     for rows, columns in tiled.tiles():
-        logits = tiled.logits(rows, columns)
+        logits = kept[0][rows, columns] if kept else tiled.logits(rows, columns)
         g = torch.sub(logits, row[rows, None], out=tiled.buffer(1, rows, columns)).exp2_()
-        g += logits.sub_(column[columns]).exp2_()
+        g += torch.sub(logits, column[columns], out=tiled.buffer(0, rows, columns)).exp2_()
         _subtract_targets(tiled, g, rows, columns, weight)
-        if uniform:
-            g -= uniform
-        if dx is not None:
-            dx[rows].addmm_(g, tiled.y[columns])
-        if dy is not None:
-            dy[columns].addmm_(g.T, tiled.x[rows])
-    return _finish(tiled, dx, dy, need_x)
+        if label_smoothing:
+            g -= 2.0 * label_smoothing / tiled.shape[1]
+        sums.add(g, rows, columns)
+    return sums.finish()
 
 
 def _subtract_targets(
     tiled: TiledBlock, g: Tensor, rows: slice, columns: slice, weight: Tensor
 ) -> None:
     if tiled.block.x_labels is not None:
-        mask = tiled.positives(rows, columns)
-        assert mask is not None
-        g.addcmul_(mask.to(g.dtype), weight[rows, None], value=-1.0)
+        positives = tiled.labelled(rows, columns).to(g.dtype)
+        g.addcmul_(positives, weight[rows, None], value=-1.0)
         return
     found = tiled.diagonal(g, rows, columns)
     if found is not None:
         found[0].sub_(weight[found[1]])
 
 
-def _finish(tiled: TiledBlock, dx: Tensor | None, dy: Tensor | None, need_x: bool) -> BlockGradient:
-    """Take out the factors that the prepared x carries, and sum G_ij l_ij as <x, dx> or <y, dy>."""
-    block = tiled.block
-    if dx is not None:
-        log_scale = (tiled.x * dx).sum() * LN2
-        if block.x_inverse_norm is not None:
-            dx *= block.x_inverse_norm[:, None]
-    else:
-        assert dy is not None
-        log_scale = (tiled.y * dy).sum() * LN2
-    if dy is not None:
-        dy *= LN2 / block.scale
-        if block.y_inverse_norm is not None:
-            dy *= block.y_inverse_norm[:, None]
-    return BlockGradient(dx if need_x else None, dy, log_scale)
+def block_sigmoid(
+    block: Block,
+    bias: Tensor,
+    *,
+    tile: Tile | None,
+    need_gradient: bool,
+    need_x: bool,
+    need_y: bool,
+) -> tuple[Tensor, BlockGradient | None]:
+    tiled = TiledBlock(block, tile)
+    sums = _FeatureGradient(tiled, need_x, need_y) if need_gradient else None
+    losses, biases = [], []
+    for rows, columns in tiled.tiles():
+        z = tiled.logits(rows, columns).mul_(LN2).add_(bias)
+        tiled.negate_positives(z, rows, columns)  # neither the loss nor G then cancels at positives
+        spare = tiled.buffer(1, rows, columns)
+        tail = torch.abs(z, out=spare).mul_(-LOG2E).exp2_().log1p_().sum()
+        losses.append(tail + torch.clamp_min(z, 0.0, out=spare).sum())
+        if sums is not None:
+            g = z.sigmoid_()
+            tiled.negate_positives(g, rows, columns)
+            biases.append(g.sum())
+            sums.add(g, rows, columns)
+    loss = torch.stack(losses).sum()
+    if sums is None:
+        return loss, None
+    gradient = sums.finish()
+    gradient.bias = torch.stack(biases).sum()
+    return loss, gradient
+
+
+class _FeatureGradient:
+    """Accumulates G @ y and G.T @ x over tiles."""
+
+    def __init__(self, tiled: TiledBlock, need_x: bool, need_y: bool) -> None:
+        self.tiled = tiled
+        self.need_x = need_x
+        # sum G_ij l_ij is <x, dx> or <y, dy>: one is needed even if only the scale learns
+        self.x = torch.zeros_like(tiled.x) if need_x or not need_y else None
+        self.y = torch.zeros_like(tiled.y) if need_y else None
+
+    def add(self, g: Tensor, rows: slice, columns: slice) -> None:
+        if self.x is not None:
+            self.x[rows].addmm_(g, self.tiled.y[columns])
+        if self.y is not None:
+            self.y[columns].addmm_(g.T, self.tiled.x[rows])
+
+    def finish(self) -> BlockGradient:
+        """Take out the factors that the prepared x and y carry."""
+        block = self.tiled.block
+        if self.x is not None:
+            log_scale = torch.linalg.vecdot(self.tiled.x, self.x).sum() * LN2
+            if block.x_inverse_norm is not None:
+                self.x *= block.x_inverse_norm[:, None]
+        else:
+            assert self.y is not None
+            log_scale = torch.linalg.vecdot(self.tiled.y, self.y).sum() * LN2
+        if self.y is not None:
+            self.y *= LN2 / block.scale
+            if block.y_inverse_norm is not None:
+                self.y *= block.y_inverse_norm[:, None]
+        return BlockGradient(self.x if self.need_x else None, self.y, log_scale)
