@@ -2,9 +2,11 @@
 each global batch out.
 """
 
-from pipeline.data.eval_set import EvalSet, EvalSetError, load_eval_set
+from pipeline.data.batch import Batch
+from pipeline.data.eval_set import EvalSet, load_eval_set
+from pipeline.data.eval_shards import EvalSetError
 from pipeline.data.faults import LoaderError
-from pipeline.data.loader import Batch, TrainLoader, build_train_loader
+from pipeline.data.loader import TrainLoader, build_train_loader
 from pipeline.data.tokenizer import Tokenizer
 
 __all__ = [

@@ -10,6 +10,8 @@ import numpy as np
 
 # A batch is decoded by one thread a sample; OpenCV's own threads would only fight with these.
 cv2.setNumThreads(0)
+# Its warnings name no sample; what cannot be decoded is reported with key and shard by the loader.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 # A decoded image of this size is 300 MB. Larger headers are refused before anything is allocated: a
 # small file can claim gigapixels.
@@ -75,6 +77,8 @@ def decode_rgb(
     size, at a lower cost (libjpeg scales in the frequency domain). Alpha is dropped. Raises
     DecodeError for bytes that are no image, an image cut short, or more than MAX_IMAGE_PIXELS.
     """
+    if not data:
+        raise DecodeError("zero bytes")
     header = read_jpeg_header(data)
     scale = 1
     if header is not None:
@@ -93,5 +97,5 @@ def decode_rgb(
     except cv2.error as error:
         raise DecodeError(f"OpenCV: {error.err or error}") from error
     if image is None:
-        raise DecodeError("not an image OpenCV can decode" if data else "zero bytes")
+        raise DecodeError("not an image that OpenCV can decode")
     return image

@@ -1,130 +1,98 @@
-"""Evaluation sets in CLIP_benchmark's WebDataset layout: tar shards -> batches of images with
-labels or captions.
+"""Evaluation sets in CLIP_benchmark's WebDataset layout: tars -> images with labels or captions.
 
-folder/test/nshards.txt, 0.tar, 1.tar ...    how many tars; they hold KEY.{jpg,jpeg,png,webp}
-                                             and KEY.cls (a label) or KEY.txt (captions)
-folder/classnames.txt                          one a line, by label
-folder/zeroshot_classification_templates.txt   one a line, with the placeholder {c}
-folder/dataset_type.txt                        absent: classification; or "retrieval"
+folder/test/nshards.txt     the number of tars
+folder/test/0.tar ...       KEY.{jpg,jpeg,png,webp} with KEY.cls (a label) or KEY.txt (captions)
+folder/classnames.txt       one a line, by label
+folder/zeroshot_classification_templates.txt    one a line, {c} stands for the class name
+folder/dataset_type.txt     absent: classification; or "retrieval"
 """
 
 from __future__ import annotations
 
-import os
-import tarfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from pipeline.data.eval_shards import EvalSample, EvalSetError, list_shards, read_shard
+from pipeline.data.reader import FilePool
 from pipeline.data.transforms import eval_transform
 
-_IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 _NUM_THREADS = 4
-
-
-class EvalSetError(ValueError):
-    """The set is not complete or not as its files say; a score on it would be wrong. The message
-    names file and fix.
-    """
-
-
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """Offset and size in bytes of a member's data in a tar."""
-
-    path: Path
-    offset: int
-    size: int
-
-    def read(self) -> bytes:
-        with self.path.open("rb") as file:
-            data = os.pread(file.fileno(), self.size, self.offset)
-        if len(data) < self.size:
-            raise EvalSetError(f"{self.path} ends within a member: copy it again")
-        return data
-
-
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    key: str
-    image: _Member
-    target: int | list[str]
-
 
 Labels = torch.Tensor | list[list[str]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvalSet:
+    """One rank's view of an evaluation set; every rank iterates its own share."""
+
     name: str
     kind: str
-    """"classification" or "retrieval"."""
+    """classification, or retrieval: the latter has neither class names nor templates."""
     classnames: list[str]
-    """By label; empty for retrieval."""
+    """By label."""
     templates: list[str]
-    """With the placeholder {c}; empty for retrieval."""
+    """Each with the placeholder {c}."""
     num_samples: int
     """Of all ranks together."""
     image_size: int
     rank: int
     world_size: int
-    _samples: list[_Sample] = field(repr=False)
+    samples: list[EvalSample] = field(repr=False)
+    """Of all ranks, in the order of the shards."""
 
     def batches(self, batch_size: int) -> Iterator[tuple[torch.Tensor, Labels, torch.Tensor]]:
-        """This rank's samples (i % world_size == rank) in order, the last batch shorter.
+        """This rank's samples (i % world_size == rank) in order; the last batch may be smaller.
 
-        Yields images uint8 (B, 3, image_size, image_size); labels int64 (B,), or for retrieval the
-        captions of each image; sample_indices int64 (B,). Raises EvalSetError for an image that
-        cannot be decoded.
+        Yields images uint8 (B, 3, image_size, image_size), labels int64 (B,) or for retrieval the
+        captions of each image, and sample_indices int64 (B,). Images are decoded by CLIP's own
+        transform, one batch ahead. Raises EvalSetError for an image that cannot be decoded.
         """
         indices = list(range(self.rank, self.num_samples, self.world_size))
-        with ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="eval-set") as pool:
-            starts = range(0, len(indices), batch_size)
-            groups = [indices[start : start + batch_size] for start in starts]
-            ahead = [pool.submit(self._pixels, index) for index in groups[0]] if groups else []
-            for number, group in enumerate(groups):
-                current = ahead
-                following = groups[number + 1] if number + 1 < len(groups) else []
-                ahead = [pool.submit(self._pixels, index) for index in following]
-                images = torch.from_numpy(np.stack([future.result() for future in current]))
-                yield images, self._labels(group), torch.tensor(group, dtype=torch.int64)
+        groups = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
+        with closing(FilePool()) as files:
+            pool = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="eval-set")
+            try:
+                ahead: list[Future[np.ndarray]] = []
+                for group, following in zip(groups, [*groups[1:], []]):
+                    current = ahead or [pool.submit(self._pixels, index, files) for index in group]
+                    ahead = [pool.submit(self._pixels, index, files) for index in following]
+                    images = torch.from_numpy(np.stack([future.result() for future in current]))
+                    yield images, self._labels(group), torch.tensor(group, dtype=torch.int64)
+            finally:
+                pool.shutdown(cancel_futures=True)
 
-    def _pixels(self, index: int) -> np.ndarray:
-        sample = self._samples[index]
+    def _pixels(self, index: int, files: FilePool) -> np.ndarray:
+        sample = self.samples[index]
         try:
-            return eval_transform(sample.image.read(), self.image_size)
-        except (OSError, ValueError, SyntaxError) as error:
+            return eval_transform(sample.image.read(files), self.image_size)
+        except Exception as error:  # Pillow's decoders raise many kinds on damaged bytes
             raise EvalSetError(
-                f"{self.name}: {sample.key} in {sample.image.path} cannot be decoded: {error}. "
-                f"A score without it would not be comparable; fetch the set again"
+                f"{self.name}: {sample.key} in {sample.image.path} cannot be decoded ({error}): "
+                f"fetch the set again, a score without this sample would not compare"
             ) from error
 
     def _labels(self, group: list[int]) -> Labels:
-        targets = [self._samples[index].target for index in group]
         if self.kind == "retrieval":
-            return targets  # type: ignore[return-value]
-        return torch.tensor(targets, dtype=torch.int64)
+            return [list(self.samples[index].target) for index in group]  # type: ignore[arg-type]
+        return torch.tensor([self.samples[index].target for index in group], dtype=torch.int64)
 
 
 def load_eval_set(
     folder: Path | str, image_size: int, rank: int = 0, world_size: int = 1
 ) -> EvalSet:
-    """Reads every tar's member headers, labels and captions (not the images), and checks that they
-    agree.
+    """Read member headers, labels and captions of every tar (no images), and check that they agree.
 
-    Raises EvalSetError for a missing file, a number of shards other than nshards.txt says, a tar
-    cut short, a sample without image or target, a key that occurs twice, or a label without a class
-    name.
+    Raises EvalSetError for a missing file, another number of tars than nshards.txt says, a tar cut
+    short, a sample without image or target, a key that occurs twice, a label without class name.
     """
     folder = Path(folder)
-    kind_file = folder / "dataset_type.txt"
-    kind = kind_file.read_text().strip() if kind_file.is_file() else "classification"
-    if kind not in ("classification", "retrieval"):
-        raise EvalSetError(f"{kind_file} says {kind!r}; classification and retrieval can be scored")
+    kind = _kind(folder / "dataset_type.txt")
     classnames: list[str] = []
     templates: list[str] = []
     if kind == "classification":
@@ -132,14 +100,11 @@ def load_eval_set(
         templates = _lines(folder / "zeroshot_classification_templates.txt")
         for template in templates:
             if "{c}" not in template:
-                raise EvalSetError(
-                    f"template {template!r} of {folder} has no {{c}} where the class name goes"
-                )
-    samples = [
-        sample
-        for shard in _shards(folder / "test")
-        for sample in _read_shard(shard, "cls" if kind == "classification" else "txt")
-    ]
+                raise EvalSetError(f"{folder}: template {template!r} has no {{c}} for the class")
+    target_suffix = "cls" if kind == "classification" else "txt"
+    with closing(FilePool()) as files:
+        shards = [read_shard(path, target_suffix, files) for path in list_shards(folder / "test")]
+    samples = [sample for shard in shards for sample in shard]
     _check_samples(folder, samples, len(classnames))
     return EvalSet(
         name=folder.name,
@@ -150,109 +115,36 @@ def load_eval_set(
         image_size=image_size,
         rank=rank,
         world_size=world_size,
-        _samples=samples,
+        samples=samples,
     )
+
+
+def _kind(path: Path) -> str:
+    kind = path.read_text().strip() if path.is_file() else "classification"
+    if kind not in ("classification", "retrieval"):
+        raise EvalSetError(f"{path} says {kind!r}: only classification and retrieval are scored")
+    return kind
 
 
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise EvalSetError(f"{path} is missing: a classification set needs it")
-    # Only "\n" ends a line: str.splitlines would also cut at U+0085 and U+2028, which occur inside
-    # names and captions.
-    lines = path.read_text(encoding="utf-8").strip("\n").split("\n")
+    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
     if not all(line.strip() for line in lines):
-        raise EvalSetError(f"{path} is empty or has an empty line: line i belongs to label i")
+        raise EvalSetError(f"{path} is empty or has an empty line")
     return [line.strip() for line in lines]
 
 
-def _shards(folder: Path) -> list[Path]:
-    count_file = folder / "nshards.txt"
-    if not count_file.is_file():
-        raise EvalSetError(
-            f"{count_file} is missing: it holds the number of shards, which is checked"
-        )
-    text = count_file.read_text().strip()
-    if not text.isdecimal() or int(text) < 1:
-        raise EvalSetError(f"{count_file} holds {text!r}, not a number of shards")
-    expected = [folder / f"{number}.tar" for number in range(int(text))]
-    found = sorted(folder.glob("*.tar"))
-    if set(found) != set(expected):
-        raise EvalSetError(
-            f"{folder}: nshards.txt says 0.tar to {len(expected) - 1}.tar, "
-            f"found {[path.name for path in found]}: fetch the set again"
-        )
-    return expected
-
-
-def _read_shard(path: Path, target_suffix: str) -> list[_Sample]:
-    images: dict[str, _Member] = {}
-    targets: dict[str, _Member] = {}
-    for name, member in _members(path):
-        key, _, suffix = name.partition(".")
-        kept = images if suffix in _IMAGE_SUFFIXES else targets if suffix == target_suffix else None
-        if kept is None:
-            continue
-        if key in kept:
-            raise EvalSetError(
-                f"{path}: sample {key} has two .{suffix} or image members; fetch the set again"
-            )
-        kept[key] = member
-    if images.keys() != targets.keys():
-        odd = sorted(images.keys() ^ targets.keys())
-        raise EvalSetError(
-            f"{path}: {len(odd)} samples lack image or .{target_suffix}, the first {odd[0]}"
-        )
-    return [
-        _Sample(key, image, _target(key, targets[key], target_suffix))
-        for key, image in images.items()
-    ]
-
-
-def _members(path: Path) -> Iterator[tuple[str, _Member]]:
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for info in tar:
-                if info.isfile():
-                    yield info.name, _Member(path, info.offset_data, info.size)
-            end = tar.offset
-    except (tarfile.TarError, OSError) as error:
-        raise EvalSetError(
-            f"{path} cannot be read as a tar: {error}. Fetch the set again"
-        ) from error
-    # A tar that was cut between two members reads as a shorter one, unless its end-of-archive block
-    # is asked for.
-    with path.open("rb") as file:
-        if os.pread(file.fileno(), tarfile.BLOCKSIZE, end) != bytes(tarfile.BLOCKSIZE):
-            raise EvalSetError(
-                f"{path} has no end-of-archive block, it was cut short: fetch the set again"
-            )
-
-
-def _target(key: str, member: _Member, suffix: str) -> int | list[str]:
-    try:
-        text = member.read().decode()
-        if suffix == "cls":
-            return int(text)
-    except ValueError as error:
-        raise EvalSetError(f"{member.path}: {key}.{suffix} is not valid: {error}") from error
-    captions = [line.strip() for line in text.split("\n") if line.strip()]
-    if not captions:
-        raise EvalSetError(f"{member.path}: {key}.{suffix} holds no caption")
-    return captions
-
-
-def _check_samples(folder: Path, samples: list[_Sample], num_classes: int) -> None:
+def _check_samples(folder: Path, samples: list[EvalSample], num_classes: int) -> None:
     if not samples:
         raise EvalSetError(f"{folder} holds no samples")
     keys: set[str] = set()
     for sample in samples:
         if sample.key in keys:
-            raise EvalSetError(
-                f"{sample.image.path}: key {sample.key} occurs in an earlier shard too"
-            )
+            raise EvalSetError(f"{sample.image.path}: {sample.key} occurs in an earlier shard too")
         keys.add(sample.key)
         if isinstance(sample.target, int) and not 0 <= sample.target < num_classes:
             raise EvalSetError(
-                f"{sample.image.path}: {sample.key} has label {sample.target}, "
-                f"classnames.txt names {num_classes} classes"
+                f"{sample.image.path}: {sample.key} has label {sample.target}, but classnames.txt "
+                f"names {num_classes} classes"
             )

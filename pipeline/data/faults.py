@@ -15,7 +15,7 @@ class LoaderError(RuntimeError):
 
 
 class SampleError(Exception):
-    """One sample cannot be used. `shard` is its path in the manifest, `offset` its image's in bytes."""
+    """One sample cannot be used. `shard` is a path in the manifest, `offset` the image's."""
 
     def __init__(self, reason: str, key: str, shard: str, offset: int) -> None:
         super().__init__(reason, key, shard, offset)

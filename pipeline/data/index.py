@@ -63,9 +63,9 @@ class SampleIndex:
         except (OSError, pa.ArrowException, ValueError) as error:
             raise SampleError(
                 f"index {shard.index_path} is not usable: {error}",
-                key=f"row {row}",
-                shard=shard.path,
-                offset=-1,
+                f"row {row}",
+                shard.path,
+                -1,
             ) from error
         key = block.keys[row % _ROWS_PER_BLOCK].as_py()
         image_offset, image_size, text_offset, text_size = block.numbers[
@@ -73,9 +73,7 @@ class SampleIndex:
         ].tolist()
         path = str(self._manifest.shard_path(shard))
         if max(image_offset + image_size, text_offset + text_size) > shard.num_bytes:
-            raise SampleError(
-                "index points past the shard's end", key=key, shard=shard.path, offset=image_offset
-            )
+            raise SampleError("index points past the shard's end", key, shard.path, image_offset)
         return SampleLocation(
             key, shard.path, path, image_offset, image_size, text_offset, text_size
         )
@@ -124,7 +122,7 @@ class SampleIndex:
         """Every block that the row groups around the wanted one cover whole."""
         first_row = wanted * _ROWS_PER_BLOCK
         stop_row = min(first_row + _ROWS_PER_BLOCK, shard.num_samples)
-        with pq.ParquetFile(self._manifest.index_path(shard), memory_map=True) as file:
+        with pq.ParquetFile(self._manifest.index_path(shard)) as file:
             if file.metadata.num_rows != shard.num_samples:
                 raise ValueError(
                     f"{file.metadata.num_rows} rows, the manifest says {shard.num_samples}"

@@ -58,11 +58,12 @@ def _keys(seed: int, epochs: IntArray, purpose: int) -> KeyArray:
 def permute(values: IntArray, size: int, keys: KeyArray) -> IntArray:
     """A keyed permutation of range(size), applied to `values` (any subset of it, one key each).
 
-    A Feistel network over pairs of digits in base ceil(sqrt(size)): its domain exceeds `size` by at
-    most 2*sqrt(size) + 1, and a value that falls outside is sent through again until it is inside,
-    which keeps it a bijection.
+    A Feistel network over pairs of digits in an even base just above sqrt(size): its domain is
+    hardly larger than `size`, and a value that falls outside is sent through again until it is
+    inside, which keeps it a bijection. An odd base would only ever give even permutations.
     """
-    side = np.uint64(max(1, math.isqrt(size - 1) + 1 if size > 1 else 1))
+    base = math.isqrt(size - 1) + 1 if size > 1 else 1
+    side = np.uint64(base + base % 2)
     out = _feistel(values.astype(np.uint64), side, keys)
     while (outside := out >= np.uint64(size)).any():
         out[outside] = _feistel(out[outside], side, keys[outside])

@@ -49,13 +49,7 @@ class FilePool:
     @contextmanager
     def open(self, path: str) -> Iterator[int]:
         """A descriptor for os.pread, open at least as long as the `with` block."""
-        with self._lock:
-            file = self._files.get(path)
-            if file is None:
-                file = self._files[path] = _OpenFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-            self._files.move_to_end(path)
-            file.num_users += 1
-            self._retire_oldest()
+        file = self._acquire(path)
         try:
             yield file.descriptor
         finally:
@@ -80,9 +74,27 @@ class FilePool:
     def num_open(self) -> int:
         return len(self._files)
 
-    def _retire_oldest(self) -> None:
+    def _acquire(self, path: str) -> _OpenFile:
+        with self._lock:
+            if path in self._files:
+                return self._use(path)
+        # Outside the lock: an open costs a millisecond on a parallel file system, and whenever the
+        # lanes move on to their next chunks there are as many opens as lanes.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with self._lock:
+            if path in self._files:
+                os.close(descriptor)
+            else:
+                self._files[path] = _OpenFile(descriptor)
+            return self._use(path)
+
+    def _use(self, path: str) -> _OpenFile:
+        file = self._files[path]
+        self._files.move_to_end(path)
+        file.num_users += 1
         while len(self._files) > self._max_open:
             self._retire(self._files.popitem(last=False)[1])
+        return file
 
     @staticmethod
     def _retire(file: _OpenFile) -> None:
@@ -149,6 +161,4 @@ class ShardReader:
 
     @staticmethod
     def _error(location: SampleLocation, reason: str) -> SampleError:
-        return SampleError(
-            reason, key=location.key, shard=location.shard, offset=location.image_offset
-        )
+        return SampleError(reason, location.key, location.shard, location.image_offset)

@@ -17,10 +17,13 @@ CROP_RATIO = (3 / 4, 4 / 3)
 """Width over height of the random crop; torchvision's and CLIP's."""
 _CROP_TRIES = 10
 
-# INTER_AREA costs 3.5 times INTER_CUBIC and pays where the image shrinks enough to alias.
-_AREA_FROM_SHRINK = 1.5
+# OpenCV's bicubic has no antialias. Against Pillow's antialiased bicubic (synthetic photographs) it
+# is the closer one, 48 to 41 dB, up to a shrink of 1.14; from there INTER_AREA is, 40 to 43 dB, at
+# 3.5 times the cost. A 256-pixel image cropped to 224 shrinks by 1.143 at most.
+_AREA_FROM_SHRINK = 1.15
 
 _MASK = 2**64 - 1
+_GOLDEN = 0x9E3779B97F4A7C15
 
 
 class SampleRandom:
@@ -35,11 +38,11 @@ class SampleRandom:
     def __init__(self, seed: int, position: int) -> None:
         # Seed and position are mixed apart, else (seed, position + 1) would be the stream of (seed
         # + 1, position).
-        self._state = self._mix(self._mix(seed & _MASK) + position * 0x9E3779B97F4A7C15)
+        self._state = self._mix((self._mix(seed & _MASK) + position * _GOLDEN) & _MASK)
 
     def uniform(self, low: float, high: float) -> float:
         """Uniform on [low, high)."""
-        self._state = (self._state + 0x9E3779B97F4A7C15) & _MASK
+        self._state = (self._state + _GOLDEN) & _MASK
         return low + (high - low) * ((self._mix(self._state) >> 11) * 2.0**-53)
 
     def integer(self, stop: int) -> int:
