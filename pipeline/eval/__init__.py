@@ -1,0 +1,12 @@
+"""Scores of a pair of towers: zero-shot classification and image-text retrieval.
+
+In: two encoders, a tokenizer and evaluation sets, each rank with its share of the images. Out: one
+dictionary a set, equal on every rank, and the files that a reader opens: eval/*.json, report.html.
+"""
+
+from pipeline.eval.protocols import EvalError
+from pipeline.eval.report import write_report
+from pipeline.eval.results import format_table, write_results
+from pipeline.eval.runner import evaluate_model
+
+__all__ = ["EvalError", "evaluate_model", "format_table", "write_report", "write_results"]

@@ -1,0 +1,60 @@
+"""All sets, one after the other, with every rank at work on each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from pipeline.eval.collectives import Ranks
+from pipeline.eval.embedding import Embedder
+from pipeline.eval.protocols import Encoder, EvalError, EvalSet, Tokenizer
+from pipeline.eval.retrieval import score_retrieval
+from pipeline.eval.zero_shot import score_classification
+
+Scorer = Callable[[Embedder, EvalSet, Ranks, int], dict[str, Any]]
+_SCORERS: dict[str, Scorer] = {
+    "classification": score_classification,
+    "retrieval": score_retrieval,
+}
+
+
+@torch.no_grad()
+def evaluate_model(
+    encode_image: Encoder,
+    encode_text: Encoder,
+    tokenizer: Tokenizer,
+    eval_sets: Sequence[EvalSet],
+    *,
+    device: torch.device | str,
+    batch_size: int,
+    group: dist.ProcessGroup | None = None,
+    num_examples: int = 12,
+) -> dict[str, dict[str, Any]]:
+    """Scores by set name, equal on every rank; shares are in 0..1.
+
+    classification: top1, top5, mean_per_class_recall, single_templates, ...
+    retrieval: image_to_text_r1, _r5, _r10, text_to_image_r1, ...
+    Each with `..._interval` (95 %, over test samples only) and `..._ties_for` (the score if ties
+    went in the model's favour; the score itself has them against it). `examples` holds num_examples
+    samples with what the model found for them and small pictures.
+
+    Collective over `group` (None: every rank, or this process alone where there are no others): all
+    ranks give the same sets in the same order. If a rank fails, all raise. Raises EvalError.
+    """
+    names = [eval_set.name for eval_set in eval_sets]
+    if len(set(names)) < len(names):
+        raise EvalError(f"evaluation sets {names}: two have one name; rename a folder")
+    ranks = Ranks.of(group)
+    embedder = Embedder(encode_image, encode_text, tokenizer, torch.device(device), batch_size)
+    results = {}
+    for eval_set in eval_sets:
+        if eval_set.kind not in _SCORERS:
+            raise EvalError(
+                f"{eval_set.name} is a set of kind {eval_set.kind!r}; "
+                f"{' and '.join(_SCORERS)} can be scored"
+            )
+        results[eval_set.name] = _SCORERS[eval_set.kind](embedder, eval_set, ranks, num_examples)
+    return results
