@@ -2,6 +2,7 @@
 clip_loss.py."""
 
 from pipeline.loss.clip_loss import ClipLossMetrics, clip_loss
+from pipeline.loss.sigmoid_loss import sigmoid_loss
 from pipeline.loss.text_gather import TextGather
 
-__all__ = ["ClipLossMetrics", "TextGather", "clip_loss"]
+__all__ = ["ClipLossMetrics", "TextGather", "clip_loss", "sigmoid_loss"]

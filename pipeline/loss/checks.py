@@ -175,15 +175,22 @@ def agree(report: InputReport, ranks: Ranks, *, exchange: bool) -> None:
         raise ValueError("; ".join(errors))
 
 
+def agree_on_upstream(upstream: Tensor, ranks: Ranks) -> None:
+    """Raise on every rank if the gradient of the loss is not the same on all of them."""
+    report = InputReport()
+    report.facts["the upstream gradient of a ring loss"] = upstream.item()
+    agree(report, ranks, exchange=True)
+
+
 def _differences(facts: list[dict[str, Any]]) -> list[str]:
     errors = []
     for name in facts[0]:
         for rank, other in enumerate(facts):
             if other.get(name) != facts[0][name]:
+                fix = "drop the last, smaller batch" if name.startswith("rows") else "pass the same"
                 errors.append(
                     f"{name} differs between ranks: {facts[0][name]} on rank 0,"
-                    f" {other.get(name)} on rank {rank}; pass the same on every rank"
-                    " (drop the last, smaller batch)"
+                    f" {other.get(name)} on rank {rank}; {fix} on every rank"
                 )
                 break
     return errors

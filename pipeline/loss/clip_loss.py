@@ -224,7 +224,11 @@ class _ClipLoss(torch.autograd.Function):
             factor = factor * block.scale
             if gradient.y is not None:  # first, so that it travels while the rest runs
                 ctx.text.start(gradient.y.mul_(factor), ctx.options.reduce_dtype)
-            image_gradient = feature_gradient(block, gradient.x, factor)
+            image_gradient = None
+            if gradient.x is not None:
+                image_gradient = feature_gradient(
+                    block.x, block.x_inverse_norm, gradient.x.mul_(factor)
+                )
         anchor_gradient = None if gradient.y is None else upstream.new_zeros(())
         scale_gradient = scale_gradient.to(ctx.scale_dtype)
         return image_gradient, anchor_gradient, scale_gradient, None, None, None

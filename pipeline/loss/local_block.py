@@ -38,15 +38,11 @@ def make_block(
     )
 
 
-def feature_gradient(block: Block, gradient: Tensor | None, factor: Tensor) -> Tensor | None:
-    """Gradient by the raw image features, (n, d) in their dtype, from ``BlockGradient.x``.
+def feature_gradient(features: Tensor, inverse_norm: Tensor | None, gradient: Tensor) -> Tensor:
+    """Gradient by raw features, (n, d) in their dtype, from that of a block times all its factors.
 
-    Works in place. ``factor`` is the logit scale times the upstream gradient over the loss's
-    divisor.
+    ``gradient`` may be overwritten.
     """
-    if gradient is None:
-        return None
-    gradient.mul_(factor)
-    if block.x_inverse_norm is not None:
-        project_normalisation(gradient, block.x, block.x_inverse_norm)
-    return gradient.to(block.x.dtype)
+    if inverse_norm is not None:
+        gradient = project_normalisation(gradient, features, inverse_norm)
+    return gradient.to(features.dtype)
