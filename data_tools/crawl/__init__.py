@@ -1,0 +1,23 @@
+"""From kept (url, caption) pairs to images: img2dataset behind a guard, every part verified.
+
+Reads kept.parquet; writes fetched.parquet, the fates of the stage, and below crawl/ one folder a
+part with the tars that img2dataset wrote.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from data_tools.config import DatasetJob
+    from data_tools.schema import DatasetPaths
+
+
+def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
+    """The stage. See data_tools.crawl.driver."""
+    # Imported here because each of img2dataset's worker processes imports this package on its way
+    # to img2dataset_part, and needs nothing of the driver (hydra, aiohttp: half a second of CPU
+    # each).
+    from data_tools.crawl.driver import run as drive
+
+    return drive(job, paths)

@@ -1,0 +1,100 @@
+"""Which addresses may be talked to: the public internet, and what the job names by hand.
+
+A crawler that follows links from strangers can be sent to the machine's own services, to the
+cluster's, or to the cloud's metadata server (server-side request forgery). A check of the name
+before the request is not enough: the name may resolve to something else a moment later. So the
+check sits in the resolver, and the connection is made to the address that was checked.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterable
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import ThreadedResolver
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+# Addresses that `is_global` lets pass, in some or all versions of Python.
+_ALSO_REFUSED = [
+    # Azure's host agent answers here with machine secrets, on an address that no registry marks:
+    # https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16
+    ipaddress.ip_network("168.63.129.16/32"),
+    # IETF protocol assignments; 192.0.0.192 is Oracle's metadata server
+    ipaddress.ip_network("192.0.0.0/24"),
+    # NAT64 prefixes of local choice (RFC 8215)
+    ipaddress.ip_network("64:ff9b:1::/48"),
+]
+# RFC 6052: a NAT64 gateway turns the last 32 bits into the IPv4 address it connects to.
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+class AddressRefused(Exception):
+    """The host has no address that may be fetched from; the message names host, port and
+    addresses."""
+
+
+def is_public(address: IPAddress) -> bool:
+    """False for private, loopback, link-local, multicast, unspecified, reserved and metadata
+    addresses, also when they are wrapped in IPv6 (mapped, 6to4, Teredo, NAT64)."""
+    if isinstance(address, ipaddress.IPv6Address):
+        wrapped = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+        if address in _NAT64:
+            wrapped.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+        if any(inner is not None and not is_public(inner) for inner in wrapped):
+            return False
+        if address.ipv4_mapped is not None:
+            return True
+        if address.is_site_local:
+            return False
+    if any(address in network for network in _ALSO_REFUSED):
+        return False
+    return address.is_global and not address.is_multicast
+
+
+class AddressPolicy:
+    """`allow_private`: "host:port" pairs that may be fetched whatever their address is."""
+
+    def __init__(self, allow_private: Iterable[str]) -> None:
+        self._allowed = set()
+        for entry in allow_private:
+            host, _, port = entry.rpartition(":")
+            self._allowed.add((host.strip("[]").lower(), int(port)))
+
+    def allows(self, host: str, port: int, address: str) -> bool:
+        if (host.strip("[]").lower(), port) in self._allowed:
+            return True
+        return is_public(ipaddress.ip_address(address.partition("%")[0]))
+
+    def check_literal(self, host: str, port: int) -> None:
+        """aiohttp asks no resolver about a host that is already an address, so such hosts are
+        checked here."""
+        try:
+            ipaddress.ip_address(host.partition("%")[0])
+        except ValueError:
+            return
+        if not self.allows(host, port, host):
+            raise AddressRefused(f"{host}:{port} is not a public address")
+
+
+class CheckedResolver(AbstractResolver):
+    """The system's resolver, less every address that the policy refuses."""
+
+    def __init__(self, policy: AddressPolicy) -> None:
+        self._policy = policy
+        self._system = ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        answers = await self._system.resolve(host, port, family)
+        allowed = [a for a in answers if self._policy.allows(host, port, a["host"])]
+        if not allowed:
+            found = ", ".join(sorted({a["host"] for a in answers}))
+            raise AddressRefused(f"{host}:{port} resolves to {found}, not a public address")
+        return allowed
+
+    async def close(self) -> None:
+        await self._system.close()

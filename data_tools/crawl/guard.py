@@ -1,0 +1,188 @@
+"""The guard: a process on the loopback that fetches from the web for img2dataset, and alone talks
+to the outside.
+
+img2dataset gets URLs of the form http://127.0.0.1:PORT/TOKEN/fetch?id=N and nothing else. Only the
+ids of the part being crawled are answered, and only below a random token, so that no other user of
+the machine can use the guard as a proxy. For each id one line goes to the part's fates file, which
+is also the driver's sign that the crawl is alive.
+
+    python -m data_tools.crawl.guard SETTINGS-AS-JSON
+
+Parts come as JSON lines on stdin, {"rows": parquet with uid and url, "fates": file to append to};
+each is answered on stdout by {"url": ...}. When stdin ends the process ends: a driver that was
+killed leaves no guard behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import secrets
+import socket
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TextIO
+
+import pyarrow.parquet as pq
+from aiohttp import web
+
+from data_tools.crawl.addresses import AddressPolicy
+from data_tools.crawl.fetch import Budget, Fetcher, FetchError, parse_url
+from data_tools.crawl.images import CheckedImage, ImageRefused, check_image
+from data_tools.crawl.robots import RobotsGate, check_robots_tags
+from data_tools.schema import FETCHED_STATUS
+
+PRODUCT = "clip-pretrain"
+# Each may hold a decoded image: 50 megapixels in Pillow's 4 bytes a pixel are 200 MB.
+DECODE_THREADS = 2
+# getaddrinfo blocks, a dead name server for seconds: with asyncio's default of cores + 4 threads,
+# six dead names stop everybody.
+RESOLVER_THREADS = 64
+
+
+@dataclass(frozen=True)
+class GuardSettings:
+    """What CrawlConfig and SourcesConfig say about talking to sites."""
+
+    user_agent: str
+    timeout_s: float
+    max_image_bytes: int
+    max_image_pixels: int
+    connections_per_host: int
+    respect_robots_txt: bool
+    allow_private: list[str]
+
+
+@dataclass(frozen=True)
+class GuardFate:
+    """One line of the fates file: what became of the row `id` of the part. Sizes and hash are of
+    the site's own bytes."""
+
+    id: int
+    status: str
+    http_status: int | None = None
+    detail: str = ""
+    width: int = 0
+    height: int = 0
+    sha256: str = ""
+
+
+@dataclass
+class Part:
+    token: str
+    urls: list[str]
+    fates: TextIO
+
+
+class Guard:
+    def __init__(self, settings: GuardSettings) -> None:
+        self._settings = settings
+        policy = AddressPolicy(settings.allow_private)
+        self._fetcher = Fetcher(policy, settings.user_agent, settings.connections_per_host)
+        self._robots = RobotsGate(self._fetcher, PRODUCT, settings.timeout_s)
+        self._decoders = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode")
+        self._part: Part | None = None
+
+    async def close(self) -> None:
+        await self._fetcher.__aexit__()
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+
+    def open_part(self, rows: Path, fates: Path) -> str:
+        """Serve the ids of this part and of no other; returns its token."""
+        if self._part is not None:
+            self._part.fates.close()
+        urls = pq.read_table(rows, columns=["url"])["url"].to_pylist()
+        self._part = Part(secrets.token_urlsafe(24), urls, fates.open("a", buffering=1))
+        return self._part.token
+
+    async def handle(self, request: web.Request) -> web.Response:
+        part = self._part
+        number = request.query.get("id", "")
+        if part is None or not secrets.compare_digest(request.match_info["token"], part.token):
+            raise web.HTTPNotFound()
+        if not number.isascii() or not number.isdigit() or int(number) >= len(part.urls):
+            raise web.HTTPNotFound()
+        fate, content = await self._fetch(int(number), part.urls[int(number)])
+        if not part.fates.closed:
+            part.fates.write(json.dumps(asdict(fate)) + "\n")
+        if content is None:
+            return web.Response(status=502, reason=fate.status)
+        return web.Response(body=content, content_type="application/octet-stream")
+
+    async def _fetch(self, number: int, url: str) -> tuple[GuardFate, bytes | None]:
+        http_status = None
+        try:
+            response = await self._fetcher.get(
+                url, Budget(self._settings.timeout_s), self._settings.max_image_bytes, self._permit
+            )
+            http_status = response.http_status
+            if self._settings.respect_robots_txt:
+                check_robots_tags(response.robots_tags, PRODUCT)
+            image = await self._check(response.content)
+        except FetchError as error:
+            return GuardFate(number, error.status, error.http_status, one_line(error.detail)), None
+        except ImageRefused as error:
+            return GuardFate(number, error.status, http_status, one_line(error.detail)), None
+        except (
+            Exception
+        ) as error:  # whatever a site provokes, its URL gets a fate and no other does
+            return GuardFate(number, "failed:guard", http_status, one_line(f"{error!r}")), None
+        digest = hashlib.sha256(response.content).hexdigest()
+        fate = GuardFate(number, FETCHED_STATUS, http_status, "", image.width, image.height, digest)
+        return fate, image.content
+
+    async def _check(self, content: bytes) -> CheckedImage:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._decoders, check_image, content, self._settings.max_image_pixels
+        )
+
+    async def _permit(self, url: object) -> None:
+        if self._settings.respect_robots_txt:
+            await self._robots.check(parse_url(str(url)))
+
+
+def one_line(text: str) -> str:
+    """Web text for a table cell: printable, 200 characters at most."""
+    return "".join(c if c.isprintable() else " " for c in text)[:200]
+
+
+async def serve(settings: GuardSettings) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="resolve"))
+    guard = Guard(settings)
+    application = web.Application()
+    application.router.add_get("/{token}/fetch", guard.handle)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    await web.SockSite(runner, listener).start()
+    commands = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
+    try:
+        while line := await commands.readline():
+            command = json.loads(line)
+            token = guard.open_part(Path(command["rows"]), Path(command["fates"]))
+            print(
+                json.dumps({"url": f"http://127.0.0.1:{listener.getsockname()[1]}/{token}/fetch"}),
+                flush=True,
+            )
+    finally:
+        await guard.close()
+        await runner.cleanup()
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")  # Pillow tells about every odd header it meets
+    try:
+        asyncio.run(serve(GuardSettings(**json.loads(sys.argv[1]))))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

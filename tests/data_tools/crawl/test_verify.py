@@ -1,0 +1,126 @@
+"""Verification against what img2dataset is known to leave behind, on copies of a real part."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from data_tools.crawl.driver import ROWS
+from data_tools.crawl.guard import GuardFate, GuardSettings
+from data_tools.crawl.processes import GuardProcess, run_img2dataset
+from data_tools.crawl.verify import PartResult, verify_part
+from data_tools.schema import FATES, FETCHED, DataError, read_table
+
+
+@pytest.fixture
+def part(crawled, tmp_path) -> Path:
+    return Path(shutil.copytree(crawled.paths.crawl / "part-00000", tmp_path / "part-00000"))
+
+
+def verify(part: Path, num_shards: int = 1) -> PartResult:
+    uids = read_table(part / "rows.parquet", ROWS)["uid"].to_pylist()
+    images, fates = part / "images", part / "guard.jsonl"
+    return verify_part(images, uids, num_shards, fates, "part-00000/images")
+
+
+def test_an_untouched_part_is_what_the_driver_recorded(part):
+    result = verify(part)
+    assert result.fetched.equals(read_table(part / "fetched.parquet", FETCHED))
+    assert result.fates.equals(read_table(part / "fates.parquet", FATES))
+    with tarfile.open(part / "images" / "00000.tar") as archive:
+        images = {m.offset_data: m.size for m in archive if m.name.endswith(".jpg")}
+    recorded = result.fetched.select(["offset", "size"]).to_pydict()
+    assert dict(zip(recorded["offset"], recorded["size"], strict=True)) == images
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_a_truncated_tar_is_named(part, share):
+    tar = part / "images" / "00000.tar"
+    content = tar.read_bytes()
+    tar.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(DataError, match="00000.tar (is truncated|holds)"):
+        verify(part)
+
+
+def test_a_tar_cut_between_two_members_is_named(part):
+    """tarfile takes the missing end for an end; only the count tells."""
+    tar = part / "images" / "00000.tar"
+    with tarfile.open(tar) as archive:
+        middle = [member.offset for member in archive if member.name.endswith(".jpg")][10]
+    tar.write_bytes(tar.read_bytes()[:middle])
+    with pytest.raises(DataError, match=r"00000.tar (is truncated|holds \d+ images, its table)"):
+        verify(part)
+
+
+def test_no_tar_at_all(part):
+    (part / "images" / "00000.tar").write_bytes(b"not a tar" * 1000)
+    with pytest.raises(DataError, match="00000.tar is truncated or no tar"):
+        verify(part)
+
+
+def test_a_shard_that_img2dataset_gave_up_is_named(part):
+    with pytest.raises(DataError, match="did not finish .*00001.tar"):
+        verify(part, num_shards=2)
+
+
+def test_stats_that_disagree_are_named(part):
+    file = part / "images" / "00000_stats.json"
+    stats = json.loads(file.read_text())
+    file.write_text(json.dumps({**stats, "successes": stats["successes"] + 1}))
+    with pytest.raises(DataError, match=r"00000.tar: (\d+) images by its stats, \d+ by its"):
+        verify(part)
+
+
+def test_an_image_that_does_not_decode_is_named(part):
+    row = verify(part).fetched.to_pylist()[3]
+    with (part / "images" / "00000.tar").open("r+b") as file:
+        file.seek(row["offset"])
+        file.write(b"\0" * row["size"])
+    with pytest.raises(DataError, match=r"00000.tar: the image \d+.jpg does not decode"):
+        verify(part)
+
+
+def test_an_image_the_guard_did_not_deliver_is_refused(part):
+    """As when something else answered on the guard's port."""
+    fates = part / "guard.jsonl"
+    kept = [line for line in fates.read_text().splitlines() if '"fetched"' not in line]
+    fates.write_text("\n".join(kept) + "\n")
+    with pytest.raises(DataError, match="which the guard did not deliver"):
+        verify(part)
+
+
+def test_the_last_fate_of_a_row_counts(part):
+    with (part / "guard.jsonl").open("a") as file:
+        file.write(json.dumps(GuardFate(0, "failed:timeout").__dict__) + "\n")
+    with pytest.raises(DataError, match="did not deliver"):
+        verify(part)
+
+
+def test_a_failing_img2dataset_is_an_error_with_its_log(tmp_path):
+    arguments, log = tmp_path / "arguments.json", tmp_path / "log"
+    arguments.write_text(json.dumps({"url_list": str(tmp_path / "absent.parquet")}))
+    settings = GuardSettings("test (+a@example.org)", 1.0, 1, 1, 1, True, [])
+    with GuardProcess(settings) as guard:
+        with pytest.raises(DataError, match=r"ended with code 1(?s:.*)FileNotFoundError"):
+            run_img2dataset(arguments, log, guard=guard, pulse=list, stall_timeout_s=60)
+
+
+def test_a_stall_ends_the_run(tmp_path):
+    """A pulse that stands still, whatever the reason, is the end of it."""
+    arguments, log = tmp_path / "arguments.json", tmp_path / "log"
+    arguments.write_text(json.dumps({"url_list": str(tmp_path / "absent.parquet")}))
+    settings = GuardSettings("test (+a@example.org)", 1.0, 1, 1, 1, True, [])
+    with GuardProcess(settings) as guard:
+        with pytest.raises(DataError, match="finished nothing for 0 s"):
+            run_img2dataset(arguments, log, guard=guard, pulse=list, stall_timeout_s=0)
+
+
+def test_schemas_are_those_of_the_contract(part):
+    result = verify(part)
+    assert result.fetched.schema == FETCHED and result.fates.schema == FATES
+    assert result.fetched["uid"].type == pa.string()
