@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import xxhash
 
-# {label} and {tags} stand where the uploader's words go; both come escaped.
 WORDINGS = (
     "{label}",
     "{label}: {tags}",
@@ -32,11 +31,10 @@ MARKUP = {
 def describe(label: str, tags: Sequence[str], style: str, file_name: str) -> str:
     """The HTML description of a file; html_to_text of it is the caption."""
     wording = WORDINGS[xxhash.xxh64_intdigest(f"wording/{file_name}".encode()) % len(WORDINGS)]
-    return MARKUP[style].format(text=word(wording, f"<b>{html.escape(label)}</b>", tags))
+    text = word(wording, f"<b>{html.escape(label)}</b>", [html.escape(tag) for tag in tags])
+    return MARKUP[style].format(text=text)
 
 
 def word(wording: str, label: str, tags: Sequence[str]) -> str:
     """The wording filled in; one that needs tags where there are none is the bare label."""
-    if not tags:
-        return label
-    return wording.format(label=label, tags=html.escape(", ".join(tags)))
+    return wording.format(label=label, tags=", ".join(tags)) if tags else label

@@ -84,7 +84,7 @@ class Picture:
 
 @dataclass
 class SearchIndex:
-    """AND over the folded words of title and description; best title match first, then page id."""
+    """AND over the folded words of title and description; best title match first, then by name."""
 
     pictures: Sequence[Picture]
     postings: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
@@ -109,9 +109,9 @@ class SearchIndex:
         if "bitmap" in operators:
             hits = {hit for hit in hits if self.pictures[hit].media_type in BITMAPS.values()}
 
-        def rank(hit: int) -> tuple[int, int, int]:
+        def rank(hit: int) -> tuple[int, int, str]:
             title = self.title_words[hit]
-            return -len(title & words), len(title), self.pictures[hit].page_id
+            return -len(title & words), len(title), self.pictures[hit].name
 
         return [self.pictures[hit] for hit in sorted(hits, key=rank)]
 

@@ -19,6 +19,13 @@ def png(width: int = 80, height: int = 60, gray: int = 200) -> bytes:
     return cv2.imencode(".png", np.full((height, width, 3), gray, np.uint8))[1].tobytes()
 
 
+def pixels(content: bytes) -> np.ndarray:
+    """RGB uint8 (height, width, 3) of an encoded image."""
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None, "not an image"
+    return image[:, :, ::-1]
+
+
 def animals(count: int = 7) -> list[Picture]:
     """`count` cats, each on its own picture, and one dog."""
     names = [f"Cat {number:02d}.png" for number in range(count)]
