@@ -28,6 +28,9 @@ from data_tools.schema import DataError
 
 PROJECT = Path(__file__).resolve().parents[2]
 GUARD_ANSWER_S = 60.0
+# img2dataset imports for 2 s of CPU before it does anything, for a minute on a busy machine or a
+# slow home: until its first sign of life the stall timeout is at least this.
+START_UP_S = 180.0
 POLL_S = 0.2
 
 
@@ -161,15 +164,15 @@ def run_img2dataset(
             subprocess.STDOUT,
         )
     try:
-        last, since = pulse(), time.monotonic()
+        last, since, patience_s = pulse(), time.monotonic(), max(stall_timeout_s, START_UP_S)
         while process.poll() is None:
             guard.check_alive()
             now = pulse()
             if now != last:
-                last, since = now, time.monotonic()
-            elif time.monotonic() - since > stall_timeout_s:
+                last, since, patience_s = now, time.monotonic(), stall_timeout_s
+            elif time.monotonic() - since > patience_s:
                 raise DataError(
-                    f"img2dataset finished nothing for {stall_timeout_s:.0f} s "
+                    f"img2dataset finished nothing for {patience_s:.0f} s "
                     f"(crawl.stall_timeout_s) and was stopped; run again\n{log_tail(log)}"
                 )
             time.sleep(POLL_S)

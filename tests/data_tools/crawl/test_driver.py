@@ -224,13 +224,13 @@ def test_a_killed_worker_is_an_error_at_once(tmp_path):
 def test_a_stopped_worker_is_a_stall(tmp_path):
     with hostile_site(delay_s=0.3) as site:
         write_kept(tmp_path, [site.url(f"/n/{number}.jpg") for number in range(400)])
-        settings = {"allow_private": [site.host], "threads": 2, "stall_timeout_s": 15}
+        settings = {"allow_private": [site.host], "threads": 2, "stall_timeout_s": 5}
         with running_driver(tmp_path, **settings) as driver:
             driver.until(lambda: driver.urls_done() > 2)
             for worker in workers(driver):
                 worker.suspend()
             code, errors = driver.end(seconds=60)
-            assert code == 1 and "finished nothing for 15 s" in errors
+            assert code == 1 and "finished nothing for 5 s" in errors
             assert all_gone(list(driver.family))
 
 

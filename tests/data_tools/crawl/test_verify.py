@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from data_tools.crawl import processes
 from data_tools.crawl.driver import ROWS
 from data_tools.crawl.guard import GuardFate, GuardSettings
 from data_tools.crawl.processes import GuardProcess, run_img2dataset
@@ -110,8 +111,9 @@ def test_a_failing_img2dataset_is_an_error_with_its_log(tmp_path):
             run_img2dataset(arguments, log, guard=guard, pulse=list, stall_timeout_s=60)
 
 
-def test_a_stall_ends_the_run(tmp_path):
+def test_a_stall_ends_the_run(tmp_path, monkeypatch):
     """A pulse that stands still, whatever the reason, is the end of it."""
+    monkeypatch.setattr(processes, "START_UP_S", 0.0)
     arguments, log = tmp_path / "arguments.json", tmp_path / "log"
     arguments.write_text(json.dumps({"url_list": str(tmp_path / "absent.parquet")}))
     settings = GuardSettings("test (+a@example.org)", 1.0, 1, 1, 1, True, [])
