@@ -80,7 +80,8 @@ class BatchWork:
     def take(self) -> Batch:
         if self.error is not None:
             raise self.error
-        longest = int(np.count_nonzero(self.tokens, axis=1).max())
+        # The end token is the largest id. Counting non-zeros would not do: "!" can be token 0.
+        longest = int(self.tokens.argmax(axis=1).max()) + 1
         length = min(-(-longest // _TOKENS_MULTIPLE) * _TOKENS_MULTIPLE, self.tokens.shape[1])
         tokens = torch.from_numpy(self.tokens[:, :length].astype(np.int64))
         caption_ids = torch.from_numpy(self.caption_ids.view(np.int64))

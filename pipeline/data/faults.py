@@ -6,7 +6,7 @@ from collections import Counter
 
 # Below this many samples read a share says little: at the default 0.001 ten bad samples are borne
 # before any abort, while a data set that cannot be read at all is noticed after eleven.
-MIN_SAMPLES_READ = 10_000
+_MIN_SAMPLES_READ = 10_000
 _EXAMPLES_KEPT = 20
 
 
@@ -26,6 +26,11 @@ class SampleError(Exception):
 
     def __str__(self) -> str:
         return f"{self.reason} (key {self.key}, shard {self.shard}, offset {self.offset})"
+
+
+def max_bad(num_read: int, max_bad_fraction: float) -> float:
+    """How many bad samples are borne among `num_read`."""
+    return max_bad_fraction * max(num_read, _MIN_SAMPLES_READ)
 
 
 class FaultLog:
@@ -50,7 +55,7 @@ class FaultLog:
         self.num_bad += len(errors)
         self._by_shard.update(error.shard for error in errors)
         self.examples += [str(error) for error in errors[: _EXAMPLES_KEPT - len(self.examples)]]
-        if errors and self.num_bad > self.max_bad_fraction * max(self.num_read, MIN_SAMPLES_READ):
+        if errors and self.num_bad > max_bad(self.num_read, self.max_bad_fraction):
             raise LoaderError(self._verdict())
 
     def worst_shards(self, count: int = 5) -> list[tuple[str, int]]:

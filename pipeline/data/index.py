@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_tools.manifest import Manifest, ShardEntry
-from pipeline.data.faults import LoaderError, SampleError
+from pipeline.data.faults import LoaderError, SampleError, max_bad
 
 # 60 bytes a row: 4,096 blocks are 250 MB at most. A rank needs one or two blocks a lane at a time.
 _ROWS_PER_BLOCK = 1024
@@ -79,8 +79,8 @@ class SampleIndex:
         )
 
     def check_first_shard(self, max_bad_fraction: float) -> None:
-        """Raises LoaderError if more than that share of the first shard's samples lack their image
-        or caption.
+        """Raises LoaderError if the first shard lacks all its images or captions, or more of them
+        than the run would bear.
         """
         shard = next(shard for shard in self._manifest.shards if shard.num_samples)
         try:
@@ -93,9 +93,9 @@ class SampleIndex:
             ) from error
         for name, column in (("image", "image_size"), ("caption", "text_size")):
             num_missing = int((table.column(column).to_numpy() <= 0).sum())
-            if num_missing > max_bad_fraction * table.num_rows:
+            if num_missing == len(table) or num_missing > max_bad(len(table), max_bad_fraction):
                 raise LoaderError(
-                    f"{num_missing} of {table.num_rows} samples in {shard.path} have no {name}: "
+                    f"{num_missing} of {len(table)} samples in {shard.path} have no {name}: "
                     f"training needs pairs of image and text (.txt); pack the data set with both"
                 )
 

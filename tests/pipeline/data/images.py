@@ -38,5 +38,5 @@ def encode(image: np.ndarray, suffix: str = ".jpg", parameters: tuple[int, ...] 
 
 def psnr(image: np.ndarray, reference: np.ndarray) -> float:
     """Decibels; 40 is an error of 2.5 grey levels RMS."""
-    error = np.mean((image.astype(np.float64) - reference.astype(np.float64)) ** 2)
+    error = float(np.mean((image.astype(np.float64) - reference.astype(np.float64)) ** 2))
     return float(10 * np.log10(255**2 / max(error, 1e-9)))

@@ -86,7 +86,12 @@ def test_reduced_decode_is_a_smaller_image(scale):
 
 def test_reduction_is_asked_with_the_stored_size():
     asked = []
-    decode_rgb(encode(PHOTO), lambda width, height: asked.append((width, height)) or 1)
+
+    def full_size(width, height):
+        asked.append((width, height))
+        return 1
+
+    decode_rgb(encode(PHOTO), full_size)
     assert asked == [(160, 120)]
 
 
