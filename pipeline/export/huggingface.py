@@ -1,0 +1,216 @@
+"""A folder for transformers: CLIPModel, CLIPImageProcessor and CLIPTokenizer.
+
+CLIPModel.from_pretrained(PATH); CLIPProcessor.from_pretrained(PATH)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.config import ModelConfig, Stem
+from pipeline.data import Tokenizer
+from pipeline.export.folder import ExportError, Features, Probe, write_json, write_weights
+from pipeline.export.tokenizer_files import write_tokenizer_files
+from pipeline.model.text import EOT_TOKEN
+
+WEIGHTS = "model.safetensors"
+CAPTIONS = (
+    "a photo of a cat",
+    "It's 3,000 DOGS' day -- 10:30!",
+    "ein Straßencafé, наука, 日本語",
+    "smile 😀 and \U0001f469\u200d\U0001f680",
+    "a caption that is much longer than the context " * 8,
+)
+"""Texts that both cleanings leave alike; CLIP's own also repairs mojibake and HTML entities."""
+_BLOCK = {
+    "ln_1": "layer_norm1",
+    "attention.out": "self_attn.out_proj",
+    "ln_2": "layer_norm2",
+    "mlp.up": "mlp.fc1",
+    "mlp.down": "mlp.fc2",
+}
+
+
+def write(weights: dict[str, Tensor], config: ModelConfig, folder: Path, probe: Probe) -> str:
+    if config.vision.stem is not Stem.patch:
+        raise ExportError(
+            f"model.vision.stem={config.vision.stem.value}: CLIPModel has no convolutional stem; "
+            "export format=native, or train with model.vision.stem=patch"
+        )
+    try:
+        import transformers
+    except ImportError as error:
+        raise ExportError(
+            "format=huggingface is checked with transformers, which is not installed: "
+            "pip install 'clip-pretrain[export]'"
+        ) from error
+    write_weights(folder / WEIGHTS, convert(weights, config))
+    write_json(folder / "config.json", clip_config(config))
+    write_json(folder / "preprocessor_config.json", processor_config(config))
+    write_tokenizer_files(folder, config.text.context_length)
+    reader = f"transformers {transformers.__version__}"
+    checked = probe.check(_read_features(folder, probe), reader)
+    _finish_tokenizer(folder, config.text.context_length)
+    _check_processor(folder, probe)
+    return f"Hugging Face folder, {checked}; token ids and pixels agree"
+
+
+def convert(weights: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """By the names of transformers' CLIPModel ("pre_layrnorm" is theirs)."""
+    patch, width = config.vision.patch_size, config.vision.width
+    stem = weights["visual.stem.projection.weight"].view(width, 3, patch, patch)
+    embeddings = "vision_model.embeddings"
+    converted = {
+        f"{embeddings}.class_embedding": weights["visual.class_embedding"],
+        f"{embeddings}.patch_embedding.weight": stem,
+        f"{embeddings}.position_embedding.weight": weights["visual.positional_embedding"],
+        "visual_projection.weight": weights["visual.projection.weight"],
+        "text_model.embeddings.token_embedding.weight": weights["text.token_embedding.weight"],
+        "text_model.embeddings.position_embedding.weight": weights["text.positional_embedding"],
+        "text_projection.weight": weights["text.projection.weight"],
+        "logit_scale": weights["logit_scale"].reshape(()),
+    }
+    for ours, theirs in (
+        ("visual.ln_pre", "vision_model.pre_layrnorm"),
+        ("visual.ln_post", "vision_model.post_layernorm"),
+        ("text.ln_final", "text_model.final_layer_norm"),
+    ):
+        converted |= _pair(weights, ours, theirs)
+    for tower, model, num_layers in (
+        ("visual", "vision_model", config.vision.num_layers),
+        ("text", "text_model", config.text.num_layers),
+    ):
+        for number in range(num_layers):
+            block = f"{tower}.transformer.blocks.{number}"
+            layer = f"{model}.encoder.layers.{number}"
+            for ours, theirs in _BLOCK.items():
+                converted |= _pair(weights, f"{block}.{ours}", f"{layer}.{theirs}")
+            for kind in ("weight", "bias"):
+                parts = weights[f"{block}.attention.qkv.{kind}"].chunk(3)
+                for name, part in zip("qkv", parts, strict=True):
+                    converted[f"{layer}.self_attn.{name}_proj.{kind}"] = part
+    return converted
+
+
+def _pair(weights: dict[str, Tensor], ours: str, theirs: str) -> dict[str, Tensor]:
+    return {f"{theirs}.{kind}": weights[f"{ours}.{kind}"] for kind in ("weight", "bias")}
+
+
+def clip_config(config: ModelConfig) -> dict[str, Any]:
+    """Every field: transformers' defaults are ViT-B/32's sizes with QuickGELU."""
+    shared = {
+        # A mismatch here loads without a word and costs points.
+        "hidden_act": "quick_gelu" if config.quick_gelu else "gelu",
+        "layer_norm_eps": 1e-5,
+        "attention_dropout": 0.0,
+        "dropout": 0.0,
+        "initializer_factor": 1.0,
+        "initializer_range": 0.02,
+        "projection_dim": config.embed_dim,
+    }
+    vision, text = config.vision, config.text
+    return {
+        "architectures": ["CLIPModel"],
+        "model_type": "clip",
+        "dtype": "float32",
+        "initializer_factor": 1.0,
+        "logit_scale_init_value": 2.6592,
+        "projection_dim": config.embed_dim,
+        "text_config": {
+            "model_type": "clip_text_model",
+            "hidden_size": text.width,
+            "intermediate_size": 4 * text.width,
+            "num_hidden_layers": text.num_layers,
+            "num_attention_heads": text.num_heads,
+            "max_position_embeddings": text.context_length,
+            "vocab_size": text.vocab_size,
+            "bos_token_id": EOT_TOKEN - 1,
+            # 2, as in old files of the Hub, would pool at the largest id instead.
+            "eos_token_id": EOT_TOKEN,
+            "pad_token_id": EOT_TOKEN,
+        }
+        | shared,
+        "vision_config": {
+            "model_type": "clip_vision_model",
+            "hidden_size": vision.width,
+            "intermediate_size": 4 * vision.width,
+            "num_hidden_layers": vision.num_layers,
+            "num_attention_heads": vision.num_heads,
+            "num_channels": 3,
+            "image_size": config.image_size,
+            "patch_size": vision.patch_size,
+        }
+        | shared,
+    }
+
+
+def processor_config(config: ModelConfig) -> dict[str, Any]:
+    size = config.image_size
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": size},
+        "resample": 3,  # bicubic
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(config.image_mean),
+        "image_std": list(config.image_std),
+    }
+
+
+def _read_features(folder: Path, probe: Probe) -> Features:
+    from transformers import CLIPImageProcessor, CLIPModel
+
+    loaded: Any = CLIPModel.from_pretrained(folder, output_loading_info=True)
+    model, told = loaded
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if told[problem]:
+            raise ExportError(f"CLIPModel reports {problem}: {sorted(map(str, told[problem]))}")
+    processor = CLIPImageProcessor.from_pretrained(folder)
+    pixels = probe.normalised_pixels(processor.image_mean, processor.image_std)
+    output = model.eval()(input_ids=probe.tokens, pixel_values=pixels)
+    return Features(
+        F.normalize(output.image_embeds, dim=1),
+        F.normalize(output.text_embeds, dim=1),
+        model.logit_scale.exp().item(),
+    )
+
+
+def _finish_tokenizer(folder: Path, context_length: int) -> None:
+    """Also writes tokenizer.json, which transformers 5 asks for first; 4.x reads the other
+    files."""
+    from transformers import CLIPTokenizer
+
+    from_parts = CLIPTokenizer.from_pretrained(folder)
+    from_parts.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    found = CLIPTokenizer.from_pretrained(folder)(list(CAPTIONS), truncation=True)["input_ids"]
+    expected = Tokenizer(context_length)(list(CAPTIONS))
+    for caption, theirs, row in zip(CAPTIONS, found, expected, strict=True):
+        ours = row[: int((row == EOT_TOKEN).int().argmax()) + 1].tolist()
+        if list(theirs) != ours:
+            raise ExportError(
+                f"CLIPTokenizer reads {caption!r} as {theirs}, this project as {ours}"
+            )
+
+
+def _check_processor(folder: Path, probe: Probe) -> None:
+    """On images of the model's own size, where no resize blurs a difference."""
+    from transformers import CLIPImageProcessor
+
+    processor = CLIPImageProcessor.from_pretrained(folder)
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in probe.images]
+    found = torch.from_numpy(np.stack(processor(pictures)["pixel_values"]))
+    expected = probe.normalised_pixels(processor.image_mean, processor.image_std)
+    if found.shape != expected.shape or not torch.allclose(found, expected, atol=1e-4):
+        raise ExportError("CLIPImageProcessor gives other pixels than this project's image tower")

@@ -1,0 +1,59 @@
+"""The command: what it refuses, and a run directory to a folder."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.config import TrainJob, to_yaml
+from pipeline.engine import checkpoint
+from pipeline.export.__main__ import main
+from tests.pipeline.model.model_configs import small_clip, small_config
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        ([], ["run_dir is not given", "out is not given", "format is not given"]),
+        (
+            ["run_dir=a", "out=b", "format=onnx"],
+            ["format=onnx: give one of huggingface, open_clip"],
+        ),
+        (["run_dir=a", "out=b", "format=native", "steps=3"], ["steps=3: give run_dir=..."]),
+        (["run_dir=a", "out=b", "format=native", "step=last"], ["step=last: give the number"]),
+        (["run_dir=nowhere", "out=b", "format=native"], ["nowhere/config.yaml"]),
+    ],
+)
+def test_refusals_name_the_word_and_the_fix(capsys, arguments, told):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert all(part in error for part in told), error
+    assert "Traceback" not in error
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    job = TrainJob(run_dir=str(tmp_path / "run"), model=small_config())
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(to_yaml(job))
+    return tmp_path / "run"
+
+
+def test_a_run_without_checkpoint_is_refused(run_dir, tmp_path, capsys):
+    assert main([f"run_dir={run_dir}", f"out={tmp_path / 'out'}", "format=native"]) == 2
+    assert "no checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_becomes_a_folder(run_dir, tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def load(folder, step):
+        asked.append((folder, step))
+        return dict(small_clip(small_config()).state_dict())
+
+    monkeypatch.setattr(checkpoint, "load_model_weights", load)
+    out = tmp_path / "out"
+    assert main([f"run_dir={run_dir}", f"out={out}", "format=native", "step=30"]) == 0
+    assert asked == [(run_dir, 30)]
+    assert "read back bit by bit" in capsys.readouterr().out
+    assert (out / "model.safetensors").stat().st_size > 49408 * 32 * 4
