@@ -19,6 +19,8 @@ from data_tools.sources.http import JsonClient
 BUSY_CODES = frozenset({"maxlag", "ratelimited", "readonly", "cirrussearch-too-busy-error"})
 # Characters that make CirrusSearch read a word as an operator, a phrase, a wildcard or a regex.
 OPERATORS = r"""["*?~!:|\\^=(){}\[\]<>]"""
+# Commons has no result beyond the 10,000th; a server with more to continue never ends.
+MAX_ANSWERS = 10_000
 METADATA = (
     "ImageDescription",
     "LicenseShortName",
@@ -63,12 +65,11 @@ class CommonsSource:
         left = limit
         batch: dict[int, dict[str, Any]] = {}
         continued: dict[str, str] = {}
-        seen = []
-        while True:
+        for _ in range(MAX_ANSWERS):
             answer = self._client.get({**params, **continued}, _busy_reason)
             for page in _pages(answer, query):
                 batch[page["pageid"]] = {**batch.get(page["pageid"], {}), **page}
-            continued = answer.get("continue") or {}
+            before, continued = continued, _continuation(answer)
             if "batchcomplete" in answer or not continued:
                 for page in sorted(batch.values(), key=lambda page: page["index"]):
                     candidate = _candidate(page)
@@ -80,9 +81,9 @@ class CommonsSource:
                 batch = {}
             if not continued:
                 return
-            if continued in seen:
+            if continued == before:
                 raise SourceError(f"{query!r}: the server sends the same `continue` again")
-            seen.append(continued)
+        raise SourceError(f"{query!r}: no end after {MAX_ANSWERS} answers")
 
     def counts(self) -> dict[str, int]:
         return {"requests": self._client.num_requests, "retries": self._client.num_retries}
@@ -144,6 +145,12 @@ def _pages(answer: Any, query: str) -> list[dict[str, Any]]:
         and isinstance(page.get("pageid"), int)
         and isinstance(page.get("index"), int)
     ]
+
+
+def _continuation(answer: dict[str, Any]) -> dict[str, str]:
+    """The parameters that bring the next answer, verbatim; empty after the last."""
+    continued = answer.get("continue")
+    return continued if isinstance(continued, dict) else {}
 
 
 def _candidate(page: dict[str, Any]) -> Candidate | None:

@@ -23,6 +23,7 @@ from data_tools.sources.base import SourceError
 MAX_RETRY_AFTER_S = 120.0
 # 50 results with long descriptions are 0.5 MB; what is larger is no answer to what was asked.
 MAX_ANSWER_BYTES = 20_000_000
+CONNECT_TIMEOUT_S = 10.0
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.5, 10.0
 SHOWN_CHARS = 300
 
@@ -109,7 +110,7 @@ class JsonClient:
         self._bucket = TokenBucket(requests_per_second, burst=concurrency)
         self._client = httpx.Client(
             headers={"User-Agent": user_agent(contact)},
-            timeout=timeout_s,
+            timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S)),
             limits=httpx.Limits(max_connections=concurrency),
             # a proxy of the environment cannot reach this machine's own loopback
             trust_env=urlsplit(endpoint).hostname not in ("127.0.0.1", "::1", "localhost"),

@@ -9,6 +9,7 @@ import pytest
 from data_tools.config import CommonsConfig, SourcesConfig
 from data_tools.demo.server import ApiFaults, Picture, Scripted, serve
 from data_tools.schema import DataError
+from data_tools.sources import commons as commons_module
 from data_tools.sources.base import SourceError
 from data_tools.sources.commons import CommonsSource, clean_title, search_words
 from data_tools.sources.html_text import html_to_text
@@ -221,6 +222,24 @@ def test_half_a_surrogate_pair_becomes_a_question_mark(commons_source):
         commons.scripted.append(Scripted(200, f'{{"query": {{"pages": [{page}]}}}}'))
         (found,) = commons_source(commons.endpoint).search("cat", 100)
     assert found.caption == "cat ?"
+
+
+def test_a_continue_that_is_none_ends(commons_source):
+    with serve(animals(2)) as commons:
+        commons.scripted.append(Scripted(200, '{"batchcomplete": true, "continue": [1]}'))
+        assert list(commons_source(commons.endpoint).search("cat", 100)) == []
+
+
+def test_a_server_that_always_has_more_ends(commons_source, monkeypatch):
+    monkeypatch.setattr(commons_module, "MAX_ANSWERS", 4)
+    with serve(animals(2)) as commons:
+        commons.scripted.extend(
+            Scripted(200, f'{{"batchcomplete": true, "continue": {{"gsroffset": {number}}}}}')
+            for number in range(9)
+        )
+        with pytest.raises(SourceError, match="no end after 4 answers"):
+            list(commons_source(commons.endpoint).search("cat", 100))
+        assert len(commons.scripted) == 5
 
 
 def test_a_continue_that_leads_nowhere_ends(commons_source):
