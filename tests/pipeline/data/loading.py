@@ -1,0 +1,52 @@
+"""Loaders of small data sets, and their batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.config import DataConfig
+from pipeline.data import Batch, TrainLoader, build_train_loader
+
+IMAGE_SIZE = 16
+CONTEXT_LENGTH = 24
+
+
+def loader_of(
+    manifest: Path,
+    global_batch_size: int = 8,
+    rank: int = 0,
+    world_size: int = 1,
+    seed: int = 3,
+    **config: Any,
+) -> TrainLoader:
+    """A loader of IMAGE_SIZE pixels; `config` are fields of DataConfig."""
+    return build_train_loader(
+        DataConfig(manifest=str(manifest), **{"prefetch_batches": 2, **config}),
+        image_size=IMAGE_SIZE,
+        context_length=CONTEXT_LENGTH,
+        global_batch_size=global_batch_size,
+        rank=rank,
+        world_size=world_size,
+        seed=seed,
+    )
+
+
+def read_batches(manifest: Path, count: int, samples_seen: int = 0, **kwargs: Any) -> list[Batch]:
+    """The first batches from a position on, of a loader made as `loader_of` makes it."""
+    with loader_of(manifest, **kwargs) as loader:
+        iterator = loader.batches(samples_seen)
+        return [next(iterator) for _ in range(count)]
+
+
+def equal(a: Batch, b: Batch) -> bool:
+    """Bit for bit."""
+    return (
+        a.keys == b.keys
+        and torch.equal(a.images, b.images)
+        and torch.equal(a.tokens, b.tokens)
+        and torch.equal(a.caption_ids, b.caption_ids)
+        and a.num_bad == b.num_bad
+    )
