@@ -71,7 +71,7 @@ class Picture:
 
     @property
     def page_id(self) -> int:
-        return int(hashlib.md5(self.name.encode(), usedforsecurity=False).hexdigest()[:7], 16)
+        return int(hashlib.md5(self.name.encode(), usedforsecurity=False).hexdigest()[:13], 16)
 
     def size(self) -> tuple[int, int]:
         """(width, height) in pixels; (0, 0) for what is no picture."""

@@ -63,15 +63,18 @@ def test_the_limit_ends_the_paging(commons_source):
 
 def test_a_batch_that_comes_in_several_answers_is_joined(commons_source):
     """Commons renders a bounded number of thumbnails a request: the rest comes by iicontinue."""
-    with serve(animals(7)) as commons:
+    # the answers come by name, the ranks by title: "A very old cat" is named first, ranked last
+    pictures = [*animals(5), *(Picture(f"A very old cat {n}.png", png()) for n in range(2))]
+    with serve(pictures) as commons:
         whole = list(commons_source(commons.endpoint).search("cat", 100))
         requests_before = len(commons.api_requests)
-        with serve(animals(7), transform_limit=2) as parted:
-            joined = list(commons_source(parted.endpoint, page_size=5).search("cat", 100))
+    with serve(pictures, transform_limit=2) as parted:
+        joined = list(commons_source(parted.endpoint, page_size=7).search("cat", 100))
     assert requests_before == 1
-    # batches of 5 and 2 pictures, 2 thumbnails an answer: 3 + 1
+    # 7 pictures, 2 thumbnails an answer
     assert len(parted.api_requests) == 4
     assert names(joined) == names(whole)
+    assert [name[:4] for name in names(joined)] == ["Cat_"] * 5 + ["A_ve"] * 2
     assert all(candidate.caption for candidate in joined)
 
 
