@@ -3,7 +3,6 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-RUN := runs/demo
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-smoke shards test test-slow test-slurm check format bench clean
@@ -21,15 +20,20 @@ $(VENV)/.installed: setup.cfg constraints.txt pyproject.toml
 
 install: $(VENV)/.installed ## .venv with pinned dependencies
 
+demo: RECIPE := demo
 demo: install ## queries -> search -> crawl -> shards -> training on 2 ranks -> evaluation -> report (12 minutes on 2 cores)
-	rm -rf $(RUN)
-	$(BIN)/python -m data_tools.demo out_dir=$(RUN)/data
-	$(BIN)/python -m pipeline.train experiment=demo
+	$(run_demo)
 
+demo-smoke: RECIPE := demo_smoke
 demo-smoke: install ## the same flow at a tiny size (2 minutes)
-	rm -rf runs/demo-smoke
-	$(BIN)/python -m data_tools.demo recipe=demo_smoke out_dir=runs/demo-smoke/data
-	$(BIN)/python -m pipeline.train experiment=demo_smoke
+	$(run_demo)
+
+# Nothing of an earlier run is left: no number can come from it.
+define run_demo
+rm -rf runs/$@
+$(BIN)/python -m data_tools.demo recipe=$(RECIPE) out_dir=runs/$@/data
+$(BIN)/python -m pipeline.train experiment=$(RECIPE)
+endef
 
 shards: install ## the data half for your own list: make shards QUERIES=my_queries.txt OUT=data/mine SOURCE=commons CONTACT=you@example.org [ARGS='...']
 	@test -n "$(QUERIES)" -a -n "$(OUT)" || { echo "usage: make shards QUERIES=my_queries.txt OUT=data/mine [SOURCE=commons|pool|commons,pool] [CONTACT=you@example.org] [ARGS='more overrides']" >&2; exit 2; }
