@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from data_tools import crawl
 from data_tools.config import DatasetJob
-from data_tools.schema import KEPT, DataError, DatasetPaths, make_uid, write_table
+from data_tools.schema import KEPT, DataError, DatasetPaths, write_table
+from tests.data_tools.tables import candidate
 
 
 def make_job(out_dir: Path, **crawl_settings: object) -> DatasetJob:
@@ -28,26 +29,8 @@ def make_job(out_dir: Path, **crawl_settings: object) -> DatasetJob:
 
 def write_kept(out_dir: Path, urls: list[str], captions: list[str] | None = None) -> list[dict]:
     """kept.parquet of these URLs, each found by query 0; returns its rows."""
-    rows = []
-    for number, url in enumerate(urls):
-        caption = captions[number] if captions else f"picture number {number}"
-        rows.append(
-            {
-                "uid": make_uid(url, caption),
-                "url": url,
-                "caption": caption,
-                "page_url": "https://example.org/page",
-                "license": "CC0",
-                "license_url": "https://creativecommons.org/publicdomain/zero/1.0/",
-                "attribution": "A. Painter",
-                "source": "test",
-                "query_ids": [0],
-                "width": 0,
-                "height": 0,
-                "mature": False,
-                "keep_probability": 0.25,
-            }
-        )
+    captions = captions or [f"picture number {number}" for number in range(len(urls))]
+    rows = [candidate(url, caption) for url, caption in zip(urls, captions, strict=True)]
     table = pa.Table.from_pylist(rows, schema=KEPT)
     write_table(table, DatasetPaths(out_dir).table("kept"), KEPT)
     return rows
