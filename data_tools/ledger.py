@@ -1,0 +1,66 @@
+"""The ledger: one row per candidate with the last word that any stage said about it.
+
+Every number of the data set's card can be counted again from it (`SELECT status, count(*) ... GROUP
+BY status`), and it says at which rule or with which HTTP status a pair was lost.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_tools.schema import FOUND, LEDGER, DataError, DatasetPaths
+
+# The fates of a stage overrule those of the stages before it.
+STAGES = ("search", "balance", "crawl", "curate", "pack")
+SORT_MEMORY = "2GB"
+ROWS_PER_BATCH = 65536
+
+
+def write_ledger(paths: DatasetPaths) -> int:
+    """Write ledger.parquet (LEDGER, in the order of the uids); returns its number of rows.
+
+    A stage that has not run has no say. DataError when there is no table of candidates. DuckDB
+    joins and sorts on disk: memory does not grow with the number of candidates.
+    """
+    candidates = paths.table("candidates")
+    if not candidates.exists():
+        raise DataError(f"{candidates} does not exist: run the search stage first")
+    files = {stage: str(paths.fates(stage)) for stage in STAGES if paths.fates(stage).exists()}
+    words = " UNION ALL ".join(
+        f"SELECT uid, status, http_status, detail, {rank} AS rank FROM read_parquet(${stage})"
+        for rank, stage in enumerate(files)
+    )
+    # The HTTP status is the crawl's, and stays known when a later stage has the last word.
+    query = f"""
+        SELECT c.uid, c.url, c.caption, c.source, c.query_ids,
+               coalesce(f.last.status, '{FOUND}') AS status, f.http_status, f.last.detail AS detail
+        FROM read_parquet($candidates) c LEFT JOIN (
+            SELECT uid, max(http_status) AS http_status,
+                   arg_max({{'status': status, 'detail': detail}}, rank) AS last
+            FROM ({words or "SELECT NULL uid, NULL status, NULL http_status, NULL detail, 0 rank"})
+            GROUP BY uid
+        ) f ON c.uid = f.uid
+        ORDER BY c.uid
+    """
+    aside = paths.ledger.with_name(f".{paths.ledger.name}.{uuid.uuid4().hex[:8]}.tmp")
+    scratch = aside.with_suffix(".sort")
+    num_rows = 0
+    try:
+        with duckdb.connect() as database, pq.ParquetWriter(aside, LEDGER) as writer:
+            database.execute(f"SET memory_limit = '{SORT_MEMORY}'")
+            database.execute("SET temp_directory = $scratch", {"scratch": str(scratch)})
+            rows = database.sql(query, params={**files, "candidates": str(candidates)})
+            for batch in rows.to_arrow_reader(ROWS_PER_BATCH):
+                writer.write_table(pa.Table.from_batches([batch]).cast(LEDGER))
+                num_rows += batch.num_rows
+        os.replace(aside, paths.ledger)
+    finally:
+        aside.unlink(missing_ok=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+    return num_rows
