@@ -1,0 +1,1 @@
+"""On Slurm: `submit.py` checks and submits, the .sbatch files run on the nodes."""

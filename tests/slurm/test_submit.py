@@ -1,0 +1,259 @@
+"""slurm.submit as a process on a login node; sbatch and squeue are small scripts of the test.
+
+What a real Slurm makes of the same commands: test_two_nodes.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import load_frozen
+from slurm.submit import git_state
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def login_node(tmp_path: Path) -> Path:
+    """A folder for executables that is all of PATH besides the system's own; no Slurm in it yet."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> list[str]:
+    (tmp_path / "manifest.json").write_text("{}")
+    return [
+        "experiment=tiny",
+        f"data.manifest={tmp_path / 'manifest.json'}",
+        f"run_dir={tmp_path / 'runs' / 'mine'}",
+    ]
+
+
+def program(folder: Path, name: str, body: str) -> None:
+    (folder / name).write_text(f"#!/bin/bash\n{body}\n")
+    (folder / name).chmod(0o755)
+
+
+def submit(
+    login_node: Path, *words: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    for name in ("bash", "git"):
+        link = login_node / name
+        if not link.exists():
+            link.symlink_to(f"/usr/bin/{name}")
+    return subprocess.run(
+        [sys.executable, "-m", "slurm.submit", *words],
+        cwd=ROOT,
+        env=os.environ | {"PATH": str(login_node)} | (environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_needs_no_torch(words: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'deepspeed', 'wandb', 'numpy', 'cv2', 'img2dataset'):\n"
+        "    sys.modules[name] = None\n"
+        "from slurm.submit import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "--dry-run", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_a_dry_run_prints_all_and_leaves_nothing(
+    login_node: Path, words: list[str], tmp_path: Path
+) -> None:
+    ended = submit(login_node, "--dry-run", *words, "cluster.setup=[module load cuda]")
+    assert ended.returncode == 0, ended.stderr
+    command = ended.stdout.split("\n")[0]
+    run_dir = tmp_path / "runs" / "mine"
+    assert command.startswith("sbatch --parsable --requeue --job-name=mine --nodes=1 ")
+    assert command.endswith(f" {ROOT}/slurm/train.sbatch {run_dir} 110")
+    assert f"PYTHON={sys.executable}\nmodule load cuda\n" in ended.stdout
+    assert (ROOT / "slurm" / "train.sbatch").read_text() in ended.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_every_error_at_once_and_code_2(login_node: Path, words: list[str], tmp_path: Path) -> None:
+    ended = submit(
+        login_node, *words, "train.global_batch_size=17", "train.lr=0", "cluster.signal_before_s=9"
+    )
+    assert ended.returncode == 2
+    for problem in ("global_batch_size = 17", "train.lr = 0", "cluster.signal_before_s = 9"):
+        assert problem in ended.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_problems_of_slurm_alone_are_refused_too(login_node: Path, words: list[str]) -> None:
+    ended = submit(login_node, *words, "cluster.time_limit=soon")
+    assert ended.returncode == 2 and "cluster.time_limit = soon" in ended.stderr
+
+
+def test_a_misspelt_key(login_node: Path, words: list[str]) -> None:
+    ended = submit(login_node, *words, "cluster.partitoin=gpu")
+    assert ended.returncode == 2 and "cluster.partitoin" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_no_slurm_on_this_machine(login_node: Path, words: list[str], tmp_path: Path) -> None:
+    ended = submit(login_node, *words)
+    assert ended.returncode == 1 and "sbatch: not found" in ended.stderr
+    assert not (tmp_path / "runs" / "mine").exists()
+
+
+def test_a_refusal_of_sbatch_is_told_and_leaves_nothing(
+    login_node: Path, words: list[str], tmp_path: Path
+) -> None:
+    refusal = "sbatch: error: invalid partition specified: gpu"
+    program(login_node, "sbatch", f"echo '{refusal}' >&2; exit 3")
+    ended = submit(login_node, *words)
+    assert ended.returncode == 1
+    assert f"sbatch refused (code 3): {refusal}" in ended.stderr
+    assert not (tmp_path / "runs" / "mine").exists()
+
+
+def test_a_refusal_keeps_what_was_in_the_folder(
+    login_node: Path, words: list[str], tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "runs" / "mine"
+    run_dir.mkdir(parents=True)
+    (run_dir / "notes.txt").write_text("mine")
+    program(login_node, "sbatch", "exit 1")
+    assert submit(login_node, *words).returncode == 1
+    assert [path.name for path in run_dir.iterdir()] == ["notes.txt"]
+
+
+def test_submitted_frozen_and_recorded(login_node: Path, words: list[str], tmp_path: Path) -> None:
+    run_dir = tmp_path / "runs" / "mine"
+    program(login_node, "sbatch", f'printf "%s\\n" "$@" > {tmp_path}/arguments; echo "42;cluster"')
+    ended = submit(login_node, *words, "cluster.partition=gpu")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == f"submitted job 42; its output: {run_dir}/slurm-42.out\n"
+    (entry,) = json.loads((run_dir / "submit.json").read_text())
+    assert entry["job_id"] == "42" and entry["python"] == sys.executable
+    assert entry["command"][0] == "sbatch" and "--partition=gpu" in entry["command"]
+    assert entry["command"][1:] == (tmp_path / "arguments").read_text().splitlines()
+    assert {key: entry[key] for key in ("git_commit", "git_dirty")} == git_state()
+    assert load_frozen(run_dir / "config.yaml").cluster.partition == "gpu"
+
+
+def test_a_second_submission_waits_for_the_first_and_is_added_to_it(
+    login_node: Path, words: list[str], tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "runs" / "mine"
+    program(login_node, "sbatch", "echo 42")
+    assert submit(login_node, *words).returncode == 0
+    program(login_node, "squeue", "echo PENDING")
+    refused = submit(login_node, f"run_dir={run_dir}")
+    assert refused.returncode == 1
+    assert "its job 42 is pending" in refused.stderr and "scancel 42" in refused.stderr
+    # what squeue says of a job that Slurm has forgotten
+    program(login_node, "squeue", "echo 'slurm_load_jobs error: Invalid job id specified'; exit 1")
+    program(login_node, "sbatch", "echo 43")
+    assert submit(login_node, f"run_dir={run_dir}").returncode == 0
+    entries = json.loads((run_dir / "submit.json").read_text())
+    assert [entry["job_id"] for entry in entries] == ["42", "43"]
+
+
+@pytest.mark.parametrize("flags", [[], ["--dry-run"]])
+def test_a_folder_with_another_run_is_refused_by_the_dry_run_as_well(
+    login_node: Path, words: list[str], tmp_path: Path, flags: list[str]
+) -> None:
+    program(login_node, "sbatch", "echo 42")
+    program(login_node, "squeue", "")
+    assert submit(login_node, *words).returncode == 0
+    config = (tmp_path / "runs" / "mine" / "config.yaml").read_text()
+    ended = submit(login_node, *flags, *words, "train.lr=0.5")
+    assert ended.returncode == 2
+    assert f"{tmp_path / 'runs' / 'mine'}: holds a run of another" in ended.stderr
+    assert (tmp_path / "runs" / "mine" / "config.yaml").read_text() == config
+
+
+def test_a_job_submitted_from_inside_an_allocation_does_not_inherit_its_sizes(
+    login_node: Path, words: list[str], tmp_path: Path
+) -> None:
+    program(login_node, "sbatch", f"export -p > {tmp_path}/environment; echo 42")
+    inside = {"SLURM_NTASKS": "7", "SLURM_CONF": "/etc/x.conf", "SBATCH_CONSTRAINT": "h100"}
+    assert submit(login_node, *words, environment=inside).returncode == 0
+    environment = (tmp_path / "environment").read_text()
+    assert "SLURM_NTASKS" not in environment
+    assert 'SLURM_CONF="/etc/x.conf"' in environment and "SBATCH_CONSTRAINT" in environment
+
+
+def test_git_state_of_this_clone() -> None:
+    state = git_state()
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    if head.returncode:
+        assert state == {"git_commit": None, "git_dirty": None}
+    else:
+        assert state["git_commit"] == head.stdout.strip() and isinstance(state["git_dirty"], bool)
+
+
+@pytest.mark.parametrize("script", ["train.sbatch", "shards.sbatch"])
+def test_a_job_that_is_restarted_for_ever_stops(script: str) -> None:
+    ended = subprocess.run(
+        ["/bin/bash", ROOT / "slurm" / script, "runs/mine", "110"],
+        env={"PATH": "", "SLURM_RESTART_COUNT": "21", "SLURM_JOB_ID": "42"},
+        capture_output=True,
+        text=True,
+        timeout=10,
+    )
+    assert ended.returncode == 1 and ended.stdout == ""
+    assert "job 42 was restarted 21 times, more than 20" in ended.stderr
+
+
+def shards(tmp_path: Path) -> list[str]:
+    (tmp_path / "queries.txt").write_text("red panda\n")
+    return [
+        "--shards",
+        f"queries.path={tmp_path / 'queries.txt'}",
+        f"out_dir={tmp_path / 'data'}",
+        "source=commons",
+        "sources.contact=tests@example.org",
+    ]
+
+
+def test_a_dataset_job(login_node: Path, tmp_path: Path) -> None:
+    words = shards(tmp_path)
+    program(login_node, "sbatch", "echo 42")
+    where = ["cluster.partition=cpu", "cluster.cpus_per_rank=4", "cluster.time_limit=8:00:00"]
+    ended = submit(login_node, *words, *where)
+    assert ended.returncode == 0, ended.stderr
+    (entry,) = json.loads((tmp_path / "data" / "submit.json").read_text())
+    command = entry["command"]
+    options, arguments = command[: -len(words)], command[-len(words) :]
+    assert {"--nodes=1", "--ntasks-per-node=1", "--cpus-per-task=4"} <= set(options)
+    assert {"--partition=cpu", "--time=8:00:00", "--job-name=data"} <= set(options)
+    assert options[-1] == f"{ROOT}/slurm/shards.sbatch"
+    assert arguments == [str(tmp_path / "data"), *words[1:]]
+    # data_tools.build freezes its own configuration
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [
+        "setup.sh",
+        "submit.json",
+    ]
+
+
+def test_a_dataset_job_with_errors_in_both_halves(login_node: Path, tmp_path: Path) -> None:
+    words = [*shards(tmp_path), "crawl.encode_quality=0", "cluster=one_node", "cluster.qos=x"]
+    ended = submit(login_node, *words, "cluster.time_limit=0")
+    assert ended.returncode == 2
+    for problem in ("crawl.encode_quality = 0", "cluster.time_limit = 0", "without GPUs"):
+        assert problem in ended.stderr
+    assert not (tmp_path / "data").exists()

@@ -1,0 +1,210 @@
+"""On a real two-node Slurm: what slurm.submit sends there runs, fails, is warned and comes back."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.runs import last_step, metrics, run, tiny_shards
+from tests.slurm.two_nodes import STATE, TwoNodes, Unavailable, output, two_nodes
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+
+ON_TWO_NODES = ("cluster.nodes=2", "cluster.ranks_per_node=1", "cluster.cpus_per_rank=1")
+STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[TwoNodes]:
+    try:
+        with two_nodes() as up:
+            yield up
+    except Unavailable as error:
+        pytest.skip(str(error))
+    assert not STATE.exists()
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], list[dict[str, float]]]:
+    """The overrides of a run (without run_dir), and its metrics as two local processes."""
+    folder = tmp_path_factory.mktemp("local")
+    overrides = [
+        "experiment=tiny",
+        f"data.manifest={tiny_shards(folder / 'data')}",
+        f"train.steps={STEPS}",
+    ]
+    ended = run(*overrides, f"run_dir={folder / 'run'}")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return overrides, metrics(folder / "run")
+
+
+@pytest.fixture
+def started(
+    cluster: TwoNodes, local: tuple[list[str], list[dict[str, float]]], tmp_path: Path
+) -> tuple[str, Path]:
+    """Id and run directory of a training job in the middle of its steps, one checkpoint behind."""
+    run_dir = tmp_path / "run"
+    job_id = cluster.submitted(*local[0], *ON_TWO_NODES, f"run_dir={run_dir}")
+    cluster.wait_until(job_id, lambda _: last_step(run_dir) >= 7)
+    return job_id, run_dir
+
+
+def test_losses_equal_those_of_two_local_processes(
+    cluster: TwoNodes, local: tuple[list[str], list[dict[str, float]]], tmp_path: Path
+) -> None:
+    overrides, expected = local
+    run_dir = tmp_path / "run"
+    job_id = cluster.submitted(*overrides, *ON_TWO_NODES, f"run_dir={run_dir}")
+    job = cluster.wait_for_end(job_id)
+    told = output(job)
+    assert job["JobState"] == "COMPLETED" and job["ExitCode"] == "0:0", told
+    assert job["NodeList"] == "node[1-2]" and job["JobName"] == "run"
+    assert "2 nodes, 2 ranks, rank 0 on node1:" in told
+    assert f"0: step {STEPS}/{STEPS}" in told
+    assert metrics(run_dir) == expected  # bit for bit, gradient norms and sample keys included
+    (entry,) = json.loads((run_dir / "submit.json").read_text())
+    assert entry["job_id"] == job_id and entry["command"][0] == "sbatch"
+
+
+def assert_resumed(
+    cluster: TwoNodes, started: tuple[str, Path], expected: list[dict[str, float]]
+) -> str:
+    """The job was restarted once, went on behind a checkpoint, and computed what it would have."""
+    job_id, run_dir = started
+    job = cluster.wait_until(job_id, lambda job: job["Restarts"] == "1")
+    steps_done = last_step(run_dir)
+    assert 7 <= steps_done < STEPS, "the job ended before it was disturbed"
+    checkpoint = (run_dir / "checkpoints" / "latest").read_text()
+    job = cluster.wait_for_end(job_id)
+    told = output(job)
+    assert job["JobState"] == "COMPLETED" and job["Restarts"] == "1", told
+    first_run, second_run = told.split(f"job {job_id}, restart 1:")
+    assert f"job {job_id}, restart 0:" in first_run
+    first_step = re.search(r"step (\d+)/", second_run)
+    assert first_step is not None and int(first_step[1]) == int(checkpoint[-8:]) + 1, told
+    assert metrics(run_dir) == expected
+    return told
+
+
+def test_requeued_by_hand_resumes(
+    cluster: TwoNodes,
+    started: tuple[str, Path],
+    local: tuple[list[str], list[dict[str, float]]],
+) -> None:
+    assert cluster.call("scontrol", "requeue", started[0]).returncode == 0
+    assert_resumed(cluster, started, local[1])
+
+
+def test_warned_before_the_time_limit_resumes(
+    cluster: TwoNodes,
+    started: tuple[str, Path],
+    local: tuple[list[str], list[dict[str, float]]],
+) -> None:
+    """By this signal to this process (--signal=B:USR1@...); the limit itself takes minutes."""
+    assert cluster.call("scancel", "--batch", "--signal=USR1", started[0]).returncode == 0
+    told = assert_resumed(cluster, started, local[1])
+    assert "told to stop; the ranks have 110 s" in told and "requeued (ranks ended with" in told
+
+
+def test_preempted_with_a_grace_time_resumes(
+    cluster: TwoNodes,
+    started: tuple[str, Path],
+    local: tuple[list[str], list[dict[str, float]]],
+) -> None:
+    urgent = ("--partition=urgent", "--nodes=2", "--ntasks-per-node=4", "--time=1")
+    ended = cluster.call("sbatch", *urgent, "--output=/dev/null", "--wrap=true")
+    assert ended.returncode == 0, ended.stderr
+    told = assert_resumed(cluster, started, local[1])
+    assert "requeued (ranks ended with code" in told
+
+
+def test_a_node_without_power_then_resumes(
+    cluster: TwoNodes,
+    started: tuple[str, Path],
+    local: tuple[list[str], list[dict[str, float]]],
+) -> None:
+    cluster.power_off("node2")
+    cluster.wait_until(started[0], lambda job: job["JobState"] == "PENDING")
+    cluster.power_on("node2")
+    assert_resumed(cluster, started, local[1])
+
+
+def test_one_job_a_run_directory_and_a_cancelled_one_stays_cancelled(
+    cluster: TwoNodes, started: tuple[str, Path]
+) -> None:
+    job_id, run_dir = started
+    second = cluster.submit(f"run_dir={run_dir}")
+    assert second.returncode == 1
+    assert f"its job {job_id} is running" in second.stderr and f"scancel {job_id}" in second.stderr
+    assert cluster.call("scancel", job_id).returncode == 0
+    cluster.wait_until(job_id, lambda job: job["JobState"] == "CANCELLED")
+    assert cluster.queue() == []
+    assert "requeued" not in output(cluster.job(job_id))
+
+
+def test_ranks_that_outlast_the_warning_are_requeued_over(
+    cluster: TwoNodes, local: tuple[list[str], list[dict[str, float]]], tmp_path: Path
+) -> None:
+    setup = "trap '' USR1; [[ -n $SLURM_RESTART_COUNT ]] && exit 0; sleep 300"
+    job_id = cluster.submitted(
+        *local[0],
+        *ON_TWO_NODES,
+        f"run_dir={tmp_path / 'run'}",
+        "cluster.signal_before_s=30",
+        f'cluster.setup=["{setup}"]',
+    )
+    cluster.wait_until(job_id, lambda job: job["JobState"] == "RUNNING")
+    cluster.wait_until(job_id, lambda job: "restart 0:" in output(job))
+    assert cluster.call("scancel", "--batch", "--signal=USR1", job_id).returncode == 0
+    job = cluster.wait_for_end(job_id)
+    told = output(job)
+    assert "the ranks have 20 s" in told and "requeued" in told, told
+    assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1"), told
+
+
+def test_a_setup_line_that_fails_fails_the_job_with_its_code(
+    cluster: TwoNodes, local: tuple[list[str], list[dict[str, float]]], tmp_path: Path
+) -> None:
+    one_rank = ("cluster.nodes=1", "cluster.ranks_per_node=1", "cluster.cpus_per_rank=1")
+    job_id = cluster.submitted(
+        *local[0], *one_rank, f"run_dir={tmp_path / 'run'}", "cluster.setup=['(exit 7)']"
+    )
+    job = cluster.wait_for_end(job_id)
+    told = output(job)
+    assert (job["JobState"], job["ExitCode"], job["Restarts"]) == ("FAILED", "7:0", "0"), told
+
+
+def test_a_defect_ends_the_job_with_its_message(
+    cluster: TwoNodes, local: tuple[list[str], list[dict[str, float]]], tmp_path: Path
+) -> None:
+    manifest = tiny_shards(tmp_path / "data")
+    shard = manifest.parent / "shards" / "000003.tar"
+    shard.write_bytes(shard.read_bytes()[:-2000])
+    overrides = [word for word in local[0] if not word.startswith("data.manifest=")]
+    job_id = cluster.submitted(
+        *overrides, *ON_TWO_NODES, f"run_dir={tmp_path / 'run'}", f"data.manifest={manifest}"
+    )
+    job = cluster.wait_for_end(job_id)
+    told = output(job)
+    # srun's code is the highest of its tasks', and 143 that of one it stopped for another's failure
+    assert job["JobState"] == "FAILED" and job["ExitCode"] in ("1:0", "143:0"), told
+    assert job["Restarts"] == "0"
+    assert "shards/000003.tar" in told and "Traceback" not in told
+
+
+def test_refused_before_the_queue(
+    cluster: TwoNodes, local: tuple[list[str], list[dict[str, float]]], tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    words = (*local[0], *ON_TWO_NODES, f"run_dir={run_dir}")
+    bad = cluster.submit(*words, "train.global_batch_size=17", "cluster.time_limit=tomorrow")
+    assert bad.returncode == 2
+    assert "train.global_batch_size = 17" in bad.stderr and "= tomorrow" in bad.stderr
+    unknown = cluster.submit(*words, "cluster.partition=nonesuch")
+    assert unknown.returncode == 1
+    assert "invalid partition specified: nonesuch" in unknown.stderr
+    assert cluster.queue() == [] and not run_dir.exists()
