@@ -87,7 +87,7 @@ def init_distributed(timeout_minutes: float, threads_per_rank: int) -> World:
         device = torch.device("cpu")
     if threads_per_rank:
         torch.set_num_threads(threads_per_rank)
-    # DeepSpeed 0.19.8 calls collectives by names that torch 2.13 has deprecated; not the user's affair
+    # DeepSpeed 0.19.8 calls collectives by names that torch 2.13 deprecates: not the user's affair
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=timeout_minutes)

@@ -143,7 +143,13 @@ def _rng_state() -> dict[str, object]:
     version, internal, gauss_next = random.getstate()
     state: dict[str, object] = {
         "torch": torch.get_rng_state(),
-        "numpy": [str(kind), torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        "numpy": [
+            str(kind),
+            torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+            position,
+            has_gauss,
+            cached,
+        ],
         "python": [version, list(internal), gauss_next],
     }
     if torch.cuda.is_available():

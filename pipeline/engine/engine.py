@@ -105,7 +105,7 @@ class ClipEngine:
 
     @property
     def model(self) -> CLIP:
-        return self._engine.module  # type: ignore[no-any-return]
+        return self._engine.module
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> Tensor:
