@@ -4,9 +4,12 @@ and kept in an LRU.
 
 from __future__ import annotations
 
+import os
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
@@ -49,15 +52,16 @@ class SampleIndex:
 
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
-        self._ends = np.cumsum([shard.num_samples for shard in manifest.shards], dtype=np.int64)
+        self._ends = list(accumulate(shard.num_samples for shard in manifest.shards))
         self._blocks: OrderedDict[tuple[int, int], _Block] = OrderedDict()
         self._lock = threading.Lock()
 
     def locate(self, sample: int) -> SampleLocation:
         """Raises SampleError if the shard's index cannot be read or does not fit the shard."""
-        number = int(np.searchsorted(self._ends, sample, side="right"))
+        # A shard without samples ends where the one before it does; bisect_right passes over it.
+        number = bisect_right(self._ends, sample)
         shard = self._manifest.shards[number]
-        row = sample - int(self._ends[number]) + shard.num_samples
+        row = sample - self._ends[number] + shard.num_samples
         try:
             block = self._block(number, row // _ROWS_PER_BLOCK)
         except (OSError, pa.ArrowException, ValueError) as error:
@@ -71,7 +75,7 @@ class SampleIndex:
         image_offset, image_size, text_offset, text_size = block.numbers[
             row % _ROWS_PER_BLOCK
         ].tolist()
-        path = str(self._manifest.shard_path(shard))
+        path = os.path.join(self._manifest.root, shard.path)
         if max(image_offset + image_size, text_offset + text_size) > shard.num_bytes:
             raise SampleError("index points past the shard's end", key, shard.path, image_offset)
         return SampleLocation(
