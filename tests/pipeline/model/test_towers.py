@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.config import Stem, TextConfig, VisionConfig
-from pipeline.model import build_clip
+from pipeline.model import build_clip, text
 from pipeline.model.layers import QuickGELU, Transformer
 from tests.pipeline.model.model_configs import (
     random_images,
@@ -38,6 +38,24 @@ def test_tokens_after_the_first_end_change_nothing():
     torch.testing.assert_close(
         model.encode_text(other), model.encode_text(tokens), rtol=0, atol=1e-12
     )
+
+
+def test_rows_grouped_by_length_keep_their_order_and_gradients(monkeypatch):
+    lengths = [3 + (7 * row) % 18 for row in range(50)]
+    tokens = random_tokens(lengths, columns=20)
+    weight = torch.linspace(-1, 1, 50 * 24, dtype=torch.float64).view(50, 24)
+    seen = []
+    for rows in (50, 8, 1):
+        monkeypatch.setattr(text, "_ROWS_OF_LIKE_LENGTH", rows)
+        model = small_clip().double()
+        features = model.encode_text(tokens)
+        (features * weight).sum().backward()
+        gradients = [p.grad for p in model.text.parameters() if p.grad is not None]
+        seen.append([features.detach(), *gradients])
+    assert len(seen[0]) == 1 + len(list(model.text.parameters()))
+    for other in seen[1:]:
+        for one, two in zip(seen[0], other, strict=True):
+            torch.testing.assert_close(one, two, rtol=0, atol=1e-11)
 
 
 def test_every_caption_token_counts():
@@ -113,8 +131,7 @@ def test_quick_gelu_is_its_formula_and_another_model():
 
 def test_initial_spread_is_openais():
     torch.manual_seed(0)
-    text = TextConfig(width=256, num_layers=3, num_heads=4)
-    config = replace(small_config(), text=text)
+    config = replace(small_config(), text=TextConfig(width=256, num_layers=3, num_heads=4))
     tower = build_clip(config, init_logit_scale=2.0, max_logit_scale=4.0).text
     parameters = dict(tower.named_parameters())
     expected = {
