@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from data_tools.manifest import load_manifest
+from tests.data_tools.local_web import CONTACT
 from tests.integration.runs import last_step, metrics, run, tiny_shards
+from tests.slurm.pictures import API_PORT, IMAGES_PORT
 from tests.slurm.two_nodes import STATE, TwoNodes, Unavailable, output, two_nodes
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
@@ -194,6 +197,34 @@ def test_a_defect_ends_the_job_with_its_message(
     assert job["JobState"] == "FAILED" and job["ExitCode"] in ("1:0", "143:0"), told
     assert job["Restarts"] == "0"
     assert "shards/000003.tar" in told and "Traceback" not in told
+
+
+def test_a_dataset_job_is_built_on_a_node_and_comes_back_when_warned(
+    cluster: TwoNodes, tmp_path: Path
+) -> None:
+    (tmp_path / "queries.txt").write_text("cat\ndog\n")
+    setup = [
+        '"$PYTHON" -m tests.slurm.pictures >/dev/null 2>&1 &',
+        f"until (: </dev/tcp/127.0.0.1/{IMAGES_PORT}) 2>/dev/null; do sleep 0.2; done",
+        "[[ -n $SLURM_RESTART_COUNT ]] || sleep 300",
+    ]
+    job_id = cluster.submitted(
+        "--shards",
+        f"queries.path={tmp_path / 'queries.txt'}",
+        f"out_dir={tmp_path / 'data'}",
+        "source=commons",
+        f"sources.contact={CONTACT}",
+        f"sources.commons.endpoint='http://127.0.0.1:{API_PORT}/w/api.php'",
+        f"crawl.allow_private=['127.0.0.1:{IMAGES_PORT}']",
+        "cluster.cpus_per_rank=2",
+        f"cluster.setup={json.dumps(setup)}",
+    )
+    cluster.wait_until(job_id, lambda job: "restart 0:" in output(job))
+    assert cluster.call("scancel", "--batch", "--signal=USR1", job_id).returncode == 0
+    job = cluster.wait_for_end(job_id)
+    told = output(job)
+    assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1"), told
+    assert load_manifest(tmp_path / "data" / "manifest.json").num_samples > 0
 
 
 def test_refused_before_the_queue(
