@@ -36,7 +36,7 @@ def run(overrides: list[str]) -> None:
     print(f"  corpus: {told}", flush=True)
     queries = out_dir / "queries.txt"
     queries.write_text("".join(f"{label}\n" for label in corpus.labels))
-    with _served(corpus, config, out_dir) as commons:
+    with served(corpus, config, out_dir) as commons:
         build(load_job([*_server_overrides(commons, queries), *job_overrides]))
 
 
@@ -65,7 +65,7 @@ def _server_overrides(commons: LocalCommons, queries: Path) -> list[str]:
 
 
 @contextmanager
-def _served(corpus: Corpus, config: DemoConfig, out_dir: Path) -> Iterator[LocalCommons]:
+def served(corpus: Corpus, config: DemoConfig, out_dir: Path) -> Iterator[LocalCommons]:
     """Serve the corpus on the ports that an earlier run into `out_dir` had, since its tables hold
     these addresses; else from `first_port` on; else, where one of these is taken, on free ones."""
     record = out_dir / "ports.json"
