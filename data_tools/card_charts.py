@@ -34,7 +34,7 @@ def caption_words(histogram: np.ndarray) -> str:
     figure, axes = _axes()
     axes.bar(np.arange(len(histogram)), histogram, color=AFTER, width=0.9)
     last = len(histogram) - 1
-    ticks = [*range(0, last, 5), last]
+    ticks = [*range(0, last - 2, 5), last]
     axes.set_xticks(ticks, [str(tick) for tick in ticks[:-1]] + [f">{last - 1}"])
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="words in the caption", ylabel="packed pairs")

@@ -140,7 +140,7 @@ def _totals(job: DatasetJob, manifest: Manifest, facts: Facts) -> list[tuple[str
         ("queries without a candidate", int((facts.found_per_query == 0).sum())),
         ("queries without a sample", int((facts.packed_per_query == 0).sum())),
         (
-            f"queries thinned to about t = {job.balance.max_per_query}",
+            f"queries with more than t = {job.balance.max_per_query} candidates",
             int((facts.found_per_query > job.balance.max_per_query).sum()),
         ),
     ]

@@ -110,7 +110,11 @@ def test_every_number_can_be_counted_again_from_the_ledger(paths, page):
     found = {q: sum(q in row["query_ids"] for row in ledger) for q in range(12)}
     assert totals["queries"] == 12
     assert totals["queries without a candidate"] == sum(count == 0 for count in found.values()) == 1
-    assert totals["queries thinned to about t = 50"] == sum(n > 50 for n in found.values()) == 1
+    assert (
+        totals["queries with more than t = 50 candidates"]
+        == sum(n > 50 for n in found.values())
+        == 1
+    )
     fates = {row[0]: number(row[1]) for row in page.tables[1][1:]}
     assert fates == {
         status: sum(row["status"] == status for row in ledger)
