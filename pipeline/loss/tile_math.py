@@ -1,0 +1,145 @@
+# mypy: disable-error-code="no-untyped-def, assignment"
+"""What the Triton kernels share: where a tile lies, its dot products, logits, positives, gradient.
+
+Logits are in base 2 (``exp2`` is one instruction); scale and inverse norms are applied in float32
+to the raw dot products. Pointers may be None where a feature is off; the branch is compiled away.
+
+A kernel's epilogue runs on one strip of columns after the other. On the whole tile it needs several
+values of every element at once and spills (128 x 128 tile, 8 warps, sm_90: 254 registers for the
+gradient, 128 in strips of 64, which lets two programs share a multiprocessor).
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def tile_place(num_rows, num_columns, BM: tl.constexpr, BN: tl.constexpr, GROUP: tl.constexpr):
+    """Tile coordinates of this program; groups of GROUP tile rows share columns in L2."""
+    program = tl.program_id(0)
+    tiles_m = tl.cdiv(num_rows, BM)
+    tiles_n = tl.cdiv(num_columns, BN)
+    group = program // (GROUP * tiles_n)
+    height = min(tiles_m - group * GROUP, GROUP)
+    within = program % (GROUP * tiles_n)
+    return group * GROUP + within % height, within // height
+
+
+@triton.jit
+def tile_dots(
+    X,
+    Y,
+    pm,
+    pn,
+    num_rows,
+    num_columns,
+    x_stride,
+    y_stride,
+    D: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """<x_i, y_j> of a tile in float32; rows and columns past the end repeat the first."""
+    rows = pm * BM + tl.arange(0, BM)
+    columns = pn * BN + tl.arange(0, BN)
+    rows = tl.where(rows < num_rows, rows, 0).to(tl.int64)
+    columns = tl.where(columns < num_columns, columns, 0).to(tl.int64)
+    k = tl.arange(0, BK)
+    x = X + rows[:, None] * x_stride + k[None, :]
+    y = Y + columns[None, :] * y_stride + k[:, None]
+    dots = tl.zeros((BM, BN), tl.float32)
+    for start in range(0, D, BK):
+        if D % BK == 0:
+            a = tl.load(x)
+            b = tl.load(y)
+        else:
+            a = tl.load(x, mask=k[None, :] < D - start, other=0.0)
+            b = tl.load(y, mask=k[:, None] < D - start, other=0.0)
+        dots = tl.dot(a, b, dots, input_precision=PRECISION)
+        x += BK
+        y += BK
+    return dots
+
+
+@triton.jit
+def _halves(tile, BM: tl.constexpr, BN: tl.constexpr):
+    """Left and right half of a tile's columns; elements stay in the threads that hold them."""
+    return tl.split(tl.permute(tl.reshape(tile, (BM, 2, BN // 2)), (0, 2, 1)))
+
+
+@triton.jit
+def column_strips(tile, BM: tl.constexpr, BN: tl.constexpr, WIDTH: tl.constexpr):
+    """The tile cut into BN / WIDTH (1, 2 or 4) strips of columns, from left to right."""
+    if BN == WIDTH:
+        strips = (tile,)
+    elif BN == 2 * WIDTH:
+        strips = _halves(tile, BM, BN)
+    else:
+        left, right = _halves(tile, BM, BN)
+        first, second = _halves(left, BM, BN // 2)
+        third, fourth = _halves(right, BM, BN // 2)
+        strips = (first, second, third, fourth)
+    return strips
+
+
+@triton.jit
+def scaled_logits(dots, SCALE, XNORM, YNORM, rows, columns, valid_row, valid_column):
+    """Logits in base 2, and the product of the inverse norms (1 without normalisation)."""
+    scale = tl.load(SCALE) * LOG2E
+    if XNORM is None:
+        norms = 1.0
+        logits = dots * scale
+    else:
+        a = tl.load(XNORM + rows, mask=valid_row, other=0.0)
+        b = tl.load(YNORM + columns, mask=valid_column, other=0.0)
+        norms = a[:, None] * b[None, :]
+        logits = dots * (norms * scale)
+    return logits, norms
+
+
+@triton.jit
+def tile_positives(XLABELS, YLABELS, rows, columns, valid_row, valid_column, offset):
+    """Mask of the positives; out-of-range rows and columns have none."""
+    if XLABELS is None:
+        valid = valid_row[:, None] & valid_column[None, :]
+        positive = valid & ((rows + offset)[:, None] == columns[None, :])
+    else:
+        x = tl.load(XLABELS + rows, mask=valid_row, other=-1)
+        y = tl.load(YLABELS + columns, mask=valid_column, other=-2)
+        positive = x[:, None] == y[None, :]
+    return positive
+
+
+@triton.jit
+def line_lse(logits, AXIS: tl.constexpr):
+    """Maximum and log-sum-exp, base 2, along an axis.
+
+    A shift shared by rows and columns would save an exponential, but a row that lies 87 below the
+    top of its tile would sum to zero in float32, which scale 100 makes possible.
+    """
+    top = tl.max(logits, AXIS)
+    terms = tl.exp2(logits - tl.expand_dims(top, AXIS))
+    return top, top + tl.log2(tl.sum(terms, AXIS))
+
+
+@triton.jit
+def log2_1p(t):
+    """log2(1 + t) for t in [0, 1], without rounding 1 + t: t is 5e-5 at the initial bias of -10."""
+    series = t * (1.0 - t * (0.5 - t * (1.0 / 3.0 - 0.25 * t))) * LOG2E
+    return tl.where(t < 0.015625, series, tl.log2(1.0 + t))
+
+
+@triton.jit
+def store_gradient(G, h, rows, columns, num_columns, valid, LIMIT: tl.constexpr):
+    """Store part of the matrix that multiplies the features; LIMIT is its dtype's, 0 for none."""
+    if LIMIT > 0:
+        h = tl.minimum(tl.maximum(h, -LIMIT), LIMIT)
+    place = rows.to(tl.int64)[:, None] * num_columns + columns[None, :]
+    tl.store(G + place, h.to(G.dtype.element_ty), mask=valid)
