@@ -21,7 +21,7 @@ def make_job(out_dir: Path, **crawl_settings: object) -> DatasetJob:
     """A job whose crawl is small and quick; `crawl_settings` are fields of CrawlConfig."""
     job = DatasetJob(out_dir=str(out_dir))
     job.sources.contact = "crawler@example.org"
-    job.crawl.image_size, job.crawl.timeout_s, job.crawl.threads = 64, 2.0, 16
+    job.crawl.image_size, job.crawl.timeout_s, job.crawl.threads = 64, 4.0, 16
     for name, value in crawl_settings.items():
         setattr(job.crawl, name, value)
     return job

@@ -25,7 +25,7 @@ from tests.data_tools.crawl import pictures
 from tests.data_tools.crawl.hostile_server import canary, hostile_site
 
 URLS = pa.schema([("url", pa.string())])
-DEADLINE_S = 2.0
+DEADLINE_S = 3.0
 NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 

@@ -14,7 +14,7 @@ from data_tools.crawl import processes
 from data_tools.crawl.driver import ROWS
 from data_tools.crawl.guard import GuardFate, GuardSettings
 from data_tools.crawl.processes import GuardProcess, run_img2dataset
-from data_tools.crawl.verify import PartResult, verify_part
+from data_tools.crawl.verify import PartResult, read_guard_fates, verify_part
 from data_tools.schema import FATES, FETCHED, DataError, read_table
 
 
@@ -89,15 +89,16 @@ def test_an_image_that_does_not_decode_is_named(part):
 def test_an_image_the_guard_did_not_deliver_is_refused(part):
     """As when something else answered on the guard's port."""
     fates = part / "guard.jsonl"
-    kept = [line for line in fates.read_text().splitlines() if '"fetched"' not in line]
-    fates.write_text("\n".join(kept) + "\n")
+    lines = fates.read_text().splitlines(keepends=True)
+    fates.write_text("".join(line for line in lines if '"fetched"' not in line))
     with pytest.raises(DataError, match="which the guard did not deliver"):
         verify(part)
 
 
 def test_the_last_fate_of_a_row_counts(part):
+    fetched = next(n for n, f in read_guard_fates(part / "guard.jsonl").items() if f.sha256)
     with (part / "guard.jsonl").open("a") as file:
-        file.write(json.dumps(GuardFate(0, "failed:timeout").__dict__) + "\n")
+        file.write(json.dumps(GuardFate(fetched, "failed:timeout").__dict__) + "\n")
     with pytest.raises(DataError, match="did not deliver"):
         verify(part)
 
