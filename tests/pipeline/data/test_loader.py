@@ -141,12 +141,13 @@ def test_token_length_follows_the_longest_caption(tmp_path):
     assert list(dict(sorted(lengths.items())).values()) == [8, 8, 8, 8, 16, 24]
 
 
-def test_token_zero_at_the_end_of_a_caption_is_not_cut_off(tmp_path):
+def test_token_zero_inside_a_caption_does_not_shorten_it(tmp_path):
     samples = make_samples(2)
     for sample in samples:
-        sample.caption = "a b c d!¿!¿!¿"
+        sample.caption = "a a a a a !¿"  # nine tokens, eight of them not zero
     batch = read_batches(write_shards(tmp_path, samples, 2), 1, global_batch_size=2)[0]
-    assert (batch.tokens == 49407).sum() == 2 and batch.tokens.shape[1] % 8 == 0
+    assert batch.tokens.shape == (2, 16)
+    assert (batch.tokens == 49407).sum() == 2 and (batch.tokens[0, :9] == 0).sum() == 1
 
 
 def test_equal_captions_have_equal_ids(tmp_path):
