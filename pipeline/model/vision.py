@@ -30,8 +30,8 @@ class PatchStem(nn.Module):
         """uint8 (B, 3, S, S), mean and std (3,) in units of pixel values -> (B, patches, W)."""
         batch, channels, size, _ = images.shape
         grid, patch = size // self.patch_size, self.patch_size
-        patches = images.reshape(batch, channels, grid, patch, grid, patch).permute(0, 2, 4, 1, 3, 5)
-        patches = patches.reshape(batch, grid * grid, channels, patch * patch)
+        cut = images.reshape(batch, channels, grid, patch, grid, patch)
+        patches = cut.permute(0, 2, 4, 1, 3, 5).reshape(batch, grid * grid, channels, patch * patch)
         pixels = (patches.to(mean.dtype) - mean[:, None]) / std[:, None]
         return self.projection(pixels.flatten(2))
 
