@@ -10,12 +10,14 @@ again.
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,8 +60,21 @@ STAGES = (
 )
 
 
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Two builds in one folder would write over each other. The lock goes with the process."""
+    with (root / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(
+                f"another build is at work in {root}: wait for it, or give another out_dir"
+            ) from None
+        yield
+
+
 def _state_of_files(patterns: list[str]) -> list[tuple[str, int, int]]:
-    files = sorted(file for pattern in patterns for file in glob.glob(pattern))
+    files = sorted(file for pattern in patterns for file in glob.glob(pattern, recursive=True))
     return [(file, os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
 
 
@@ -68,7 +83,12 @@ def build(job: DatasetJob) -> Counts:
     failed and the fix."""
     paths = DatasetPaths(Path(job.out_dir))
     paths.root.mkdir(parents=True, exist_ok=True)
-    paths.config.write_text(to_yaml(job))
+    with _alone(paths.root):
+        paths.config.write_text(to_yaml(job))
+        return _run_stages(job, paths)
+
+
+def _run_stages(job: DatasetJob, paths: DatasetPaths) -> Counts:
     counts: Counts = {}
     chain = ""  # of the stage before: a change anywhere re-runs everything after it
     for stage in STAGES:
@@ -114,7 +134,7 @@ def main(arguments: list[str]) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (DataError, ManifestError) as error:
+    except (DataError, ManifestError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -153,8 +153,8 @@ class DatasetPaths:
 
 def canonical_url(url: str) -> str:
     """The form of a URL that counts as "the same address" in a uid: lower-case scheme and host, no
-    fragment, no default
-    port, percent-encoded path. Query strings stay: image CDNs put the picture's identity there."""
+    fragment, no default port, percent-encoded path. Query strings stay: image CDNs put the
+    picture's identity there."""
     parts = urlsplit(url.strip())
     host = (parts.hostname or "").lower()
     try:

@@ -33,14 +33,13 @@ class MetricsProcessor:
     """Owns the clock and the sinks. `log` is collective: it reduces over ranks once; rank 0
     writes."""
 
-    def __init__(
-        self, config: TrainJob, world: World, *, steps: int, flops_per_sample: float
-    ) -> None:
+    def __init__(self, config: TrainJob, world: World) -> None:
         self._config, self._world = config, world
-        self._steps, self._flops_per_sample = steps, flops_per_sample
+        self._steps = config.train.steps
         self._run_dir = Path(config.run_dir)
         self._wait_s = 0.0
         self._replaced = 0
+        self._flops = 0.0
         self._key_checksum = 0
         self._bar: Progress | None = None
         self._wandb: Any = None
@@ -73,15 +72,24 @@ class MetricsProcessor:
                 "train", total=self._steps, completed=state.step, shown=""
             )
 
-    def took(self, keys: list[str], num_replaced: int, waited_s: float, step: int) -> None:
-        """Note this rank's part of a batch: its samples' keys, how many of them had to stand in for
-        undecodable ones, and how long the loop waited for it.
+    def took(
+        self,
+        keys: list[str],
+        *,
+        step: int,
+        waited_s: float,
+        num_replaced: int,
+        flops_per_sample: float,
+    ) -> None:
+        """Note this rank's part of a batch: its samples' keys, how long the loop waited for it, how
+        many samples stand in for undecodable ones, the forward FLOPs of a pair at its text length.
 
         The checksum adds a hash of (step, key) over samples, so it is the same for any number of
         ranks: two runs that log equal checksums took the same samples at the same steps.
         """
         self._wait_s += waited_s
         self._replaced += num_replaced
+        self._flops += 3 * flops_per_sample * len(keys)  # the backward costs two forwards
         self._key_checksum += sum(xxhash.xxh32_intdigest(key.encode(), seed=step) for key in keys)
 
     def log(self, state: TrainState, step: StepMetrics) -> None:
@@ -91,7 +99,8 @@ class MetricsProcessor:
         train/loss is the loss of the global batch at this step, not a mean since the last line.
         """
         num_steps, device = state.step - self._marked_step, step.loss.device
-        mine = [self._wait_s / max(1, num_steps), self._replaced, self._key_checksum % 2**24]
+        wait_s, checksum = self._wait_s / max(1, num_steps), self._key_checksum % 2**24
+        mine = [wait_s, self._replaced, checksum, self._flops]
         # float64, in which sums of checksums are exact
         shared = torch.tensor([0.0, *mine], dtype=torch.float64).to(device, non_blocking=True)
         shared[0] = step.loss.reshape(())
@@ -99,7 +108,7 @@ class MetricsProcessor:
         now = time.monotonic()
         elapsed = max(now - self._mark, 1e-9)
         samples_per_second = num_steps * self._config.train.global_batch_size / elapsed
-        loss_sum, wait_sum, replaced, checksum = shared.tolist()
+        loss_sum, wait_sum, replaced, checksum_sum, flops = shared.tolist()
         line: dict[str, float] = {
             "train/loss": loss_sum / self._world.world_size,
             "train/logit_scale": float(step.logit_scale.exp()),
@@ -110,17 +119,14 @@ class MetricsProcessor:
             "perf/samples_per_second": samples_per_second,
             "perf/samples_per_second_per_rank": samples_per_second / self._world.world_size,
             "perf/step_s": elapsed / max(1, num_steps),
-            "perf/tflops_per_rank": 3e-12
-            * self._flops_per_sample
-            * samples_per_second
-            / self._world.world_size,
+            "perf/tflops_per_rank": flops / elapsed / self._world.world_size / 1e12,
             "perf/memory_gib": _memory_gib(device),
             "data/wait_s": wait_sum / self._world.world_size,
             "data/replaced_samples": replaced,
-            "data/key_checksum": checksum % 2**24,
+            "data/key_checksum": checksum_sum % 2**24,
         }
         self._mark, self._marked_step = now, state.step
-        self._wait_s, self._replaced, self._key_checksum = 0.0, 0, 0
+        self._wait_s, self._replaced, self._key_checksum, self._flops = 0.0, 0, 0, 0.0
         if self._world.is_main:
             self._write(state.step, line)
             self._show(state.step, line)

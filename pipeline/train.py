@@ -57,19 +57,20 @@ def train(config: TrainJob) -> None:
         data_fingerprint=loader.fingerprint,
     )
     state = checkpoints.load_latest(engine)
-    metrics = MetricsProcessor(
-        config,
-        world,
-        steps=config.train.steps,
-        flops_per_sample=flops_per_sample(config.model, config.model.text.context_length),
-    )
+    metrics = MetricsProcessor(config, world)
 
     metrics.start(state)
     batches = loader.batches(state.samples_seen)
     while state.step < config.train.steps:
         asked = time.monotonic()
         batch = next(batches)
-        metrics.took(batch.keys, batch.num_bad, time.monotonic() - asked, state.step)
+        metrics.took(
+            batch.keys,
+            step=state.step,
+            waited_s=time.monotonic() - asked,
+            num_replaced=batch.num_bad,
+            flops_per_sample=flops_per_sample(config.model, batch.tokens.shape[1]),
+        )
 
         step_metrics = engine.train_step(batch)
         state.advance(config.train.global_batch_size)
