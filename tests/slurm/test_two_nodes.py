@@ -18,7 +18,7 @@ from tests.slurm.two_nodes import STATE, TwoNodes, Unavailable, output, two_node
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
 ON_TWO_NODES = ("cluster.nodes=2", "cluster.ranks_per_node=1", "cluster.cpus_per_rank=1")
-STEPS = 60
+STEPS = 40
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +118,8 @@ def test_preempted_with_a_grace_time_resumes(
     started: tuple[str, Path],
     local: tuple[list[str], list[dict[str, float]]],
 ) -> None:
+    # the scheduler may take seconds: the ranks wait for it, and wake with its SIGCONT and SIGTERM
+    assert cluster.call("scancel", "--signal=STOP", started[0]).returncode == 0
     urgent = ("--partition=urgent", "--nodes=2", "--ntasks-per-node=4", "--time=1")
     ended = cluster.call("sbatch", *urgent, "--output=/dev/null", "--wrap=true")
     assert ended.returncode == 0, ended.stderr
