@@ -7,29 +7,12 @@ import shlex
 import subprocess
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from pipeline.config import CONF_DIR, ClusterConfig, ConfigError
+from pipeline.config import ClusterConfig
 
 SETUP_FILE = "setup.sh"
 # Ranks get signal_before_s - 10 seconds for their last checkpoint: less than 20 is none.
 SHORTEST_WARNING_S = 30
 LONGEST_WARNING_S = 65535  # sbatch's own limit
-
-
-def cluster_of(overrides: list[str]) -> ClusterConfig:
-    """The cluster group that overrides of conf/train.yaml compose to; nothing else is validated."""
-    try:
-        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            composed = compose("train", overrides)
-        cluster: ClusterConfig = OmegaConf.to_object(composed.cluster)  # type: ignore[assignment]
-    except (HydraException, OmegaConfBaseException) as error:
-        reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
-        raise ConfigError(f"{' '.join(overrides)}: {reason}") from error
-    return cluster
 
 
 def cluster_problems(cluster: ClusterConfig) -> list[str]:

@@ -23,8 +23,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import data_tools.config
-from pipeline.config import ClusterConfig, ConfigError, TrainJob, freeze, job_of_arguments
-from slurm.options import SETUP_FILE, cluster_of, cluster_problems, sbatch_options, setup_script
+from pipeline.config import (
+    ClusterConfig,
+    ConfigError,
+    TrainJob,
+    freeze,
+    job_of_arguments,
+    load_cluster,
+)
+from slurm.options import SETUP_FILE, cluster_problems, sbatch_options, setup_script
 
 EXIT_SLURM = 1
 EXIT_BAD_CONFIG = 2
@@ -72,7 +79,7 @@ def shards_submission(words: list[str]) -> Submission:
     problems = []
     cluster = ClusterConfig()
     try:
-        cluster = cluster_of(ours)
+        cluster = load_cluster(ours)
         problems += cluster_problems(cluster)
         if (cluster.nodes, cluster.ranks_per_node, cluster.gpus_per_node) != (1, 1, 0):
             problems.append(
@@ -95,7 +102,7 @@ def shards_submission(words: list[str]) -> Submission:
 def _slurm_problems_too(overrides: list[str]) -> list[str]:
     """So that a refused job hears of everything at once; nothing where it does not even compose."""
     try:
-        return cluster_problems(cluster_of(overrides))
+        return cluster_problems(load_cluster(overrides))
     except ConfigError:
         return []
 

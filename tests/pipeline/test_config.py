@@ -8,11 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import config as training
-from pipeline.config import ConfigError, TrainJob, freeze, job_of_arguments, load_frozen, load_job
+from pipeline.config import (
+    CONF_DIR,
+    ConfigError,
+    TrainJob,
+    composition,
+    freeze,
+    job_of_arguments,
+    load_frozen,
+    load_job,
+    validate,
+)
 
-CONF = training.CONF_DIR
-EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -25,7 +33,7 @@ def given(tmp_path: Path) -> list[str]:
 
 @pytest.mark.parametrize("group", ["model", "cluster"])
 def test_every_group_file_composes_and_validates(group: str, given: list[str]) -> None:
-    choices = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    choices = sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
     assert choices
     for choice in choices:
         assert isinstance(
@@ -36,7 +44,7 @@ def test_every_group_file_composes_and_validates(group: str, given: list[str]) -
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes_and_validates(experiment: str, given: list[str]) -> None:
     job = load_job([f"experiment={experiment}", *given, "eval.datasets=[]"])
-    assert training.validate(job) == []
+    assert validate(job) == []
 
 
 def test_a_misspelt_key_is_refused_by_name(given: list[str]) -> None:
@@ -58,12 +66,12 @@ def test_a_misspelt_key_in_a_group_file_is_refused(
     given: list[str], tmp_path: Path, monkeypatch
 ) -> None:
     copy = tmp_path / "conf"
-    for file in CONF.rglob("*.yaml"):
-        target = copy / file.relative_to(CONF)
+    for file in CONF_DIR.rglob("*.yaml"):
+        target = copy / file.relative_to(CONF_DIR)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(file.read_text())
     (copy / "model" / "typo.yaml").write_text("embed_dims: 5\n")
-    monkeypatch.setattr(training, "CONF_DIR", copy)
+    monkeypatch.setattr(composition, "CONF_DIR", copy)
     with pytest.raises(ConfigError, match="embed_dims"):
         load_job([*given, "model=typo"])
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import ClusterConfig, ConfigError
-from slurm.options import cluster_of, cluster_problems, sbatch_options, setup_script, time_limit_s
+from pipeline.config import ClusterConfig, ConfigError, load_cluster
+from slurm.options import cluster_problems, sbatch_options, setup_script, time_limit_s
 
 
 def test_all_that_is_asked_for_and_nothing_else() -> None:
@@ -99,10 +99,10 @@ def test_defaults_have_no_problem() -> None:
 
 
 def test_the_cluster_that_words_mean() -> None:
-    cluster = cluster_of(["cluster=one_node", "cluster.time_limit=24:00:00", "cluster.nodes=3"])
+    cluster = load_cluster(["cluster=one_node", "cluster.time_limit=24:00:00", "cluster.nodes=3"])
     assert (cluster.nodes, cluster.gpus_per_node, cluster.time_limit) == (3, 8, "24:00:00")
     with pytest.raises(ConfigError, match="cluster.partitoin"):
-        cluster_of(["cluster.partitoin=gpu"])
+        load_cluster(["cluster.partitoin=gpu"])
 
 
 def test_setup_is_sourced_in_order_and_may_replace_python(tmp_path: Path) -> None:

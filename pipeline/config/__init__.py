@@ -1,0 +1,62 @@
+"""The training job: typed dataclasses behind Hydra groups, composed once, validated, frozen into
+the
+run directory.
+
+The dataclasses hold the defaults, YAML files hold differences only. No torch here: `slurm.submit`
+runs this on a login node. A `step` is a finished optimizer step; time is counted in steps and in
+samples, never in epochs.
+"""
+
+from pipeline.config.composition import (
+    CONF_DIR,
+    freeze,
+    job_of_arguments,
+    load_cluster,
+    load_frozen,
+    load_job,
+    to_yaml,
+)
+from pipeline.config.schema import (
+    ClusterConfig,
+    ConfigError,
+    DataConfig,
+    DeepSpeedConfig,
+    EvalConfig,
+    LoggingConfig,
+    LossConfig,
+    ModelConfig,
+    Precision,
+    Stem,
+    TextConfig,
+    TrainConfig,
+    TrainJob,
+    VisionConfig,
+    WandbMode,
+)
+from pipeline.config.validation import validate
+
+__all__ = [
+    "CONF_DIR",
+    "ClusterConfig",
+    "ConfigError",
+    "DataConfig",
+    "DeepSpeedConfig",
+    "EvalConfig",
+    "LoggingConfig",
+    "LossConfig",
+    "ModelConfig",
+    "Precision",
+    "Stem",
+    "TextConfig",
+    "TrainConfig",
+    "TrainJob",
+    "VisionConfig",
+    "WandbMode",
+    "freeze",
+    "job_of_arguments",
+    "load_cluster",
+    "load_frozen",
+    "load_job",
+    "to_yaml",
+    "validate",
+]

@@ -1,0 +1,201 @@
+"""The typed dataclasses of a training job: one a Hydra group. They hold the defaults."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class ConfigError(ValueError):
+    """Every problem of a configuration at once; each line names the field, the value and the
+    fix."""
+
+
+class Stem(Enum):
+    patch = "patch"
+    """One convolution of stride patch_size, as in ViT and CLIP."""
+    conv = "conv"
+    """Three stride-2 3x3 convolutions (patch_size 8): sees better at few pixels and few samples
+    (arXiv 2106.14881)."""
+
+
+class Precision(Enum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+    """Autocast of matrix products to bfloat16; weights, moments, logit scale and loss stay
+    float32."""
+
+
+class WandbMode(Enum):
+    auto = "auto"
+    """Online when an API key is at hand (WANDB_API_KEY or a login), else offline."""
+    online = "online"
+    offline = "offline"
+    disabled = "disabled"
+
+
+@dataclass(kw_only=True, slots=True)
+class VisionConfig:
+    patch_size: int = 32
+    """Pixels; with the conv stem the stride of the whole stem, which must be 8."""
+    width: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    stem: Stem = Stem.patch
+
+
+@dataclass(kw_only=True, slots=True)
+class TextConfig:
+    context_length: int = 77
+    """Tokens, start and end included; longer captions are cut, the end token kept."""
+    vocab_size: int = 49408
+    """CLIP's byte-pair vocabulary."""
+    width: int = 512
+    num_layers: int = 12
+    num_heads: int = 8
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelConfig:
+    name: str = "vit_b_32"
+    embed_dim: int = 512
+    image_size: int = 224
+    """Pixels, square."""
+    image_mean: list[float] = field(default_factory=lambda: [0.48145466, 0.4578275, 0.40821073])
+    """Of pixels in 0..1, RGB; subtracted on the device. CLIP's own values."""
+    image_std: list[float] = field(default_factory=lambda: [0.26862954, 0.26130258, 0.27577711])
+    quick_gelu: bool = False
+    """x*sigmoid(1.702x) as in OpenAI's weights, else GELU. A property of the weights: exported with
+    them."""
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+
+
+@dataclass(kw_only=True, slots=True)
+class DataConfig:
+    manifest: str = ""
+    """manifest.json of a data set made by `make shards`, or by `python -m data_tools.audit` for a
+    foreign one."""
+    chunk_size: int = 16
+    """Consecutive samples that one lane of the batch reads; 1 is a full shuffle, more means fewer,
+    longer reads."""
+    num_workers: int = 2
+    """Decoding threads a rank."""
+    prefetch_batches: int = 4
+    """Batches decoded ahead, a rank."""
+    crop_scale_min: float = 0.9
+    """Smallest area of the random resized crop, as a share of the image; 1.0 only resizes."""
+    max_bad_fraction: float = 0.001
+    """Undecodable samples, as a share of those read, above which training stops and names the worst
+    shards."""
+
+
+@dataclass(kw_only=True, slots=True)
+class LossConfig:
+    init_logit_scale: float = 2.6592600369
+    """ln(1/0.07): log-space, as the field stores it."""
+    max_logit_scale: float = 4.6051701860
+    """ln(100): the clamp, applied in the forward."""
+    same_caption_positive: bool = True
+    """Equal captions in a global batch count as positives with shared weight; False: each pair has
+    one positive only."""
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainConfig:
+    steps: int = 10000
+    global_batch_size: int = 1024
+    """Over all ranks; the logits cover it. A rank takes global_batch_size / world_size."""
+    lr: float = 1e-3
+    """Peak, after warm-up; cosine to zero at the last step."""
+    warmup_steps: int = 500
+    beta1: float = 0.9
+    beta2: float = 0.98
+    eps: float = 1e-6
+    weight_decay: float = 0.2
+    """Of matrices only: not of biases, gains, embeddings of position, or the logit scale."""
+    grad_clip_norm: float = 1.0
+    precision: Precision = Precision.bf16
+    seed: int = 0
+    checkpoint_every_steps: int = 1000
+    checkpoints_kept: int = 2
+    threads_per_rank: int = 0
+    """torch's threads on CPU; 0 leaves torch's choice (on CUDA it does not matter)."""
+
+
+@dataclass(kw_only=True, slots=True)
+class DeepSpeedConfig:
+    """What of DeepSpeed is ours to choose; batch sizes are derived, never written (design of the
+    engine)."""
+
+    zero_stage: int = 1
+    """1: optimizer state sharded over ranks. 2 and 3 are accepted too; 0 applies NaN gradients and
+    has no gradient norm."""
+    reduce_bucket_size: int = 50_000_000
+    """Elements; a rank allocates one such buffer per communication dtype (DeepSpeed's default 5e8
+    is 2 GB)."""
+    allgather_bucket_size: int = 200_000_000
+
+
+@dataclass(kw_only=True, slots=True)
+class EvalConfig:
+    datasets: list[str] = field(default_factory=list)
+    """Folders in CLIP_benchmark's WebDataset layout: classification (with class names and
+    templates) or retrieval."""
+    every_steps: int = 0
+    """0 evaluates after the last step only."""
+    batch_size: int = 256
+    """Images a rank and pass."""
+
+
+@dataclass(kw_only=True, slots=True)
+class LoggingConfig:
+    every_steps: int = 10
+    wandb_mode: WandbMode = WandbMode.auto
+    wandb_project: str = "clip-pretrain"
+    wandb_entity: str = ""
+    """Empty: the account's default."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ClusterConfig:
+    """Where the ranks run; `slurm.submit` makes sbatch's options of it."""
+
+    nodes: int = 1
+    ranks_per_node: int = 1
+    """One a GPU; on a machine without GPUs any number."""
+    gpus_per_node: int = 0
+    """Asked of Slurm; 0 asks for none."""
+    cpus_per_rank: int = 8
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    time_limit: str = "24:00:00"
+    signal_before_s: int = 120
+    """Seconds before the time limit at which Slurm warns the job, which then requeues itself and
+    resumes."""
+    timeout_minutes: float = 15.0
+    """Of any collective operation: a rank that waits longer fails, and its failure ends the
+    others."""
+    setup: list[str] = field(default_factory=list)
+    """Shell lines run on each node before Python: module load, source venv/bin/activate."""
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainJob:
+    run_dir: str = ""
+    """Everything of the run goes here; naming the folder of an earlier run resumes it."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+    @property
+    def world_size(self) -> int:
+        return self.cluster.nodes * self.cluster.ranks_per_node
+
+    @property
+    def local_batch_size(self) -> int:
+        return self.train.global_batch_size // self.world_size
