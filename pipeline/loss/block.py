@@ -73,16 +73,29 @@ class BestLogits:
 
 
 @dataclass
+class LineSums:
+    """Sums of exp(logit) over lines (rows or columns) of a block, each as ``total * 2 ** top``.
+
+    ``top`` is the line's largest logit in base 2, bit for bit. Only so is the loss of a positive
+    far above its negatives exact: a logarithm of the sum is rounded to 8e-6 near 100, while
+    ``top - positive`` is 0 there and ``total`` is 1 plus what the negatives add.
+    """
+
+    top: Tensor
+    total: Tensor
+
+
+@dataclass
 class BlockSums:
     """Forward result of a block, all in the accumulator dtype.
 
-    ``row_lse`` (n,) and ``column_lse`` (N,) are log-sum-exp over the block's own columns and rows;
-    ``positive`` (n,) is the mean logit of each row's positives. ``kept`` is what the backend wants
+    ``row`` (n,) and ``column`` (N,) are sums over the block's own columns and rows; ``positive``
+    (n,) is the mean logit, in base 2, of each row's positives. ``kept`` is what the backend wants
     back in ``block_grad`` to spare it the matrix product; empty if it was not asked to keep.
     """
 
-    row_lse: Tensor
-    column_lse: Tensor
+    row: LineSums
+    column: LineSums
     positive: Tensor
     best: BestLogits | None = None
     kept: tuple[Tensor, ...] = ()
@@ -109,18 +122,18 @@ class BlockFunctions(Protocol):
     """What a backend module provides. ``tile`` is rows and columns of its tiles, None its own."""
 
     def kept_logit_bytes(self, dtype: torch.dtype) -> int:
-        """Bytes a logit takes when ``block_lse`` keeps it, for features of ``dtype``."""
+        """Bytes a logit takes when ``block_sums`` keeps it, for features of ``dtype``."""
 
-    def block_lse(
+    def block_sums(
         self, block: Block, *, tile: Tile | None, want_best: bool, keep_logits: bool
     ) -> BlockSums:
-        """Row and column log-sum-exp and the positives' logits."""
+        """Row and column sums of exponentials and the positives' logits."""
 
     def block_grad(
         self,
         block: Block,
-        row_lse: Tensor,
-        column_lse: Tensor,
+        row: LineSums,
+        column: LineSums,
         kept: Sequence[Tensor],
         *,
         tile: Tile | None,
@@ -128,10 +141,10 @@ class BlockFunctions(Protocol):
         need_x: bool,
         need_y: bool,
     ) -> BlockGradient:
-        """G_ij = exp(l_ij - r_i) + exp(l_ij - c_j) - 2 (1 - e) t_ij - 2 e / N.
+        """G_ij = exp(l_ij) / R_i + exp(l_ij) / C_j - 2 (1 - e) t_ij - 2 e / N.
 
-        t_ij is ``positive_weight`` at positives, r and c the log-sum-exps over all ranks, e the
-        label smoothing.
+        t_ij is ``positive_weight`` at positives, R and C the sums over all ranks, e the label
+        smoothing.
         """
 
     def block_sigmoid(

@@ -3,6 +3,7 @@ beside this file."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, overload
 
@@ -12,12 +13,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pipeline.loss.backends import choose_backend
-from pipeline.loss.block import BestLogits, Block, BlockFunctions, BlockSums, Tile
+from pipeline.loss.block import BestLogits, Block, BlockFunctions, BlockSums, LineSums, Tile
 from pipeline.loss.checks import InputReport, agree
-from pipeline.loss.collectives import Ranks, combine_lse, combine_max
+from pipeline.loss.collectives import Ranks, combine_lines, combine_max
 from pipeline.loss.local_block import feature_gradient, make_block
 from pipeline.loss.text_gather import TextGather, text_side
 
+LOG2E = math.log2(math.e)
+LN2 = math.log(2.0)
 STASH_BYTES = 64 * 2**20  # 1,024 local x 32,768 global logits in 16 bits, 4,096 x 4,096 in 32
 
 
@@ -186,19 +189,20 @@ class _ClipLoss(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         with torch.autocast(image_features.device.type, enabled=False):
             block = make_block(image_features, gather, logit_scale, pair_ids, options.normalize)
-            sums = options.backend.block_lse(
+            sums = options.backend.block_sums(
                 block,
                 tile=options.tile,
                 want_best=options.want_metrics,
                 keep_logits=options.keeps(block),
             )
-            column_lse = combine_lse(sums.column_lse, gather.ranks)
-            loss = _value(block, sums, column_lse, options.label_smoothing)
+            column = combine_lines(sums.column, gather.ranks)
+            loss = _value(block, sums, column, options.label_smoothing)
             hits = _top1(block, sums.best, gather.ranks) if sums.best is not None else ()
         ctx.text, ctx.options, ctx.offset = gather.gradient, options, block.offset
         ctx.scale_shape, ctx.scale_dtype = logit_scale.shape, logit_scale.dtype
         ctx.num_block_tensors = len(block.tensors())
-        ctx.save_for_backward(*block.tensors(), sums.row_lse, column_lse, *sums.kept)
+        lines = (sums.row.top, sums.row.total, column.top, column.total)
+        ctx.save_for_backward(*block.tensors(), *lines, *sums.kept)
         ctx.mark_non_differentiable(*hits)
         return (loss, *hits)
 
@@ -207,12 +211,12 @@ class _ClipLoss(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         saved, split = ctx.saved_tensors, ctx.num_block_tensors
         block = Block.restore(saved[:split], ctx.offset)
-        row_lse, column_lse, *kept = saved[split:]
+        row_top, row_total, column_top, column_total, *kept = saved[split:]
         with torch.autocast(block.x.device.type, enabled=False):
             gradient = ctx.options.backend.block_grad(
                 block,
-                row_lse,
-                column_lse,
+                LineSums(row_top, row_total),
+                LineSums(column_top, column_total),
                 kept,
                 tile=ctx.options.tile,
                 label_smoothing=ctx.options.label_smoothing,
@@ -234,19 +238,20 @@ class _ClipLoss(torch.autograd.Function):
         return image_gradient, anchor_gradient, scale_gradient, None, None, None
 
 
-def _value(block: Block, sums: BlockSums, column_lse: Tensor, label_smoothing: float) -> Tensor:
-    rows = len(block.x)
+def _value(block: Block, sums: BlockSums, column: LineSums, label_smoothing: float) -> Tensor:
     target = sums.positive
     if label_smoothing:
         # sum_j l_ij = s <x_i, sum_j y_j>: the uniform part of the targets costs O(N d), no second
         # look at the logits
         mean = _sum_of_rows(block.y, block.y_inverse_norm, block.accumulator) / len(block.y)
-        uniform = block.scale * (block.x.to(block.accumulator) @ mean)
+        uniform = block.scale * LOG2E * (block.x.to(block.accumulator) @ mean)
         if block.x_inverse_norm is not None:
             uniform *= block.x_inverse_norm
         target = (1.0 - label_smoothing) * target + label_smoothing * uniform
-    mine = slice(block.offset, block.offset + rows)
-    return ((sums.row_lse - target) + (column_lse[mine] - target)).mean() / 2
+    mine = slice(block.offset, block.offset + len(block.x))
+    image_to_text = (sums.row.top - target) + sums.row.total.log2()
+    text_to_image = (column.top[mine] - target) + column.total[mine].log2()
+    return (image_to_text + text_to_image).mean() * (LN2 / 2)
 
 
 def _sum_of_rows(features: Tensor, inverse_norm: Tensor | None, dtype: torch.dtype) -> Tensor:

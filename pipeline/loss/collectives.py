@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pipeline.loss.block import LineSums
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -68,15 +70,14 @@ def start_scatter(
     return mine, work
 
 
-def combine_lse(partial: Tensor, ranks: Ranks) -> Tensor:
-    """Log-sum-exp over ranks of (N,) partial log-sum-exps: one MAX, one SUM of N accumulators, in
-    that order."""
+def combine_lines(partial: LineSums, ranks: Ranks) -> LineSums:
+    """Sums over the rows of all ranks: one MAX and one SUM of N accumulators."""
     if ranks.size == 1:
         return partial
-    largest = combine_max(partial, ranks)
-    total = (partial - largest).exp_()
+    top = combine_max(partial.top, ranks)
+    total = partial.total * torch.exp2(partial.top - top)
     dist.all_reduce(total, group=ranks.group)
-    return total.log_().add_(largest)
+    return LineSums(top, total)
 
 
 def combine_max(partial: Tensor, ranks: Ranks) -> Tensor:

@@ -13,8 +13,9 @@ import triton.language as tl
 from pipeline.loss.tile_math import (
     LN2,
     LOG2E,
+    add_sums,
     column_strips,
-    line_lse,
+    line_sums,
     log2_1p,
     scaled_logits,
     store_gradient,
@@ -25,28 +26,30 @@ from pipeline.loss.tile_math import (
 
 
 @triton.jit
-def lse_kernel(
-    X,  # (num_rows, D)
-    Y,  # (num_columns, D)
+def sums_kernel(
+    X,  # (num_rows, depth)
+    Y,  # (num_columns, depth)
     SCALE,  # one float32
     XNORM,  # (num_rows,) inverse norms; or None
     YNORM,  # (num_columns,)
     XLABELS,  # (num_rows,) int32; or None
     YLABELS,  # (num_columns,)
-    ROW_LSE,  # (strips, num_rows), base 2
-    COLUMN_LSE,  # (tiles_m, num_columns)
-    POSITIVE,  # (num_rows,), with labels (strips, num_rows): sum of the positives' logits, base 2
-    ROW_BEST,  # (2, strips, num_rows): largest positive, largest negative; or None
+    ROW_TOP,  # (tiles_n, num_rows): largest logit of each row of a tile
+    ROW_TOTAL,  # (tiles_n, num_rows): sum of exp2(logit - top)
+    COLUMN_TOP,  # (tiles_m, num_columns)
+    COLUMN_TOTAL,
+    POSITIVE,  # (num_rows,), with labels (tiles_n, num_rows): sum of the positives' logits
+    ROW_BEST,  # (2, tiles_n, num_rows): largest positive, largest negative; or None
     COLUMN_BEST,  # (2, tiles_m, num_columns)
-    KEPT,  # (num_rows, num_columns): logits less the mean of ROW_MAX, COLUMN_MAX; or None
-    ROW_MAX,  # (strips, num_rows)
-    COLUMN_MAX,  # (tiles_m, num_columns)
+    KEPT,  # (num_rows, num_columns): logits less the mean of STRIP_TOP and COLUMN_TOP; or None
+    STRIP_TOP,  # (strips, num_rows)
     num_rows,
     num_columns,
     offset,
     x_stride,
     y_stride,
-    D: tl.constexpr,
+    depth,
+    EVEN: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
@@ -54,85 +57,100 @@ def lse_kernel(
     GROUP: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Log-sum-exp of the columns of every tile and of the rows of every strip."""
+    """Sums of exponentials over the rows and the columns of every tile."""
     pm, pn = tile_place(num_rows, num_columns, BM, BN, GROUP)
     dots = tile_dots(
-        X, Y, pm, pn, num_rows, num_columns, x_stride, y_stride, D, BM, BN, BK, PRECISION
+        X, Y, pm, pn, num_rows, num_columns, x_stride, y_stride, depth, EVEN, BM, BN, BK, PRECISION
     )
     strips = column_strips(dots, BM, BN, WIDTH)
     rows = pm * BM + tl.arange(0, BM)
     valid_row = rows < num_rows
+    row_part = pn.to(tl.int64) * num_rows + rows
+    row_top = tl.full((BM,), float("-inf"), tl.float32)
+    row_total = tl.zeros((BM,), tl.float32)
+    row_positive = tl.zeros((BM,), tl.float32)
+    row_best = tl.full((BM,), float("-inf"), tl.float32)
+    row_rival = tl.full((BM,), float("-inf"), tl.float32)
     for i in tl.static_range(BN // WIDTH):
         strip = pn * (BN // WIDTH) + i
         columns = strip * WIDTH + tl.arange(0, WIDTH)
         valid_column = columns < num_columns
         valid = valid_row[:, None] & valid_column[None, :]
-        row_part = strip.to(tl.int64) * num_rows + rows
-        # a strip past the last column, in the last tile, has no line among the row parts
-        in_strip = rows < tl.where(strip * WIDTH < num_columns, num_rows, 0)
         column_part = pm.to(tl.int64) * num_columns + columns
         logits, _ = scaled_logits(
             strips[i], SCALE, XNORM, YNORM, rows, columns, valid_row, valid_column
         )
         logits = tl.where(valid, logits, float("-inf"))
         positive = tile_positives(XLABELS, YLABELS, rows, columns, valid_row, valid_column, offset)
-        total = tl.sum(tl.where(positive, logits, 0.0), 1)
+        strip_positive = tl.sum(tl.where(positive, logits, 0.0), 1)
         if XLABELS is None:
             target = rows + offset - strip * WIDTH
             here = (target >= 0) & (target < WIDTH) & (rows + offset < num_columns)
-            tl.store(POSITIVE + rows, total, mask=here & valid_row)
+            tl.store(POSITIVE + rows, strip_positive, mask=here & valid_row)
         else:
-            tl.store(POSITIVE + row_part, total, mask=in_strip)
+            row_positive += strip_positive
         if ROW_BEST is not None:
             best = tl.where(positive, logits, float("-inf"))
             rival = tl.where(positive, float("-inf"), logits)
-            next_rows = tl.cdiv(num_columns, WIDTH).to(tl.int64) * num_rows
-            next_columns = tl.cdiv(num_rows, BM).to(tl.int64) * num_columns
-            tl.store(ROW_BEST + row_part, tl.max(best, 1), mask=in_strip)
-            tl.store(ROW_BEST + next_rows + row_part, tl.max(rival, 1), mask=in_strip)
+            row_best = tl.maximum(row_best, tl.max(best, 1))
+            row_rival = tl.maximum(row_rival, tl.max(rival, 1))
+            second = tl.cdiv(num_rows, BM).to(tl.int64) * num_columns
             tl.store(COLUMN_BEST + column_part, tl.max(best, 0), mask=valid_column)
-            tl.store(COLUMN_BEST + next_columns + column_part, tl.max(rival, 0), mask=valid_column)
-        row_max, row_lse = line_lse(logits, 1)
-        column_max, column_lse = line_lse(logits, 0)
-        tl.store(ROW_LSE + row_part, row_lse, mask=in_strip)
-        tl.store(COLUMN_LSE + column_part, column_lse, mask=valid_column)
+            tl.store(COLUMN_BEST + second + column_part, tl.max(rival, 0), mask=valid_column)
+        strip_top, strip_total = line_sums(logits, 1)
+        column_top, column_total = line_sums(logits, 0)
+        tl.store(COLUMN_TOP + column_part, column_top, mask=valid_column)
+        tl.store(COLUMN_TOTAL + column_part, column_total, mask=valid_column)
         if KEPT is not None:
-            tl.store(ROW_MAX + row_part, row_max, mask=in_strip)
-            tl.store(COLUMN_MAX + column_part, column_max, mask=valid_column)
-            kept = logits - 0.5 * (row_max[:, None] + column_max[None, :])
+            # a strip past the last column, in the last tile, has no line in STRIP_TOP
+            there = rows < tl.where(strip * WIDTH < num_columns, num_rows, 0)
+            tl.store(STRIP_TOP + strip.to(tl.int64) * num_rows + rows, strip_top, mask=there)
+            kept = logits - 0.5 * (strip_top[:, None] + column_top[None, :])
             place = rows.to(tl.int64)[:, None] * num_columns + columns[None, :]
             tl.store(KEPT + place, kept.to(KEPT.dtype.element_ty), mask=valid)
+        row_top, row_total = add_sums(row_top, row_total, strip_top, strip_total)
+    tl.store(ROW_TOP + row_part, row_top, mask=valid_row)
+    tl.store(ROW_TOTAL + row_part, row_total, mask=valid_row)
+    if XLABELS is not None:
+        tl.store(POSITIVE + row_part, row_positive, mask=valid_row)
+    if ROW_BEST is not None:
+        second = tl.cdiv(num_columns, BN).to(tl.int64) * num_rows
+        tl.store(ROW_BEST + row_part, row_best, mask=valid_row)
+        tl.store(ROW_BEST + second + row_part, row_rival, mask=valid_row)
 
 
 @triton.jit
 def merge_kernel(
-    PARTS,  # (num_parts, width)
-    OUT,  # (width,)
+    PARTS_TOP,  # (num_parts, width)
+    PARTS_TOTAL,
+    TOP,  # (width,)
+    TOTAL,
     num_parts,
     width,
     ACCUMULATE: tl.constexpr,
     BP: tl.constexpr,
     BW: tl.constexpr,
 ):
-    """Base-2 log-sum-exp over parts, in their order, and over what OUT holds already."""
+    """Merge sums over parts, in their order, and with what TOP and TOTAL hold already."""
     places = tl.program_id(0) * BW + tl.arange(0, BW)
     valid = places < width
+    top = tl.full((BW,), float("-inf"), tl.float32)
+    total = tl.zeros((BW,), tl.float32)
     if ACCUMULATE:
-        top = tl.load(OUT + places, mask=valid, other=0.0)
-        total = tl.full((BW,), 1.0, tl.float32)
-    else:
-        top = tl.full((BW,), float("-inf"), tl.float32)
-        total = tl.zeros((BW,), tl.float32)
+        top = tl.load(TOP + places, mask=valid, other=0.0)
+        total = tl.load(TOTAL + places, mask=valid, other=0.0)
     for start in range(0, num_parts, BP):
         parts = start + tl.arange(0, BP)
         there = (parts < num_parts)[:, None] & valid[None, :]
         place = parts.to(tl.int64)[:, None] * width + places[None, :]
-        values = tl.load(PARTS + place, mask=there, other=float("-inf"))
-        new_top = tl.where(valid, tl.maximum(top, tl.max(values, 0)), 0.0)
-        terms = tl.sum(tl.exp2(values - new_top[None, :]), 0)
-        total = total * tl.exp2(top - new_top) + terms
-        top = new_top
-    tl.store(OUT + places, top + tl.log2(total), mask=valid)
+        tops = tl.load(PARTS_TOP + place, mask=there, other=float("-inf"))
+        totals = tl.load(PARTS_TOTAL + place, mask=there, other=0.0)
+        part_top = tl.max(tops, 0)
+        shift = tl.where(part_top == float("-inf"), 0.0, part_top)
+        part_total = tl.sum(totals * tl.exp2(tops - shift[None, :]), 0)
+        top, total = add_sums(top, total, part_top, part_total)
+    tl.store(TOP + places, top, mask=valid)
+    tl.store(TOTAL + places, total, mask=valid)
 
 
 @triton.jit
@@ -140,8 +158,10 @@ def _clip_gradient(
     logits,
     norms,
     positive,
-    ROW_LSE,
-    COLUMN_LSE,
+    ROW_TOP,
+    ROW_TOTAL,
+    COLUMN_TOP,
+    COLUMN_TOTAL,
     WEIGHT,
     GAIN,
     G,
@@ -151,16 +171,23 @@ def _clip_gradient(
     num_columns,
     valid_row,
     valid_column,
+    target,
     uniform,
     LIMIT: tl.constexpr,
 ):
     """From logits to their part of G and their share of sum G_ij l_ij."""
     valid = valid_row[:, None] & valid_column[None, :]
-    row_lse = tl.load(ROW_LSE + rows, mask=valid_row, other=0.0) * LOG2E
-    column_lse = tl.load(COLUMN_LSE + columns, mask=valid_column, other=0.0) * LOG2E
-    weight = tl.load(WEIGHT + rows, mask=valid_row, other=0.0)
-    g = tl.exp2(logits - row_lse[:, None]) + tl.exp2(logits - column_lse[None, :]) - uniform
-    g = tl.where(positive, g - weight[:, None], g)
+    row_top = tl.load(ROW_TOP + rows, mask=valid_row, other=0.0)
+    row_share = 1.0 / tl.load(ROW_TOTAL + rows, mask=valid_row, other=1.0)
+    column_top = tl.load(COLUMN_TOP + columns, mask=valid_column, other=0.0)
+    column_share = 1.0 / tl.load(COLUMN_TOTAL + columns, mask=valid_column, other=1.0)
+    g = tl.exp2(logits - row_top[:, None]) * row_share[:, None] - uniform
+    g += tl.exp2(logits - column_top[None, :]) * column_share[None, :]
+    if WEIGHT is None:
+        g = tl.where(positive, g - target, g)
+    else:
+        weight = tl.load(WEIGHT + rows, mask=valid_row, other=0.0)
+        g = tl.where(positive, g - target * weight[:, None], g)
     g = tl.where(valid, g, 0.0)
     tl.store(SHARE, tl.sum(tl.sum(g * logits, 1), 0) * LN2)
     store_gradient(G, g * (norms * tl.load(GAIN)), rows, columns, num_columns, valid, LIMIT)
@@ -168,16 +195,18 @@ def _clip_gradient(
 
 @triton.jit
 def grad_kernel(
-    X,  # as in lse_kernel
+    X,  # as in sums_kernel
     Y,
     SCALE,
     XNORM,
     YNORM,
     XLABELS,
     YLABELS,
-    ROW_LSE,  # (num_rows,), natural logarithm
-    COLUMN_LSE,  # (num_columns,)
-    WEIGHT,  # (num_rows,): what to subtract at a row's positives
+    ROW_TOP,  # (num_rows,)
+    ROW_TOTAL,
+    COLUMN_TOP,  # (num_columns,)
+    COLUMN_TOTAL,
+    WEIGHT,  # (num_rows,): one over the number of a row's positives; or None for one
     GAIN,  # one float32
     G,  # (num_rows, num_columns), the features' dtype
     SHARES,  # (programs * strips of a tile,)
@@ -186,8 +215,10 @@ def grad_kernel(
     offset,
     x_stride,
     y_stride,
+    depth,
+    target,
     uniform,
-    D: tl.constexpr,
+    EVEN: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
@@ -199,7 +230,7 @@ def grad_kernel(
     """G_ij times the inverse norms and the gain, from recomputed logits."""
     pm, pn = tile_place(num_rows, num_columns, BM, BN, GROUP)
     dots = tile_dots(
-        X, Y, pm, pn, num_rows, num_columns, x_stride, y_stride, D, BM, BN, BK, PRECISION
+        X, Y, pm, pn, num_rows, num_columns, x_stride, y_stride, depth, EVEN, BM, BN, BK, PRECISION
     )
     strips = column_strips(dots, BM, BN, WIDTH)
     rows = pm * BM + tl.arange(0, BM)
@@ -216,8 +247,10 @@ def grad_kernel(
             logits,
             norms,
             positive,
-            ROW_LSE,
-            COLUMN_LSE,
+            ROW_TOP,
+            ROW_TOTAL,
+            COLUMN_TOP,
+            COLUMN_TOTAL,
             WEIGHT,
             GAIN,
             G,
@@ -227,6 +260,7 @@ def grad_kernel(
             num_columns,
             valid_row,
             valid_column,
+            target,
             uniform,
             LIMIT,
         )
@@ -234,14 +268,16 @@ def grad_kernel(
 
 @triton.jit
 def kept_grad_kernel(
-    KEPT,  # as lse_kernel left it, from the first row and column of this launch on
-    ROW_MAX,
-    COLUMN_MAX,
-    POSITIVE,  # (num_rows,): exact logits of the positives, natural
+    KEPT,  # as sums_kernel left it, from the first row and column of this launch on
+    STRIP_TOP,
+    TILE_TOP,  # COLUMN_TOP of sums_kernel
+    POSITIVE,  # (num_rows,): exact logits of the positives
     XNORM,
     YNORM,
-    ROW_LSE,
-    COLUMN_LSE,
+    ROW_TOP,
+    ROW_TOTAL,
+    COLUMN_TOP,
+    COLUMN_TOTAL,
     WEIGHT,
     GAIN,
     G,
@@ -251,8 +287,9 @@ def kept_grad_kernel(
     offset,
     all_rows,  # of the block
     all_columns,
+    target,
     uniform,
-    BM: tl.constexpr,  # rows of a tile of the lse_kernel that kept the logits
+    BM: tl.constexpr,  # rows of a tile of the sums_kernel that kept the logits
     WIDTH: tl.constexpr,  # and columns of its strips
     LIMIT: tl.constexpr,
 ):
@@ -266,12 +303,12 @@ def kept_grad_kernel(
     valid = valid_row[:, None] & valid_column[None, :]
     place = rows.to(tl.int64)[:, None] * all_columns + columns[None, :]
     logits = tl.load(KEPT + place, mask=valid, other=0.0).to(tl.float32)
-    row_max = tl.load(ROW_MAX + strip.to(tl.int64) * all_rows + rows, mask=valid_row, other=0.0)
+    strip_top = tl.load(STRIP_TOP + strip.to(tl.int64) * all_rows + rows, mask=valid_row, other=0.0)
     column_part = pm.to(tl.int64) * all_columns + columns
-    column_max = tl.load(COLUMN_MAX + column_part, mask=valid_column, other=0.0)
-    logits += 0.5 * (row_max[:, None] + column_max[None, :])
+    tile_top = tl.load(TILE_TOP + column_part, mask=valid_column, other=0.0)
+    logits += 0.5 * (strip_top[:, None] + tile_top[None, :])
     positive = tile_positives(None, None, rows, columns, valid_row, valid_column, offset)
-    exact = tl.load(POSITIVE + rows, mask=valid_row, other=0.0) * LOG2E
+    exact = tl.load(POSITIVE + rows, mask=valid_row, other=0.0)
     logits = tl.where(positive, exact[:, None], logits)
     norms = 1.0
     if XNORM is not None:
@@ -282,8 +319,10 @@ def kept_grad_kernel(
         logits,
         norms,
         positive,
-        ROW_LSE,
-        COLUMN_LSE,
+        ROW_TOP,
+        ROW_TOTAL,
+        COLUMN_TOP,
+        COLUMN_TOTAL,
         WEIGHT,
         GAIN,
         G,
@@ -293,6 +332,7 @@ def kept_grad_kernel(
         num_columns,
         valid_row,
         valid_column,
+        target,
         uniform,
         LIMIT,
     )
@@ -300,7 +340,7 @@ def kept_grad_kernel(
 
 @triton.jit
 def sigmoid_kernel(
-    X,  # as in lse_kernel
+    X,  # as in sums_kernel
     Y,
     SCALE,
     BIAS,  # one float32
@@ -316,8 +356,9 @@ def sigmoid_kernel(
     offset,
     x_stride,
     y_stride,
+    depth,
     sums_stride,
-    D: tl.constexpr,
+    EVEN: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
@@ -329,7 +370,7 @@ def sigmoid_kernel(
     """softplus(z_ij) and its derivative by l_ij; z is the logit plus bias, negated at positives."""
     pm, pn = tile_place(num_rows, num_columns, BM, BN, GROUP)
     dots = tile_dots(
-        X, Y, pm, pn, num_rows, num_columns, x_stride, y_stride, D, BM, BN, BK, PRECISION
+        X, Y, pm, pn, num_rows, num_columns, x_stride, y_stride, depth, EVEN, BM, BN, BK, PRECISION
     )
     strips = column_strips(dots, BM, BN, WIDTH)
     rows = pm * BM + tl.arange(0, BM)

@@ -40,13 +40,18 @@ def tile_dots(
     num_columns,
     x_stride,
     y_stride,
-    D: tl.constexpr,
+    depth,
+    EVEN: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """<x_i, y_j> of a tile in float32; rows and columns past the end repeat the first."""
+    """<x_i, y_j> of a tile in float32; rows and columns past the end repeat the first.
+
+    ``depth``, the features' dimension, is no constant: one binary serves all, and the loop is not
+    unrolled, which would cost sm_80 80 registers at 512. EVEN says that BK divides it.
+    """
     rows = pm * BM + tl.arange(0, BM)
     columns = pn * BN + tl.arange(0, BN)
     rows = tl.where(rows < num_rows, rows, 0).to(tl.int64)
@@ -55,13 +60,13 @@ def tile_dots(
     x = X + rows[:, None] * x_stride + k[None, :]
     y = Y + columns[None, :] * y_stride + k[:, None]
     dots = tl.zeros((BM, BN), tl.float32)
-    for start in range(0, D, BK):
-        if D % BK == 0:
+    for start in range(0, depth, BK):
+        if EVEN:
             a = tl.load(x)
             b = tl.load(y)
         else:
-            a = tl.load(x, mask=k[None, :] < D - start, other=0.0)
-            b = tl.load(y, mask=k[:, None] < D - start, other=0.0)
+            a = tl.load(x, mask=k[None, :] < depth - start, other=0.0)
+            b = tl.load(y, mask=k[:, None] < depth - start, other=0.0)
         dots = tl.dot(a, b, dots, input_precision=PRECISION)
         x += BK
         y += BK
@@ -118,15 +123,23 @@ def tile_positives(XLABELS, YLABELS, rows, columns, valid_row, valid_column, off
 
 
 @triton.jit
-def line_lse(logits, AXIS: tl.constexpr):
-    """Maximum and log-sum-exp, base 2, along an axis.
+def line_sums(logits, AXIS: tl.constexpr):
+    """Largest logit along an axis, and the sum of exp2(logit - largest); 0 where all are -inf.
 
     A shift shared by rows and columns would save an exponential, but a row that lies 87 below the
     top of its tile would sum to zero in float32, which scale 100 makes possible.
     """
     top = tl.max(logits, AXIS)
-    terms = tl.exp2(logits - tl.expand_dims(top, AXIS))
-    return top, top + tl.log2(tl.sum(terms, AXIS))
+    shift = tl.where(top == float("-inf"), 0.0, top)
+    return top, tl.sum(tl.exp2(logits - tl.expand_dims(shift, AXIS)), AXIS)
+
+
+@triton.jit
+def add_sums(top, total, other_top, other_total):
+    """Add two sums of the form total * 2^top."""
+    new_top = tl.maximum(top, other_top)
+    shift = tl.where(new_top == float("-inf"), 0.0, new_top)
+    return new_top, total * tl.exp2(top - shift) + other_total * tl.exp2(other_top - shift)
 
 
 @triton.jit

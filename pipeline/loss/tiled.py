@@ -12,7 +12,15 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from pipeline.loss.block import BestLogits, Block, BlockGradient, BlockSums, Tile, accumulator_dtype
+from pipeline.loss.block import (
+    BestLogits,
+    Block,
+    BlockGradient,
+    BlockSums,
+    LineSums,
+    Tile,
+    accumulator_dtype,
+)
 
 LOG2E = math.log2(math.e)
 LN2 = math.log(2.0)
@@ -86,14 +94,16 @@ def kept_logit_bytes(dtype: torch.dtype) -> int:
     return accumulator_dtype(dtype).itemsize
 
 
-def block_lse(
+def block_sums(
     block: Block, *, tile: Tile | None, want_best: bool = False, keep_logits: bool = False
 ) -> BlockSums:
     tiled = TiledBlock(block, tile)
-    row = tiled.x.new_full((tiled.shape[0],), -math.inf)
-    column = tiled.x.new_full((tiled.shape[1],), -math.inf)
+    row, column = (
+        LineSums(tiled.x.new_full((size,), -math.inf), tiled.x.new_zeros(size))
+        for size in tiled.shape
+    )
     positive = tiled.x.new_zeros(tiled.shape[0])
-    best = _no_best(row, column) if want_best else None
+    best = _no_best(row.top, column.top) if want_best else None
     kept = tiled.x.new_empty(tiled.shape) if keep_logits else None
     for rows, columns in tiled.tiles():
         logits = tiled.logits(rows, columns, None if kept is None else kept[rows, columns])
@@ -101,19 +111,21 @@ def block_lse(
         if best is not None:
             _take_best(tiled, logits, rows, columns, best)
         spare = tiled.buffer(1, rows, columns)
-        row[rows] = torch.logaddexp2(row[rows], _lse2(logits, 1, spare))
-        column[columns] = torch.logaddexp2(column[columns], _lse2(logits, 0, spare))
+        _add_lines(row, rows, logits, 1, spare)
+        _add_lines(column, columns, logits, 0, spare)
     if block.positive_weight is not None:
         positive *= block.positive_weight
-    kept_logits = () if kept is None else (kept,)
-    return BlockSums(row * LN2, column * LN2, positive * LN2, best, kept_logits)
+    return BlockSums(row, column, positive, best, () if kept is None else (kept,))
 
 
-def _lse2(logits: Tensor, dim: int, spare: Tensor) -> Tensor:
-    """log2 of the sum of 2^logits along ``dim``."""
-    largest = logits.amax(dim, keepdim=True)
-    total = torch.sub(logits, largest, out=spare).exp2_().sum(dim)
-    return total.log2_().add_(largest.squeeze(dim))
+def _add_lines(sums: LineSums, where: slice, logits: Tensor, dim: int, spare: Tensor) -> None:
+    """Add a tile's lines along ``dim`` to the sums so far."""
+    tile_top = logits.amax(dim, keepdim=True)
+    tile_total = torch.sub(logits, tile_top, out=spare).exp2_().sum(dim)
+    old, new = sums.top[where], torch.maximum(sums.top[where], tile_top.squeeze(dim))
+    total = sums.total[where] * torch.exp2(old - new)
+    sums.total[where] = total.addcmul_(tile_total, torch.exp2(tile_top.squeeze(dim) - new))
+    sums.top[where] = new
 
 
 def _add_positive(
@@ -150,8 +162,8 @@ def _take_best(
 
 def block_grad(
     block: Block,
-    row_lse: Tensor,
-    column_lse: Tensor,
+    row: LineSums,
+    column: LineSums,
     kept: Sequence[Tensor] = (),
     *,
     tile: Tile | None,
@@ -160,15 +172,17 @@ def block_grad(
     need_y: bool = True,
 ) -> BlockGradient:
     tiled = TiledBlock(block, tile)
-    row, column = row_lse * LOG2E, column_lse * LOG2E
-    weight = torch.full_like(row, 2.0 * (1.0 - label_smoothing))
+    row_share, column_share = row.total.reciprocal(), column.total.reciprocal()
+    weight = torch.full_like(row_share, 2.0 * (1.0 - label_smoothing))
     if block.positive_weight is not None:
         weight *= block.positive_weight
     sums = _FeatureGradient(tiled, need_x, need_y)
     for rows, columns in tiled.tiles():
         logits = kept[0][rows, columns] if kept else tiled.logits(rows, columns)
-        g = torch.sub(logits, row[rows, None], out=tiled.buffer(1, rows, columns)).exp2_()
-        g += torch.sub(logits, column[columns], out=tiled.buffer(0, rows, columns)).exp2_()
+        g = torch.sub(logits, row.top[rows, None], out=tiled.buffer(1, rows, columns)).exp2_()
+        g *= row_share[rows, None]
+        other = torch.sub(logits, column.top[columns], out=tiled.buffer(0, rows, columns)).exp2_()
+        g.addcmul_(other, column_share[columns])
         _subtract_targets(tiled, g, rows, columns, weight)
         if label_smoothing:
             g -= 2.0 * label_smoothing / tiled.shape[1]

@@ -1,7 +1,7 @@
 """The block functions on Triton kernels.
 
-Forward: one launch for every few rows x all columns writes partial log-sum-exps, which a second,
-small kernel merges in a fixed order. Backward: G in 16 bits for one tile of the block at a time,
+Forward: one launch for some rows x all columns writes sums over each tile, which a second, small
+kernel merges in a fixed order. Backward: G in 16 bits for one tile of the block at a time,
 then two matrix products accumulate it into float32 gradients. No n x N tensor, no atomics.
 """
 
@@ -17,12 +17,12 @@ from torch import Tensor
 
 from pipeline.loss import kernels
 from pipeline.loss.backends import interpreting
-from pipeline.loss.block import BestLogits, Block, BlockGradient, BlockSums, Tile
+from pipeline.loss.block import BestLogits, Block, BlockGradient, BlockSums, LineSums, Tile
 from pipeline.loss.tile_shapes import HALF, INTERPRETED, SINGLE, TileShape
 
 LN2 = math.log(2.0)
 G_TILE: Tile = (8192, 8192)  # 128 MiB in 16 bits: long enough for the matrix products to fill a GPU
-FORWARD_LOGITS = 2**30  # of one forward launch; its partial sums then take 64 MiB at most
+FORWARD_LOGITS = 2**28  # of one forward launch; its partial sums then take 32 MiB
 FLOAT16_GAIN = 2.0**14  # |G| <= 2, so 2^15: G's tail of 1/N stays out of float16's denormals
 FLOAT16_LIMIT = 65504.0
 
@@ -32,8 +32,8 @@ def kept_logit_bytes(dtype: torch.dtype) -> int:
 
 
 def _kept_dtype(dtype: torch.dtype) -> torch.dtype:
-    # less the mean of its row's and column's maximum, a logit that matters is small, and float16 has
-    # three more bits there than bfloat16
+    # less the mean of its row's and column's maximum a logit that matters is small, and float16 has
+    # three bits more there than bfloat16
     return torch.float32 if dtype == torch.float32 else torch.float16
 
 
@@ -43,16 +43,16 @@ def shape_for(block: Block) -> TileShape:
     return SINGLE if block.x.dtype == torch.float32 else HALF
 
 
-def block_lse(
+def block_sums(
     block: Block, *, tile: Tile | None, want_best: bool = False, keep_logits: bool = False
 ) -> BlockSums:
-    return _Launcher(block).lse(want_best, keep_logits)
+    return _Launcher(block).sums(want_best, keep_logits)
 
 
 def block_grad(
     block: Block,
-    row_lse: Tensor,
-    column_lse: Tensor,
+    row: LineSums,
+    column: LineSums,
     kept: Sequence[Tensor] = (),
     *,
     tile: Tile | None,
@@ -62,17 +62,18 @@ def block_grad(
 ) -> BlockGradient:
     launcher = _Launcher(block)
     sums = _FeatureGradient(launcher, tile, need_x, need_y)
-    weight = torch.full_like(row_lse, 2.0 * (1.0 - label_smoothing))
-    if block.positive_weight is not None:
-        weight *= block.positive_weight
-    uniform = 2.0 * label_smoothing / len(block.y)
+    weight = block.positive_weight
+    targets = (2.0 * (1.0 - label_smoothing), 2.0 * label_smoothing / len(block.y))
     shares = []
     for rows, columns in sums.tiles():
-        lines = (row_lse[rows], column_lse[columns], weight[rows], sums.gain)
+        lines = (
+            *(row.top[rows], row.total[rows], column.top[columns], column.total[columns]),
+            *(None if weight is None else weight[rows], sums.gain),
+        )
         if kept:
-            shares.append(launcher.kept_grad(kept, rows, columns, lines, sums.g, uniform))
+            shares.append(launcher.kept_grad(kept, rows, columns, lines, sums.g, targets))
         else:
-            shares.append(launcher.grad(rows, columns, lines, sums.g, uniform))
+            shares.append(launcher.grad(rows, columns, lines, sums.g, targets))
         sums.add(rows, columns)
     return sums.finish(torch.cat(shares).sum())
 
@@ -119,7 +120,7 @@ class _Launcher:
         }
         self.dot_options: dict[str, Any] = {
             **self.options,
-            "D": block.x.shape[1],
+            "EVEN": block.x.shape[1] % self.shape.depth == 0,
             "BN": self.shape.columns,
             "BK": self.shape.depth,
             "GROUP": self.shape.group,
@@ -157,74 +158,81 @@ class _Launcher:
         """Of a tile."""
         return self.shape.columns // self.shape.strip
 
-    def lse(self, want_best: bool, keep_logits: bool) -> BlockSums:
+    def sums(self, want_best: bool, keep_logits: bool) -> BlockSums:
         num_rows, num_columns = len(self.x), len(self.y)
         sums = BlockSums(
-            row_lse=self.empty(num_rows),
-            column_lse=self.empty(num_columns),
+            row=self._line_sums(num_rows),
+            column=self._line_sums(num_columns),
             positive=self.empty(num_rows).zero_(),
         )
         chunk = num_rows if keep_logits else self._rows_a_launch(num_columns)
         for top in range(0, num_rows, chunk):
             rows = slice(top, min(top + chunk, num_rows))
-            best = self._lse_part(sums, rows, want_best, keep_logits)
+            best = self._sums_part(sums, rows, want_best, keep_logits)
             sums.best = best if sums.best is None else _better(sums.best, best)
         if self.block.positive_weight is not None:
             sums.positive *= self.block.positive_weight
-        for part in (sums.row_lse, sums.column_lse, sums.positive):
-            part *= LN2
-        if keep_logits:
-            sums.kept = (*sums.kept, sums.positive)
         return sums
+
+    def _line_sums(self, *shape: int) -> LineSums:
+        return LineSums(self.empty(*shape), self.empty(*shape))
 
     def _rows_a_launch(self, num_columns: int) -> int:
         tile = self.shape.rows
         return max(8 * tile, FORWARD_LOGITS // num_columns // tile * tile)
 
-    def _lse_part(
+    def _sums_part(
         self, sums: BlockSums, rows: slice, want_best: bool, keep_logits: bool
     ) -> BestLogits | None:
-        """Some rows against all columns, added to ``sums`` in base 2."""
+        """Some rows against all columns, added to ``sums``."""
         columns = slice(0, len(self.y))
         num_rows, num_columns, offset = self.sizes(rows, columns)
-        tiles, strips = self._lines(num_rows, num_columns)
+        tiles_m = triton.cdiv(num_rows, self.shape.rows)
+        tiles_n = triton.cdiv(num_columns, self.shape.columns)
         labelled = self.block.x_labels is not None
-        row_lse, column_lse = self.empty(strips, num_rows), self.empty(tiles, num_columns)
-        positive = self.empty(strips, num_rows) if labelled else sums.positive[rows]
-        row_best = self.empty(2, strips, num_rows) if want_best else None
-        column_best = self.empty(2, tiles, num_columns) if want_best else None
+        row, column = self._line_sums(tiles_n, num_rows), self._line_sums(tiles_m, num_columns)
+        positive = self.empty(tiles_n, num_rows) if labelled else sums.positive[rows]
+        row_best = self.empty(2, tiles_n, num_rows) if want_best else None
+        column_best = self.empty(2, tiles_m, num_columns) if want_best else None
+        kept = strip_top = None
         if keep_logits:
             kept = self.x.new_empty(num_rows, num_columns, dtype=_kept_dtype(self.x.dtype))
-            sums.kept = (kept, self.empty(strips, num_rows), self.empty(tiles, num_columns))
-        x, y = self.inputs(rows, columns)
+            strip_top = self.empty(triton.cdiv(num_columns, self.shape.strip), num_rows)
+            sums.kept = (kept, strip_top, column.top, sums.positive)
+        x, y = self.x[rows], self.y
         with torch.cuda.device_of(x):
-            kernels.lse_kernel[(self.programs(rows, columns),)](
+            kernels.sums_kernel[(tiles_m * tiles_n,)](
                 *(x, y, self.scale, *self.sides(rows, columns)),
-                *(row_lse, column_lse, positive, row_best, column_best),
-                *(sums.kept if keep_logits else (None, None, None)),
-                *(num_rows, num_columns, offset, x.stride(0), y.stride(0)),
+                *(row.top, row.total, column.top, column.total, positive),
+                *(row_best, column_best, kept, strip_top),
+                *(num_rows, num_columns, offset, x.stride(0), y.stride(0), x.shape[1]),
                 **self.dot_options,
             )
-            self._merge(row_lse, sums.row_lse[rows], accumulate=False)
-            self._merge(column_lse, sums.column_lse, accumulate=rows.start > 0)
+            self._merge(row, LineSums(sums.row.top[rows], sums.row.total[rows]), accumulate=False)
+            self._merge(column, sums.column, accumulate=rows.start > 0)
         if labelled:
             torch.sum(positive, dim=0, out=sums.positive[rows])
         if row_best is None or column_best is None:
             return None
         return BestLogits(*row_best.amax(1), *column_best.amax(1))
 
-    def _lines(self, num_rows: int, num_columns: int) -> tuple[int, int]:
-        """Tiles over the rows, strips over the columns."""
-        return triton.cdiv(num_rows, self.shape.rows), triton.cdiv(num_columns, self.shape.strip)
-
-    def _merge(self, parts: Tensor, out: Tensor, *, accumulate: bool) -> None:
-        num_parts, width = parts.shape
+    def _merge(self, parts: LineSums, out: LineSums, *, accumulate: bool) -> None:
+        num_parts, width = parts.top.shape
         kernels.merge_kernel[(triton.cdiv(width, 128),)](
-            parts, out, num_parts, width, ACCUMULATE=accumulate, BP=16, BW=128, num_warps=4
+            *(parts.top, parts.total, out.top, out.total, num_parts, width),
+            ACCUMULATE=accumulate,
+            BP=16,
+            BW=128,
+            num_warps=4,
         )
 
     def grad(
-        self, rows: slice, columns: slice, lines: tuple[Tensor, ...], g: Tensor, uniform: float
+        self,
+        rows: slice,
+        columns: slice,
+        lines: tuple[Tensor | None, ...],
+        g: Tensor,
+        targets: tuple[float, float],
     ) -> Tensor:
         """Fill ``g`` for a part; its shares of sum G_ij l_ij."""
         x, y = self.inputs(rows, columns)
@@ -232,7 +240,7 @@ class _Launcher:
         with torch.cuda.device_of(x):
             kernels.grad_kernel[(self.programs(rows, columns),)](
                 *(x, y, self.scale, *self.sides(rows, columns), *lines, g, shares),
-                *(*self.sizes(rows, columns), x.stride(0), y.stride(0), uniform),
+                *(*self.sizes(rows, columns), x.stride(0), y.stride(0), x.shape[1], *targets),
                 **self.dot_options,
                 LIMIT=self.limit,
             )
@@ -243,23 +251,24 @@ class _Launcher:
         kept: Sequence[Tensor],
         rows: slice,
         columns: slice,
-        lines: tuple[Tensor, ...],
+        lines: tuple[Tensor | None, ...],
         g: Tensor,
-        uniform: float,
+        targets: tuple[float, float],
     ) -> Tensor:
-        """The same from what ``block_lse`` kept."""
-        logits, row_max, column_max, positive = kept
+        """The same from what ``block_sums`` kept."""
+        logits, strip_top, tile_top, positive = kept
         num_rows, num_columns, offset = self.sizes(rows, columns)
-        tiles, strips = self._lines(num_rows, num_columns)
+        tiles = triton.cdiv(num_rows, self.shape.rows)
+        strips = triton.cdiv(num_columns, self.shape.strip)
         shares = self.empty(tiles * strips)
         first_tile, first_strip = rows.start // self.shape.rows, columns.start // self.shape.strip
         with torch.cuda.device_of(logits):
             kernels.kept_grad_kernel[(tiles * strips,)](
                 logits[rows.start :, columns.start :],
-                row_max[first_strip:, rows.start :],
-                column_max[first_tile:, columns.start :],
+                strip_top[first_strip:, rows.start :],
+                tile_top[first_tile:, columns.start :],
                 *(positive[rows], *self.sides(rows, columns)[:2], *lines, g, shares),
-                *(num_rows, num_columns, offset, *logits.shape, uniform),
+                *(num_rows, num_columns, offset, *logits.shape, *targets),
                 **self.options,
                 LIMIT=self.limit,
             )
@@ -275,7 +284,8 @@ class _Launcher:
         with torch.cuda.device_of(x):
             kernels.sigmoid_kernel[(self.programs(rows, columns),)](
                 *(x, y, self.scale, bias.reshape(1), x_norm, y_norm, x_labels, y_labels, gain, g),
-                *(sums, *self.sizes(rows, columns), x.stride(0), y.stride(0), sums.stride(0)),
+                *(sums, *self.sizes(rows, columns), x.stride(0), y.stride(0)),
+                *(x.shape[1], sums.stride(0)),
                 **self.dot_options,
                 LIMIT=self.limit,
             )

@@ -1,0 +1,146 @@
+"""Bad input is a ValueError that names the value, and the same one on every rank."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.loss import TextGather, clip_loss, sigmoid_loss
+from tests.gloo import run_gloo
+
+SCALE = torch.tensor([2.0])
+BIAS = torch.tensor([-10.0])
+
+
+def _features(num_rows: int = 6, dimension: int = 4, dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(num_rows)
+    return torch.randn(num_rows, dimension, generator=generator).to(dtype)
+
+
+def _with(value: float) -> Tensor:
+    features = _features()
+    features[2, 1] = value
+    return features
+
+
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("image_features has dtype torch.int64", {"image_features": torch.ones(6, 4).long()}),
+    ("image_features has shape \\(4,\\)", {"image_features": torch.ones(4)}),
+    ("text_features has shape \\(0, 4\\)", {"text_features": torch.ones(0, 4)}),
+    ("text_features is not a tensor but <class 'list'>", {"text_features": [[1.0]]}),
+    ("shape \\(6, 4\\) and text_features \\(6, 5\\)", {"text_features": _features(6, 5)}),
+    ("shape \\(6, 4\\) and text_features \\(5, 4\\)", {"text_features": _features(5)}),
+    (
+        "dtype torch.float32 and text_features torch.float16",
+        {"text_features": _features(dtype=torch.float16)},
+    ),
+    ("image_features has 1 non-finite values, the first nan", {"image_features": _with(torch.nan)}),
+    ("text_features .* the first -inf at \\[2, 1\\]", {"text_features": _with(-torch.inf)}),
+    ("logit_scale is nan", {"logit_scale": torch.tensor([torch.nan])}),
+    ("logit_scale has shape \\(2,\\)", {"logit_scale": torch.ones(2)}),
+    ("pair_ids have dtype torch.int32", {"pair_ids": torch.arange(6).int()}),
+    ("pair_ids have shape \\(5,\\)", {"pair_ids": torch.arange(5)}),
+    ("backend is 'cuda'; pass one of auto, torch, triton", {"backend": "cuda"}),
+    ("tile is 0", {"tile": 0}),
+    ("tile is \\(3,\\)", {"tile": (3,)}),
+    ("reduce_dtype is torch.int32", {"reduce_dtype": torch.int32}),
+]
+
+
+@pytest.mark.parametrize(("message", "change"), CASES)
+@pytest.mark.parametrize("loss", [clip_loss, sigmoid_loss])
+def test_names_the_value(loss: Any, message: str, change: dict[str, Any]) -> None:
+    arguments = {"image_features": _features(), "text_features": _features(), "logit_scale": SCALE}
+    if loss is sigmoid_loss:
+        arguments["logit_bias"] = BIAS
+    loss(**arguments)
+    with pytest.raises(ValueError, match=message):
+        loss(**{**arguments, **change})
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
+def test_label_smoothing_out_of_range(value: float) -> None:
+    with pytest.raises(ValueError, match="label_smoothing is"):
+        clip_loss(_features(), _features(), SCALE, label_smoothing=value)
+
+
+def test_negative_stash() -> None:
+    with pytest.raises(ValueError, match="stash_bytes is -1"):
+        clip_loss(_features(), _features(), SCALE, stash_bytes=-1)
+
+
+def test_triton_without_a_gpu() -> None:
+    with pytest.raises(ValueError, match="backend 'triton' needs an NVIDIA GPU.*pass backend="):
+        clip_loss(_features(), _features(), SCALE, backend="triton")
+
+
+def test_several_errors_come_at_once() -> None:
+    with pytest.raises(ValueError, match="tile is -1.*") as error:
+        clip_loss(_with(torch.inf), _features(), SCALE, tile=-1)
+    assert "non-finite" in str(error.value)
+
+
+def test_sigmoid_modes() -> None:
+    with pytest.raises(ValueError, match="mode is 'pipeline'; pass 'gather' or 'ring'"):
+        sigmoid_loss(_features(), _features(), SCALE, BIAS, mode="pipeline")
+    with pytest.raises(ValueError, match="mode 'ring' gathers nothing"):
+        sigmoid_loss(_features(), TextGather(_features()), SCALE, BIAS, mode="ring")
+
+
+FAULTS: dict[str, dict[str, Any]] = {  # what rank 1 passes
+    "rows": {"image_features": _features(5), "text_features": _features(5)},
+    "nan": {"image_features": _with(torch.nan)},
+    "dtype": {"image_features": _features().double(), "text_features": _features().double()},
+    "type": {"text_features": None},
+    "ids": {"pair_ids": torch.arange(6)},
+    "options": {"label_smoothing": 0.1},
+    "triton": {"backend": "triton"},
+    "locked": {"text_features": _features().requires_grad_()},
+}
+
+
+def _one_bad_rank(rank: int, world_size: int, fault: str) -> str:
+    arguments = {"image_features": _features(), "text_features": _features(), "logit_scale": SCALE}
+    if rank == 1:
+        arguments.update(FAULTS[fault])
+    try:
+        clip_loss(**arguments)  # type: ignore[call-overload]
+    except ValueError as error:
+        return str(error)
+    return "no error"
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("rows", "rows of image_features differs between ranks: 6 on rank 0, 5 on rank 1; drop"),
+        ("nan", "rank 1: image_features has 1 non-finite values"),
+        ("dtype", "dtype of image_features differs between ranks"),
+        ("type", "rank 1: text_features is not a tensor"),
+        ("ids", "use of pair_ids differs between ranks: False on rank 0, True on rank 1"),
+        ("options", "label_smoothing differs between ranks: 0.0 on rank 0, 0.1 on rank 1"),
+        ("triton", "rank 1: backend 'triton' needs an NVIDIA GPU"),
+        ("locked", "gradient of text_features differs between ranks: False on rank 0, True on"),
+    ],
+)
+def test_every_rank_raises_alike(fault: str, message: str) -> None:
+    first, second = run_gloo(_one_bad_rank, 2, fault, timeout_s=60)
+    assert message in first
+    assert first == second
+
+
+def _bad_early_gather(rank: int, world_size: int) -> str:
+    try:
+        TextGather(_with(torch.nan) if rank == 0 else _features())
+    except ValueError as error:
+        return str(error)
+    return "no error"
+
+
+def test_early_gather_raises_on_every_rank() -> None:
+    first, second = run_gloo(_bad_early_gather, 2, timeout_s=60)
+    assert "rank 0: text_features has 1 non-finite values" in first
+    assert first == second
