@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.loss import TextGather, clip_loss
-from pipeline.loss.reference import clip_loss_reference
+from pipeline.loss.reference import clip_loss_reference, logits_matrix, top1_reference
 from tests.gloo import run_gloo
 from tests.pipeline.loss.features import correlated_features
 
@@ -95,29 +95,47 @@ def test_equals_reference_on_concatenated_batch(world_size: int, log_scale: floa
 )
 @pytest.mark.parametrize("early", [False, True])
 def test_options_on_two_ranks(options: dict[str, Any], early: bool) -> None:
-    ids = [
-        3,
-        1,
-        4,
-        1,
-        5,
-        9,
-        2,
-        6,
-        5,
-        3,
-        5,
-        8,
-        9,
-        7,
-        9,
-        3,
-        2,
-        3,
-        8,
-        4,
-        6,
-        2,
-    ]  # repeated within and across ranks
+    ids = [7 * row % 13 for row in range(2 * ROWS_PER_RANK)]  # repeated within and across ranks
     results = run_gloo(_one_rank, 2, 2.66, 6, ids, early, options)
     _check(2, results, _expected(2, 2.66, ids, options))
+
+
+def test_recomputed_and_unchecked() -> None:
+    ours = {"stash_bytes": 0, "check_inputs": False}
+    results = run_gloo(_one_rank, 2, 4.6, (3, 8), None, False, ours)
+    _check(2, results, _expected(2, 4.6, None, {}))
+
+
+def _text_gradient(rank: int, world_size: int, reduce_dtype: torch.dtype | None) -> Tensor:
+    image, text = correlated_features(world_size * ROWS_PER_RANK, DIMENSION, dtype=torch.float32)
+    mine = slice(rank * ROWS_PER_RANK, (rank + 1) * ROWS_PER_RANK)
+    leaf = text[mine].clone().requires_grad_()
+    scale = torch.tensor([2.66])
+    clip_loss(image[mine], leaf, scale, normalize=True, reduce_dtype=reduce_dtype).backward()
+    assert leaf.grad is not None
+    return leaf.grad
+
+
+def test_text_gradient_may_travel_in_bfloat16() -> None:
+    full = torch.cat(run_gloo(_text_gradient, 2, None))
+    half = torch.cat(run_gloo(_text_gradient, 2, torch.bfloat16))
+    assert half.dtype == torch.float32 and not torch.equal(half, full)
+    assert (half - full).norm() < 2**-7 * full.norm()  # three roundings of 2^-9: two parts, one sum
+
+
+def _top1(rank: int, world_size: int) -> tuple[float, float]:
+    image, text = correlated_features(world_size * ROWS_PER_RANK, 3)
+    mine = slice(rank * ROWS_PER_RANK, (rank + 1) * ROWS_PER_RANK)
+    scale = torch.tensor([2.66])
+    ids = torch.arange(world_size * ROWS_PER_RANK)[mine] // 3
+    result = clip_loss(image[mine], text[mine], scale, pair_ids=ids, return_metrics=True)
+    return float(result.image_to_text_top1), float(result.text_to_image_top1)
+
+
+def test_top1_counts_negatives_of_all_ranks() -> None:
+    hits = torch.tensor(run_gloo(_top1, 4)).mean(0)
+    image, text = correlated_features(4 * ROWS_PER_RANK, 3)
+    logits = logits_matrix(image, text, torch.tensor([2.66]), normalize=False)
+    expected = top1_reference(logits, torch.arange(4 * ROWS_PER_RANK) // 3)
+    assert hits.tolist() == pytest.approx([float(part) for part in expected])
+    assert 0.0 < float(hits[0]) < 1.0 and 0.0 < float(hits[1]) < 1.0
