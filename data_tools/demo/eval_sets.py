@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_tools.demo.corpus import Corpus, Drawing
-from data_tools.demo.descriptions import WORDINGS, word
+from data_tools.demo.descriptions import MOST_TAGS, WORDINGS, word
 
 # The wordings of the pictures' descriptions, without tags, in CLIP_benchmark's form.
 TEMPLATES = ("{c}", "an emoji of {c}", "{c} emoji", "emoji of {c}.")
-CAPTION = WORDINGS[2]
+CAPTION = WORDINGS[3]
 
 
 def write_eval_sets(corpus: Corpus, folder: Path) -> dict[str, int]:
@@ -31,7 +31,7 @@ def write_eval_sets(corpus: Corpus, folder: Path) -> dict[str, int]:
     _write_split(zero_shot / "test", labelled)
     _write(retrieval / "dataset_type.txt", b"retrieval\n")
     captioned = (
-        (drawing, "txt", word(CAPTION, drawing.emoji.label, drawing.emoji.tags))
+        (drawing, "txt", word(CAPTION, drawing.emoji.label, drawing.emoji.tags[:MOST_TAGS]))
         for drawing in corpus.held_out
     )
     _write_split(retrieval / "test", captioned)
