@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.loss.collectives import Ranks
+from pipeline.loss.collectives import Ranks, gather_rows
 
 NOTE_BYTES = 4096  # holds MAX_ERRORS errors of ERROR_LENGTH characters and the facts
 MAX_ERRORS = 4
@@ -206,7 +206,5 @@ def _gather_notes(report: InputReport, ranks: Ranks) -> list[dict[str, Any]]:
     device = torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu")
     text = json.dumps(_note(report)).encode().ljust(NOTE_BYTES)
     mine = torch.frombuffer(bytearray(text), dtype=torch.uint8).to(device)
-    everyone = mine.new_empty(ranks.size * NOTE_BYTES)
-    dist.all_gather_into_tensor(everyone, mine, group=ranks.group)
-    notes = everyone.view(ranks.size, NOTE_BYTES).cpu()
+    notes = gather_rows(mine, ranks).view(ranks.size, NOTE_BYTES).cpu()
     return [json.loads(bytes(note.tolist())) for note in notes]

@@ -1,5 +1,7 @@
-"""The contrastive loss of CLIP over the global batch of all ranks. Formulas and costs: README.md
-beside this file."""
+"""The contrastive loss of CLIP over the global batch of all ranks.
+
+Formulas and costs: README.md beside this file.
+"""
 
 from __future__ import annotations
 

@@ -11,6 +11,10 @@ from torch import Tensor
 
 from pipeline.loss.block import LineSums
 
+# torch 2.13 renamed both and warns about the old names
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -42,7 +46,7 @@ def start_gather(rows: Tensor, ranks: Ranks) -> tuple[Tensor, dist.Work | None]:
         return rows, None
     rows = rows.contiguous()
     gathered = rows.new_empty((ranks.size * len(rows), *rows.shape[1:]))
-    work = dist.all_gather_into_tensor(gathered, rows, group=ranks.group, async_op=True)
+    work = _all_gather(gathered, rows, group=ranks.group, async_op=True)
     return gathered, work
 
 
@@ -66,7 +70,7 @@ def start_scatter(
         return rows, None
     rows = rows.to(dtype or rows.dtype)
     mine = rows.new_empty((len(rows) // ranks.size, *rows.shape[1:]))
-    work = dist.reduce_scatter_tensor(mine, rows, group=ranks.group, async_op=True)
+    work = _reduce_scatter(mine, rows, group=ranks.group, async_op=True)
     return mine, work
 
 

@@ -19,10 +19,10 @@ from triton.compiler import ASTSource
 
 from pipeline.loss import kernels
 from pipeline.loss.tile_shapes import HALF, TileShape
+from pipeline.loss.triton_blocks import FLOAT16_LIMIT
 
 ARCHITECTURES = (80, 90, 100)
-POINTERS = {"X": "*bf16", "Y": "*bf16", "G": "*bf16", "KEPT": "*fp16"}
-POINTERS |= {"XLABELS": "*i32", "YLABELS": "*i32"}
+FEATURES = ("X", "Y", "G")  # of the features' dtype; most other pointers are to float32
 NORMS, LABELS = ("XNORM", "YNORM"), ("XLABELS", "YLABELS")
 BEST, KEPT = ("ROW_BEST", "COLUMN_BEST"), ("KEPT", "STRIP_TOP")
 
@@ -59,16 +59,25 @@ class Usage:
     tcgen05: int
 
 
-def compile_case(case: Case, architecture: int, shape: TileShape = HALF) -> Usage:
+def compile_case(
+    case: Case, architecture: int, shape: TileShape = HALF, dtype: str = "bf16"
+) -> Usage:
+    """Compile for an architecture such as 90, and features of "bf16", "fp16" or "fp32"."""
     constants: dict[str, Any] = {
         **{"EVEN": True, "BM": shape.rows, "BN": shape.columns, "BK": shape.depth},
-        **{"WIDTH": shape.strip, "GROUP": shape.group, "PRECISION": "ieee", "LIMIT": 0.0},
+        **{"WIDTH": shape.strip, "GROUP": shape.group, "PRECISION": "ieee"},
+        "LIMIT": FLOAT16_LIMIT if dtype == "fp16" else 0.0,
         **{"ACCUMULATE": True, "BP": 16, "BW": 128},
     }
     names = case.kernel.arg_names
     constants = {name: constants[name] for name in names if name in constants}
     constants |= {name: None for name in case.absent}
-    signature = {name: _type(name, name in constants) for name in names}
+    pointers = {
+        **{name: f"*{dtype}" for name in FEATURES},
+        **{"XLABELS": "*i32", "YLABELS": "*i32"},
+        "KEPT": "*fp32" if dtype == "fp32" else "*fp16",
+    }
+    signature = {name: _type(name, name in constants, pointers) for name in names}
     attributes = {
         (i,): [["tt.divisibility", 16]]
         for i, name in enumerate(names)
@@ -95,12 +104,12 @@ def compile_case(case: Case, architecture: int, shape: TileShape = HALF) -> Usag
     )
 
 
-def _type(name: str, constant: bool) -> str:
+def _type(name: str, constant: bool, pointers: dict[str, str]) -> str:
     if constant:
         return "constexpr"
     if name in ("target", "uniform"):
         return "fp32"
-    return POINTERS.get(name, "*fp32") if name.isupper() else "i32"
+    return pointers.get(name, "*fp32") if name.isupper() else "i32"
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:

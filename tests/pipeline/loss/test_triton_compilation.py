@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("triton")
 
+from pipeline.loss.tile_shapes import CANDIDATES, SINGLE, TileShape  # noqa: E402
 from tests.pipeline.loss.ahead_of_time import (  # noqa: E402
     ARCHITECTURES,
     CASES,
@@ -37,6 +38,22 @@ def test_two_programs_share_a_hopper_multiprocessor(name: str) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_compiles_without_spills(case: Case, architecture: int) -> None:
     _check(case, architecture)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_float16_and_float32_compile_too(case: Case) -> None:
+    assert compile_case(case, 90, dtype="fp16").stack_bytes == 0
+    single = compile_case(case, 90, SINGLE, dtype="fp32")
+    assert single.stack_bytes == 0 and single.wgmma == 0  # float32 products stay float32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", CANDIDATES, ids=str)
+def test_candidate_shapes_compile(shape: TileShape) -> None:
+    for case in CASES:
+        if case.name in ("sums", "gradient"):
+            assert compile_case(case, 90, shape).stack_bytes == 0
 
 
 @pytest.mark.slow
