@@ -28,7 +28,8 @@ def test_kill_9_of_a_rank_then_resume_equals_undisturbed(
 ) -> None:
     overrides, expected = undisturbed
     run_dir, log = tmp_path / "run", tmp_path / "log"
-    process = start(*overrides, f"run_dir={run_dir}", log=log)
+    offline = "logging.wandb_mode=offline"
+    process = start(*overrides, f"run_dir={run_dir}", offline, log=log)
     wait_until(lambda: last_step(run_dir) >= after_step, process, log)
     ranks_of(process)[victim].send_signal(signal.SIGKILL)
     assert process.wait(timeout=60) == 128 + signal.SIGKILL, log.read_text()
@@ -39,6 +40,9 @@ def test_kill_9_of_a_rank_then_resume_equals_undisturbed(
     assert ended.returncode == 0, ended.stdout + ended.stderr
     # bit for bit: losses, gradient norms, learning rates and the checksum of the samples' keys
     assert metrics(run_dir) == expected
+    run_id = (run_dir / "wandb_id").read_text()
+    records = list((run_dir / "wandb").glob(f"offline-run-*-{run_id}/run-{run_id}.wandb"))
+    assert len(records) == 2  # of the killed and of the resumed run: one run for `wandb sync`
 
 
 def test_a_finished_run_is_left_as_it_is(
