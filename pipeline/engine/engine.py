@@ -44,6 +44,7 @@ class ClipEngine:
     def __init__(self, model: CLIP, config: TrainJob, world: World) -> None:
         self._config, self._world = config, world
         self._skipped_in_a_row = 0
+        self._inputs_checked = False
         model = model.to(world.device)
         optimizer = build_optimizer(model, config.train)
         steps, warmup = config.train.steps, config.train.warmup_steps
@@ -77,7 +78,11 @@ class ClipEngine:
             group=torch.distributed.group.WORLD,
             normalize=True,
             pair_ids=pair_ids,
+            # ranks compare shapes and look for NaN once: the check waits for the device, shapes
+            # stay, and from here on the gradient norm tells what is not finite
+            check_inputs=not self._inputs_checked,
         )
+        self._inputs_checked = True
         lr = self._engine.get_lr()[0]
         self._engine.backward(loss)
         self._engine.step()

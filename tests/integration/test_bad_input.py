@@ -38,6 +38,7 @@ def test_fewer_samples_than_a_global_batch(manifest: Path, tmp_path: Path) -> No
     assert "50" in told and "64" in told
 
 
+@pytest.mark.slow
 def test_a_truncated_shard(manifest: Path, tmp_path: Path) -> None:
     shard = manifest.parent / "shards" / "000003.tar"
     shard.write_bytes(shard.read_bytes()[:-2000])
@@ -52,6 +53,7 @@ def test_a_shard_of_garbage(manifest: Path, tmp_path: Path) -> None:
     assert "000003.tar" in told and "data.max_bad_fraction" in told
 
 
+@pytest.mark.slow
 def test_a_manifest_edited_by_hand(manifest: Path, tmp_path: Path) -> None:
     content = json.loads(manifest.read_text())
     content["num_samples"] += 1
@@ -60,6 +62,7 @@ def test_a_manifest_edited_by_hand(manifest: Path, tmp_path: Path) -> None:
     assert "num_samples" in told and str(manifest) in told
 
 
+@pytest.mark.slow
 def test_resuming_on_other_data(manifest: Path, tmp_path: Path) -> None:
     overrides = ["experiment=tiny", f"run_dir={tmp_path / 'run'}", "train.steps=5"]
     ended = run(*overrides, f"data.manifest={manifest}")
@@ -69,6 +72,7 @@ def test_resuming_on_other_data(manifest: Path, tmp_path: Path) -> None:
     assert told.returncode != 0 and "data_fingerprint" in told.stderr, told.stderr
 
 
+@pytest.mark.slow
 def test_evaluating_a_run_without_checkpoint(manifest: Path, tmp_path: Path) -> None:
     ended = run(
         "experiment=tiny",

@@ -45,6 +45,7 @@ def test_kill_9_of_a_rank_then_resume_equals_undisturbed(
     assert len(records) == 2  # of the killed and of the resumed run: one run for `wandb sync`
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_as_it_is(
     undisturbed: tuple[list[str], list[dict]], tmp_path: Path
 ) -> None:

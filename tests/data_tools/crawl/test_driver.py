@@ -192,7 +192,10 @@ def workers(driver: Driver) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGKILL, -9)],
+)
 def test_no_child_outlives_the_driver(tmp_path, sent, code):
     with hostile_site(delay_s=0.3) as site:
         write_kept(tmp_path, [site.url(f"/n/{number}.jpg") for number in range(400)])
