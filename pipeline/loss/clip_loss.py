@@ -152,8 +152,8 @@ def clip_loss(
     ValueError for bad input, on every rank alike.
     """
     report = InputReport()
-    ranks = text_side(text_features, group, report)
-    report.batch(image_features, text_features, logit_scale, pair_ids, finite=check_inputs)
+    ranks, text = text_side(text_features, group, report, finite=check_inputs)
+    report.batch(image_features, text, logit_scale, pair_ids, finite=check_inputs)
     report.label_smoothing(label_smoothing).options(tile, stash_bytes, reduce_dtype)
     report.facts.update(normalize=normalize, return_metrics=return_metrics)
     functions = choose_backend(backend, image_features, report)

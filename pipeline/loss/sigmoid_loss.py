@@ -62,8 +62,8 @@ def sigmoid_loss(
     on every rank alike.
     """
     report = InputReport()
-    ranks = text_side(text_features, group, report)
-    report.batch(image_features, text_features, logit_scale, pair_ids, finite=check_inputs)
+    ranks, text = text_side(text_features, group, report, finite=check_inputs)
+    report.batch(image_features, text, logit_scale, pair_ids, finite=check_inputs)
     report.scalar("logit_bias", logit_bias, finite=check_inputs).options(tile, 0, reduce_dtype)
     report.require(mode in ("gather", "ring"), f"mode is {mode!r}; pass 'gather' or 'ring'")
     report.require(
@@ -83,12 +83,12 @@ def sigmoid_loss(
         check_inputs=check_inputs,
         with_gradient=torch.is_grad_enabled(),
     )
-    if mode == "ring":
-        text, gather = text_features, None
-    else:
+    gather = None
+    if isinstance(text_features, TextGather):
         gather = text_features
-        if not isinstance(gather, TextGather):
-            gather = TextGather.checked(gather, ranks)
+    elif mode == "gather":
+        gather = TextGather.checked(text_features, ranks)
+    if gather is not None:
         text = gather.anchor
     return _SigmoidLoss.apply(image_features, text, logit_scale, logit_bias, gather, pair_ids, plan)
 

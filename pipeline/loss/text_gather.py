@@ -120,11 +120,16 @@ class TextGather:
 
 
 def text_side(
-    text_features: Tensor | TextGather, group: dist.ProcessGroup | None, report: InputReport
-) -> Ranks:
-    """The ranks that a loss call spans; notes a TextGather that cannot serve it."""
+    text_features: Tensor | TextGather,
+    group: dist.ProcessGroup | None,
+    report: InputReport,
+    *,
+    finite: bool,
+) -> tuple[Ranks, Tensor]:
+    """The ranks that a loss call spans and its local text features, checked here or before."""
     if not isinstance(text_features, TextGather):
-        return ranks_of(group)
+        report.features("text_features", text_features, finite=finite)
+        return ranks_of(group), text_features
     ranks = text_features.ranks
     report.require(
         not text_features.consumed,
@@ -134,4 +139,4 @@ def text_side(
         group is None or group == ranks.group,
         "the TextGather was started over another group; pass the group to it alone",
     )
-    return ranks
+    return ranks, text_features.local

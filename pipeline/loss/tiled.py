@@ -253,14 +253,19 @@ class _FeatureGradient:
         """Take out the factors that the prepared x and y carry."""
         block = self.tiled.block
         if self.x is not None:
-            log_scale = torch.linalg.vecdot(self.tiled.x, self.x).sum() * LN2
+            log_scale = _inner(self.tiled.x, self.x) * LN2
             if block.x_inverse_norm is not None:
                 self.x *= block.x_inverse_norm[:, None]
         else:
             assert self.y is not None
-            log_scale = torch.linalg.vecdot(self.tiled.y, self.y).sum() * LN2
+            log_scale = _inner(self.tiled.y, self.y) * LN2
         if self.y is not None:
             self.y *= LN2 / block.scale
             if block.y_inverse_norm is not None:
                 self.y *= block.y_inverse_norm[:, None]
         return BlockGradient(self.x if self.need_x else None, self.y, log_scale)
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """<a, b>; an elementwise product would be another tensor of the features' size."""
+    return torch.einsum("nd,nd->n", a, b).sum()

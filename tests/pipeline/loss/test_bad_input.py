@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -75,6 +77,13 @@ def test_negative_stash() -> None:
 def test_triton_without_a_gpu() -> None:
     with pytest.raises(ValueError, match="backend 'triton' needs an NVIDIA GPU.*pass backend="):
         clip_loss(_features(), _features(), SCALE, backend="triton")
+
+
+def test_importing_the_loss_needs_no_triton() -> None:
+    program = "import sys; sys.modules['triton'] = None; import pipeline.loss as l, torch;"
+    program += "x = torch.eye(4); print(float(l.clip_loss(x, x, torch.zeros(1))))"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=120)
+    assert run.returncode == 0 and 0.0 < float(run.stdout) < 2.0, run.stderr
 
 
 def test_several_errors_come_at_once() -> None:
