@@ -66,6 +66,7 @@ def sums_kernel(
     rows = pm * BM + tl.arange(0, BM)
     valid_row = rows < num_rows
     row_part = pn.to(tl.int64) * num_rows + rows
+    first = pm * BM + offset  # column of the first row's positive
     row_top = tl.full((BM,), float("-inf"), tl.float32)
     row_total = tl.zeros((BM,), tl.float32)
     row_positive = tl.zeros((BM,), tl.float32)
@@ -81,15 +82,24 @@ def sums_kernel(
             strips[i], SCALE, XNORM, YNORM, rows, columns, valid_row, valid_column
         )
         logits = tl.where(valid, logits, float("-inf"))
-        positive = tile_positives(XLABELS, YLABELS, rows, columns, valid_row, valid_column, offset)
-        strip_positive = tl.sum(tl.where(positive, logits, 0.0), 1)
-        if XLABELS is None:
+        if XLABELS is not None:
+            positive = tile_positives(
+                XLABELS, YLABELS, rows, columns, valid_row, valid_column, offset
+            )
+            row_positive += tl.sum(tl.where(positive, logits, 0.0), 1)
+        elif (first < strip * WIDTH + WIDTH) & (first + BM > strip * WIDTH):
+            # the diagonal crosses the strip, as it does few; the sum costs two barriers
+            positive = tile_positives(
+                XLABELS, YLABELS, rows, columns, valid_row, valid_column, offset
+            )
+            strip_positive = tl.sum(tl.where(positive, logits, 0.0), 1)
             target = rows + offset - strip * WIDTH
             here = (target >= 0) & (target < WIDTH) & (rows + offset < num_columns)
             tl.store(POSITIVE + rows, strip_positive, mask=here & valid_row)
-        else:
-            row_positive += strip_positive
         if ROW_BEST is not None:
+            positive = tile_positives(
+                XLABELS, YLABELS, rows, columns, valid_row, valid_column, offset
+            )
             best = tl.where(positive, logits, float("-inf"))
             rival = tl.where(positive, float("-inf"), logits)
             row_best = tl.maximum(row_best, tl.max(best, 1))
