@@ -11,7 +11,6 @@ from pipeline.loss import clip_loss
 from pipeline.loss.reference import clip_loss_reference
 from tests.benchmarks.loss_providers import Provider, open_clip
 
-
 LOSS_SCALE = 2.0**12  # as a gradient scaler would: without one, float16 gradients underflow
 
 
