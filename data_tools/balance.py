@@ -11,6 +11,8 @@ raises P and leaves the hash.
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -86,3 +88,9 @@ def unit_hashes(uids: list[str], seed: int) -> np.ndarray:
     """
     digests = (xxhash.xxh64_intdigest(f"balance/{uid}".encode(), seed % 2**64) for uid in uids)
     return np.array([digest >> 11 for digest in digests], dtype=np.uint64) * 2.0**-53
+
+
+if __name__ == "__main__":
+    from data_tools.build import main
+
+    sys.exit(main(sys.argv[1:], stage="balance"))

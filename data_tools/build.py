@@ -11,7 +11,6 @@ again.
 from __future__ import annotations
 
 import fcntl
-import glob
 import json
 import os
 import sys
@@ -21,10 +20,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools import balance, crawl, curate, pack, queries, report, search
+from data_tools import (
+    balance,
+    candidates,
+    crawl,
+    curate,
+    match,
+    pack,
+    queries,
+    report,
+    search,
+)
 from data_tools.config import ConfigError, DatasetJob, fingerprint, load_job, to_yaml
-from data_tools.manifest import ManifestError, file_sha256
+from data_tools.manifest import ManifestError
 from data_tools.schema import DataError, DatasetPaths
+from data_tools.tasks import Task, take_task
 
 Counts = dict[str, int]
 
@@ -37,23 +47,36 @@ class Stage:
     """What of the job, and of the outside, the stage's output depends on, besides the output of the
     stage before."""
     writes: Callable[[DatasetPaths], Path]
+    share: Callable[[DatasetJob, DatasetPaths, Task], Counts] | None = None
+    """One task's share of the stage's work; `run` does what no task has done, and puts it together.
+    None where the stage is not divided."""
 
 
 STAGES = (
     Stage(
         "queries",
         queries.run,
-        lambda job: (file_sha256(Path(job.queries.path)),),
+        lambda job: (job.queries, queries.inputs(job.queries)),
         lambda p: p.table("queries"),
+    ),
+    Stage(
+        "match",
+        match.run,
+        lambda job: (job.sources.pool, job.match, match.inputs(job.sources.pool)),
+        lambda p: p.matched,
+        match.run_share,
     ),
     Stage(
         "search",
         search.run,
-        lambda job: (job.sources, _state_of_files(job.sources.pool.paths)),
-        lambda p: p.table("candidates"),
+        lambda job: (job.sources, job.search, search.target(job)),
+        lambda p: p.table("searched"),
     ),
+    Stage("candidates", candidates.run, lambda job: (), lambda p: p.table("candidates")),
     Stage("balance", balance.run, lambda job: (job.balance,), lambda p: p.table("kept")),
-    Stage("crawl", crawl.run, lambda job: (job.crawl,), lambda p: p.table("fetched")),
+    Stage(
+        "crawl", crawl.run, lambda job: (job.crawl,), lambda p: p.table("fetched"), crawl.run_share
+    ),
     Stage("curate", curate.run, lambda job: (job.curate,), lambda p: p.table("curated")),
     Stage("pack", pack.run, lambda job: (job.pack,), lambda p: p.manifest),
     Stage("report", report.run, lambda job: (), lambda p: p.report),
@@ -61,11 +84,12 @@ STAGES = (
 
 
 @contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Two builds in one folder would write over each other. The lock goes with the process."""
+def _alone(root: Path, shared: bool = False) -> Iterator[None]:
+    """Two builds in one folder would write over each other; tasks of one stage may be many. The
+    lock goes with the process."""
     with (root / ".lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DataError(
                 f"another build is at work in {root}: wait for it, or give another out_dir"
@@ -73,35 +97,59 @@ def _alone(root: Path) -> Iterator[None]:
         yield
 
 
-def _state_of_files(patterns: list[str]) -> list[tuple[str, int, int]]:
-    files = sorted(file for pattern in patterns for file in glob.glob(pattern, recursive=True))
-    return [(file, os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
-
-
 def build(job: DatasetJob) -> Counts:
     """Run every stage that is not done; returns the last stage's counts. DataError names what
     failed and the fix."""
     paths = DatasetPaths(Path(job.out_dir))
     paths.root.mkdir(parents=True, exist_ok=True)
+    counts: Counts = {}
     with _alone(paths.root):
         paths.config.write_text(to_yaml(job))
-        return _run_stages(job, paths)
+        for stage, chain in _chained(job):
+            counts = _run_stage(stage, chain, job, paths)
+    print(f"manifest: {paths.manifest}\n    card: {paths.report}", flush=True)
+    return counts
 
 
-def _run_stages(job: DatasetJob, paths: DatasetPaths) -> Counts:
-    counts: Counts = {}
-    chain = ""  # of the stage before: a change anywhere re-runs everything after it
+def build_stage(name: str, job: DatasetJob, task: Task | None = None) -> Counts:
+    """Run one stage alone, or one task's share of it. DataError when a stage before it is not done
+    with these settings."""
+    paths = DatasetPaths(Path(job.out_dir))
+    paths.root.mkdir(parents=True, exist_ok=True)
+    with _alone(paths.root, shared=task is not None):
+        for stage, chain in _chained(job):
+            if stage.name == name:
+                break
+            if _finished(paths, stage, chain) is None:
+                raise DataError(
+                    f"{name} needs the stage {stage.name}, which is not done with these settings: "
+                    f"run python -m data_tools.{stage.name} first, or python -m data_tools.build"
+                )
+        if task is None:
+            return _run_stage(stage, chain, job, paths)
+        if stage.share is None:
+            raise ConfigError(f"--task: the stage {name} is not divided into tasks; leave it out")
+        return stage.share(job, paths, task)
+
+
+def _chained(job: DatasetJob) -> Iterator[tuple[Stage, str]]:
+    """Each stage with the fingerprint of its settings and of all before it: a change anywhere
+    re-runs everything after it."""
+    chain = ""
     for stage in STAGES:
         chain = fingerprint(stage.name, chain, *stage.settings(job))
-        started = time.monotonic()
-        done = _finished(paths, stage, chain)
-        counts = done if done is not None else stage.run(job, paths)
-        if done is None:
-            _mark_finished(paths, stage, chain, counts)
-        told = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items())
-        how = "unchanged" if done is not None else f"{time.monotonic() - started:.1f} s"
-        print(f"{stage.name:>8}: {told} ({how})", flush=True)
-    print(f"manifest: {paths.manifest}\n    card: {paths.report}", flush=True)
+        yield stage, chain
+
+
+def _run_stage(stage: Stage, chain: str, job: DatasetJob, paths: DatasetPaths) -> Counts:
+    started = time.monotonic()
+    done = _finished(paths, stage, chain)
+    counts = done if done is not None else stage.run(job, paths)
+    if done is None:
+        _mark_finished(paths, stage, chain, counts)
+    told = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items())
+    how = "unchanged" if done is not None else f"{time.monotonic() - started:.1f} s"
+    print(f"{stage.name:>10}: {told} ({how})", flush=True)
     return counts
 
 
@@ -126,11 +174,17 @@ def _mark_finished(paths: DatasetPaths, stage: Stage, chain: str, counts: Counts
     os.replace(aside, marker)
 
 
-def main(arguments: list[str]) -> int:
-    """Exit code 0, 2 for a configuration that was refused, 1 for a stage that could not finish, 130
-    after Ctrl-C."""
+def main(arguments: list[str], stage: str | None = None) -> int:
+    """All stages, or one, or with `--task I/N` a share of one. Exit code 0, 2 for a configuration
+    that was refused, 1 for a stage that could not finish, 130 after Ctrl-C."""
     try:
-        build(load_job(arguments))
+        task, overrides = take_task(arguments)
+        if stage is not None:
+            build_stage(stage, load_job(overrides), task)
+        elif task is not None:
+            raise ConfigError("--task goes with one stage: python -m data_tools.match, .crawl")
+        else:
+            build(load_job(overrides))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import uuid
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -48,7 +49,9 @@ OPEN_TARS = 256
 NOT_OF_THE_DATA = {
     "out_dir": None,
     "queries": {"path"},
-    "sources": {"contact", "timeout_s", "max_attempts", "give_up_after"},
+    "sources": {"contact", "timeout_s", "max_attempts"},
+    "match": {"processes"},
+    "search": {"give_up_after"},
     "crawl": {"processes", "threads", "connections_per_host", "stall_timeout_s"},
 }
 METADATA = [
@@ -250,3 +253,9 @@ class ImageReader:
     def close(self) -> None:
         for descriptor in self._open.values():
             os.close(descriptor)
+
+
+if __name__ == "__main__":
+    from data_tools.build import main
+
+    sys.exit(main(sys.argv[1:], stage="pack"))

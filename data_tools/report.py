@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import os
+import sys
 import uuid
 from collections.abc import Iterable, Sequence
 
@@ -197,7 +198,7 @@ def _datasheet(job: DatasetJob, manifest: Manifest) -> list[tuple[str, object]]:
     return [
         ("sources", "; ".join(sources) or "not stated"),
         ("query list", job.queries.path),
-        ("asked for at most", f"{job.sources.limit_per_query} candidates a query"),
+        ("asked for at most", f"{job.search.limit_per_query} candidates a query"),
         ("balance", f"t = {job.balance.max_per_query}, seed {job.balance.seed}"),
         (
             "crawl",
@@ -218,3 +219,9 @@ def _datasheet(job: DatasetJob, manifest: Manifest) -> list[tuple[str, object]]:
         ("fingerprint of the settings", manifest.config_fingerprint),
         ("fingerprint of the samples", manifest.fingerprint),
     ]
+
+
+if __name__ == "__main__":
+    from data_tools.build import main
+
+    sys.exit(main(sys.argv[1:], stage="report"))

@@ -143,8 +143,13 @@ class DatasetPaths:
     def shards(self) -> Path:
         return self.root / "shards"
 
+    @property
+    def matched(self) -> Path:
+        """Folder of the match stage: what each pool file gave, as parquet of CANDIDATES."""
+        return self.root / "tables" / "matched"
+
     def table(self, name: str) -> Path:
-        """`tables/NAME.parquet`: queries, candidates, kept, fetched, curated."""
+        """`tables/NAME.parquet`: queries, searched, candidates, kept, fetched, curated."""
         return self.root / "tables" / f"{name}.parquet"
 
     def fates(self, stage: str) -> Path:

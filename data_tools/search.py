@@ -1,4 +1,4 @@
-"""Stage 2: queries become candidates, from search servers and from pools of (url, caption).
+"""Stage 3: search servers are asked for the queries.
 
 A search server is asked once for each query; what it answered is kept in a cursor file, so that a
 killed run goes on where it was. The table depends on the answers alone, not on their timing.
@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from data_tools.config import DatasetJob, SourcesConfig
-from data_tools.match import QueryMatcher
+from data_tools.config import DatasetJob, SearchConfig, SourcesConfig
 from data_tools.progress import StageProgress
 from data_tools.schema import (
     CANDIDATES,
-    FATES,
-    FOUND,
-    MATCHED,
     QUERIES,
     DataError,
     DatasetPaths,
@@ -33,50 +28,56 @@ from data_tools.schema import (
 from data_tools.sources.base import Candidate, SearchSource, SourceError
 from data_tools.sources.commons import CommonsSource
 from data_tools.sources.cursor import Cursor
-from data_tools.sources.pool import Pool
 
 
 def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
-    """Ask every enabled source, write the candidates table and its fates ("found", "matched").
+    """Ask every enabled source and write the searched table: one row per answer of a query, in the
+    order of sources, queries, answers.
 
-    Raises DataError when a server is down (what was found stays in the cursor) and when nothing
-    at all was found.
+    Raises DataError when a server is down (what was found stays in the cursor) and when queries
+    failed and nothing at all was found.
     """
     queries = read_table(paths.table("queries"), QUERIES)
     names = queries["query"].to_pylist()
-    merged = CandidateRows()
-    counts = {"queries": len(names)}
+    rows: list[dict[str, object]] = []
+    counts = {"queries": len(names), "unusable_urls": 0}
     failures: dict[str, str] = {}
     for source in search_sources(job.sources):
-        with Cursor(paths.search_cursor, source, job.sources.limit_per_query) as cursor:
+        with Cursor(paths.search_cursor, source, job.search.limit_per_query) as cursor:
             resumed = sum(name in cursor.answers for name in names)
             try:
-                failed = ask(source, names, cursor, job.sources)
+                failures |= ask(source, names, cursor, job.search)
             finally:
                 source.close()
             for query_id, name in enumerate(names):
                 for candidate in cursor.answers.get(name, []):
-                    merged.add(candidate, source.name, [query_id], FOUND)
-        failures.update(failed)
+                    row = _row(candidate, source.name, query_id)
+                    counts["unusable_urls"] += row is None
+                    rows += [row] if row else []
         counts["resumed"] = counts.get("resumed", 0) + resumed
-        counts["failed_queries"] = counts.get("failed_queries", 0) + len(failed)
         for name, count in source.counts().items():
             counts[name] = counts.get(name, 0) + count
-    if job.sources.pool.enabled:
-        counts |= _add_pool(Pool(job.sources.pool), queries["folded"].to_pylist(), merged)
-    if not merged.rows:
-        raise DataError(_nothing_found(job, failures))
     if failures:
+        if not rows:
+            raise DataError(_nothing_found(failures))
         _tell(failures)
-    table = merged.table()
-    write_table(table, paths.table("candidates"), CANDIDATES)
-    write_table(merged.fates(), paths.fates("search"), FATES)
-    zero = len(names) - len(pc.unique(pc.list_flatten(table["query_ids"])))
-    return counts | {
-        "unusable_urls": merged.num_unusable,
-        "queries_without_candidates": zero,
-        "candidates": table.num_rows,
-    }
+    write_table(pa.Table.from_pylist(rows, CANDIDATES), paths.table("searched"), CANDIDATES)
+    return counts | {"failed_queries": len(failures), "answers": len(rows)}
+
+
+def target(job: DatasetJob) -> int:
+    """Up to how many pool matches a query is asked for; 0 asks for all."""
+    return job.balance.max_per_query if job.search.deficit_only else 0
+
+
+def _row(candidate: Candidate, source: str, query_id: int) -> dict[str, object] | None:
+    """None for no address ("http://[x"), or text that is no UTF-8."""
+    try:
+        uid = make_uid(candidate.url, candidate.caption)
+    except ValueError:
+        return None
+    fields = {name: getattr(candidate, name) for name in Candidate.__dataclass_fields__}
+    return fields | {"uid": uid, "source": source, "query_ids": [query_id]}
 
 
 def search_sources(config: SourcesConfig) -> list[SearchSource]:
@@ -85,7 +86,7 @@ def search_sources(config: SourcesConfig) -> list[SearchSource]:
 
 
 def ask(
-    source: SearchSource, queries: list[str], cursor: Cursor, config: SourcesConfig
+    source: SearchSource, queries: list[str], cursor: Cursor, config: SearchConfig
 ) -> dict[str, str]:
     """Ask for every query that the cursor lacks, and put the answers there.
 
@@ -137,52 +138,6 @@ def _answered(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-class CandidateRows:
-    """Candidates merged by uid: the first that came gives the fields, all give their query ids."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, dict[str, object]] = {}
-        self.query_ids: dict[str, set[int]] = {}
-        self.statuses: dict[str, str] = {}
-        self.num_unusable = 0
-
-    def add(self, candidate: Candidate, source: str, query_ids: Iterable[int], status: str) -> None:
-        try:
-            uid = make_uid(candidate.url, candidate.caption)
-        except ValueError:  # no address ("http://[x"), or text that is no UTF-8
-            self.num_unusable += 1
-            return
-        if uid not in self.rows:
-            row = {name: getattr(candidate, name) for name in Candidate.__dataclass_fields__}
-            self.rows[uid] = row | {"uid": uid, "source": source}
-            self.query_ids[uid] = set()
-            self.statuses[uid] = status
-        self.query_ids[uid].update(query_ids)
-
-    def table(self) -> pa.Table:
-        rows = [row | {"query_ids": sorted(self.query_ids[uid])} for uid, row in self.rows.items()]
-        return pa.Table.from_pylist(rows, CANDIDATES)
-
-    def fates(self) -> pa.Table:
-        rows = [{"uid": uid, "status": status} for uid, status in self.statuses.items()]
-        return pa.Table.from_pylist(rows, FATES)
-
-
-def _add_pool(pool: Pool, folded_queries: list[str], merged: CandidateRows) -> dict[str, int]:
-    matcher = QueryMatcher(folded_queries)
-    num_unmatched = 0
-    with StageProgress("pool") as progress:
-        for batch in pool.batches():
-            for candidate in batch:
-                query_ids = matcher.match(candidate.caption)
-                if query_ids:
-                    merged.add(candidate, "pool", query_ids, MATCHED)
-                else:
-                    num_unmatched += 1
-            progress.advance(len(batch))
-    return pool.counts() | {"pool_unmatched": num_unmatched}
-
-
 def _server_down(source: SearchSource, in_a_row: int, last: str, cursor: Cursor) -> str:
     return (
         f"{source.address} ({source.name}) failed for {in_a_row} queries in a row, last with: "
@@ -191,17 +146,11 @@ def _server_down(source: SearchSource, in_a_row: int, last: str, cursor: Cursor)
     )
 
 
-def _nothing_found(job: DatasetJob, failures: dict[str, str]) -> str:
-    if failures:
-        query, reason = next(iter(failures.items()))
-        return (
-            f"no candidate was found: {len(failures)} queries failed, the first ({query!r}) with: "
-            f"{reason}\nrun the same command when the server answers again"
-        )
-    asked = "search server" if job.sources.commons.enabled else "pool"
+def _nothing_found(failures: dict[str, str]) -> str:
+    query, reason = next(iter(failures.items()))
     return (
-        f"no candidate was found: the {asked} has nothing for any query of {job.queries.path}; "
-        "use more common words, or add a source (source=[commons,pool])"
+        f"no candidate was found: {len(failures)} queries failed, the first ({query!r}) with: "
+        f"{reason}\nrun the same command when the server answers again"
     )
 
 
@@ -210,3 +159,9 @@ def _tell(failures: dict[str, str], shown: int = 5) -> None:
     more = [f"(+{len(failures) - shown} more)"] if len(failures) > shown else []
     text = "\n  ".join([f"{len(failures)} queries got no answer:", *lines, *more])
     print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    from data_tools.build import main
+
+    sys.exit(main(sys.argv[1:], stage="search"))

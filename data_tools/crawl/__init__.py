@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from data_tools.config import DatasetJob
     from data_tools.schema import DatasetPaths
+    from data_tools.tasks import Task
 
 
 def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
@@ -21,3 +22,10 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
     from data_tools.crawl.driver import run as drive
 
     return drive(job, paths)
+
+
+def run_share(job: DatasetJob, paths: DatasetPaths, task: Task) -> dict[str, int]:
+    """One task's parts. See data_tools.crawl.driver."""
+    from data_tools.crawl.driver import run_share as drive_share
+
+    return drive_share(job, paths, task)

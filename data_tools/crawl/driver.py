@@ -41,6 +41,7 @@ from data_tools.schema import (
     write_table,
 )
 from data_tools.sources.http import user_agent
+from data_tools.tasks import ALL, Task
 
 ROWS = pa.schema([("uid", pa.string()), ("url", pa.string())])
 # Fewer rows than this a process, and starting the process (1.8 s of CPU) costs more than it brings.
@@ -66,21 +67,32 @@ class Part:
 def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
     """Crawl every kept pair; resumes at the first part that is not there. DataError when no image
     came."""
+    run_share(job, paths, ALL)
+    return _collect(_parts(job, paths), paths)
+
+
+def run_share(job: DatasetJob, paths: DatasetPaths, task: Task) -> dict[str, int]:
+    """Crawl the parts of one task that are not there yet. DataError when nothing was kept."""
+    parts = _parts(job, paths)
+    refuse_other_parts(parts, paths.crawl)
+    own = task.share(parts)
+    todo = [part for part in own if not part.is_done]
+    with StageProgress("crawl", total=sum(part.rows.num_rows for part in own)) as progress:
+        progress.advance(sum(part.rows.num_rows for part in own if part.is_done))
+        if todo:
+            with sigterm_raises(), GuardProcess(guard_settings(job)) as guard:
+                for part in todo:
+                    crawl_part(part, job.crawl, guard, progress)
+    return {"parts": len(own), "crawled": len(todo)}
+
+
+def _parts(job: DatasetJob, paths: DatasetPaths) -> list[Part]:
     kept = read_table(paths.table("kept"), KEPT)
     if kept.num_rows == 0:
         raise DataError(
             "no pair was kept, so there is nothing to crawl: give other queries or sources"
         )
-    parts = plan_parts(kept.select(ROWS.names), job.crawl, paths.crawl)
-    refuse_other_parts(parts, paths.crawl)
-    todo = [part for part in parts if not part.is_done]
-    with StageProgress("crawl", total=kept.num_rows) as progress:
-        progress.advance(sum(part.rows.num_rows for part in parts if part.is_done))
-        if todo:
-            with sigterm_raises(), GuardProcess(guard_settings(job)) as guard:
-                for part in todo:
-                    crawl_part(part, job.crawl, guard, progress)
-    return _collect(parts, paths)
+    return plan_parts(kept.select(ROWS.names), job.crawl, paths.crawl)
 
 
 def plan_parts(rows: pa.Table, config: CrawlConfig, folder: Path) -> list[Part]:

@@ -1,5 +1,5 @@
 """Stage 1: the list of queries becomes the queries table."""
 
-from data_tools.queries.user_list import run
+from data_tools.queries.user_list import inputs, run
 
-__all__ = ["run"]
+__all__ = ["inputs", "run"]

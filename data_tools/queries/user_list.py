@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from data_tools.config import DatasetJob
+from data_tools.config import DatasetJob, QueriesConfig
+from data_tools.manifest import file_sha256
 from data_tools.progress import StageProgress
 from data_tools.queries.fold import fold, has_word
 from data_tools.schema import QUERIES, DataError, DatasetPaths, write_table
@@ -53,6 +54,11 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
         print(f"{counted}\n  {_shown(duplicates)}", file=sys.stderr)
     write_table(pa.Table.from_pylist(rows, QUERIES), paths.table("queries"), QUERIES)
     return {"lines": len(lines), "duplicates": len(duplicates), "queries": len(rows)}
+
+
+def inputs(config: QueriesConfig) -> list[str]:
+    """What of the outside the table depends on: the content, not the place, of the list."""
+    return [file_sha256(Path(config.path))]
 
 
 def _read_lines(path: Path) -> list[bytes]:

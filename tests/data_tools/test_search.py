@@ -7,22 +7,35 @@ import time
 from collections import Counter
 from urllib.parse import urlsplit
 
+import pyarrow as pa
 import pytest
 
-from data_tools import queries, search
-from data_tools.config import PoolConfig
+from data_tools import candidates as merge
+from data_tools import match, queries, schema, search
+from data_tools.config import DatasetJob, PoolConfig
 from data_tools.demo.server import ApiFaults, Scripted, serve
-from data_tools.schema import CANDIDATES, FATES, DataError, make_uid, read_table
-from data_tools.sources.base import Candidate
+from data_tools.schema import (
+    CANDIDATES,
+    FATES,
+    DataError,
+    DatasetPaths,
+    make_uid,
+    read_table,
+    write_table,
+)
 from tests.data_tools.local_web import CONTACT, animals, job_for
+from tests.data_tools.tables import candidate
 
 # Finds: every cat by three of them, one cat by "no 3", the dog by "dog", nothing by "zebra".
 QUERIES = ["cat", "zebra", "dog", "shadow", "no 3", "cat shadow"]
 
 
 def run_on(job, paths):
-    queries.run(job, paths)
-    return search.run(job, paths)
+    return {
+        name: count
+        for stage in (queries, match, search, merge)
+        for name, count in stage.run(job, paths).items()
+    }
 
 
 def candidates(paths):
@@ -120,9 +133,9 @@ def test_a_longer_list_asks_for_the_new_queries_only(tmp_path):
 def test_another_limit_is_another_search(tmp_path):
     with serve(animals(5)) as commons:
         job, paths = job_for(tmp_path, commons.endpoint, ["cat"])
-        job.sources.limit_per_query = 2
+        job.search.limit_per_query = 2
         assert run_on(job, paths)["candidates"] == 2
-        job.sources.limit_per_query = 4
+        job.search.limit_per_query = 4
         assert run_on(job, paths)["candidates"] == 4
     assert len(list(paths.search_cursor.iterdir())) == 2
 
@@ -184,7 +197,7 @@ def test_failures_apart_are_not_in_a_row(tmp_path):
     with serve(animals(5)) as commons:
         job, paths = job_for(tmp_path, commons.endpoint, [f"cat {n:02d}" for n in range(20)])
         job.sources.commons.concurrency = 1
-        job.sources.give_up_after = 4
+        job.search.give_up_after = 4
         answer = '{"batchcomplete": true}'
         one_round = [Scripted(400, "no")] * 3 + [Scripted(200, answer)]
         commons.scripted.extend(one_round * 5)
@@ -240,28 +253,43 @@ def test_a_pool_alone_needs_no_server(tmp_path):
     assert run_on(job, paths)["candidates"] == 1
 
 
-def test_rows_merge_by_address_and_caption():
-    merged = search.CandidateRows()
-    merged.add(Candidate("http://example.org/a", "x", license="CC0"), "one", [3], "found")
-    merged.add(Candidate("HTTP://EXAMPLE.org:80/a#top", "x"), "two", [1, 3], "matched")
-    merged.add(Candidate("http://example.org/a", "y"), "two", [2], "matched")
-    merged.add(Candidate("http://example.org:port/a", "y"), "two", [2], "matched")
-    rows = merged.table().to_pylist()
-    assert [row["query_ids"] for row in rows] == [[1, 3], [2]]
-    assert (rows[0]["source"], rows[0]["license"]) == ("one", "CC0")
-    assert merged.num_unusable == 1
+def test_rows_merge_by_address_and_caption(tmp_path):
+    paths = DatasetPaths(tmp_path)
+    no_query = schema.QUERIES.empty_table()
+    write_table(no_query, paths.table("queries"), schema.QUERIES)
+    one = [_row("http://example.org/a", "x", "one", [3], license="CC0")]
+    two = [
+        _row("HTTP://EXAMPLE.org:80/a#top", "x", "pool", [1, 3]),
+        _row("http://example.org/a", "y", "pool", [2]),
+    ]
+    write_table(pa.Table.from_pylist(one, CANDIDATES), paths.table("searched"), CANDIDATES)
+    write_table(pa.Table.from_pylist(two, CANDIDATES), paths.matched / "a.parquet", CANDIDATES)
+    merge.run(DatasetJob(), paths)
+    rows = {row["caption"]: row for row in candidates(paths).to_pylist()}
+    assert (rows["x"]["query_ids"], rows["x"]["license"]) == ([1, 3], "CC0")
+    assert (rows["x"]["source"], rows["y"]["source"]) == ("one", "pool")
+    fates = {
+        row["uid"]: row["status"] for row in read_table(paths.fates("search"), FATES).to_pylist()
+    }
+    assert fates == {rows["x"]["uid"]: "found", rows["y"]["uid"]: "matched"}
+
+
+def _row(url, caption, source, query_ids, **fields):
+    uid = make_uid(url, caption)
+    return candidate(url, caption, uid=uid, source=source, query_ids=query_ids, **fields)
 
 
 SEARCH_ALONE = """
 import sys
 from pathlib import Path
-from data_tools import queries, search
+from data_tools import candidates as merge
+from data_tools import match, queries, search
 from data_tools.config import load_job
 from data_tools.schema import DatasetPaths
 job = load_job(sys.argv[1:])
 paths = DatasetPaths(Path(job.out_dir))
-queries.run(job, paths)
-search.run(job, paths)
+for stage in (queries, match, search, merge):
+    stage.run(job, paths)
 """
 
 

@@ -1,0 +1,44 @@
+"""The dataset job: typed dataclasses behind Hydra groups, one module a stage.
+
+The dataclasses hold the defaults and say what is wrong with their values; YAML files hold
+differences only.
+"""
+
+from data_tools.config.balance import BalanceConfig
+from data_tools.config.crawl import CrawlConfig, ResizeMode
+from data_tools.config.curate import CurateConfig
+from data_tools.config.job import (
+    CONF_DIR,
+    DatasetJob,
+    fingerprint,
+    load_job,
+    to_yaml,
+    validate,
+)
+from data_tools.config.match import MatchConfig
+from data_tools.config.pack import PackConfig
+from data_tools.config.problems import ConfigError
+from data_tools.config.queries import QueriesConfig
+from data_tools.config.search import SearchConfig
+from data_tools.config.sources import CommonsConfig, PoolConfig, SourcesConfig
+
+__all__ = [
+    "CONF_DIR",
+    "BalanceConfig",
+    "CommonsConfig",
+    "ConfigError",
+    "CrawlConfig",
+    "CurateConfig",
+    "DatasetJob",
+    "MatchConfig",
+    "PackConfig",
+    "PoolConfig",
+    "QueriesConfig",
+    "ResizeMode",
+    "SearchConfig",
+    "SourcesConfig",
+    "fingerprint",
+    "load_job",
+    "to_yaml",
+    "validate",
+]

@@ -1,0 +1,100 @@
+"""The whole dataset job: composed once from conf/dataset.yaml and overrides, validated, frozen."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from data_tools.config import balance, crawl, curate, match, pack, queries, search, sources
+from data_tools.config.balance import BalanceConfig
+from data_tools.config.crawl import CrawlConfig
+from data_tools.config.curate import CurateConfig
+from data_tools.config.match import MatchConfig
+from data_tools.config.pack import PackConfig
+from data_tools.config.problems import ConfigError
+from data_tools.config.queries import QueriesConfig
+from data_tools.config.search import SearchConfig
+from data_tools.config.sources import SourcesConfig
+
+CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
+
+
+@dataclass(kw_only=True, slots=True)
+class DatasetJob:
+    """A field a stage, in the order of the stages; `sources` is read by match and by search."""
+
+    out_dir: str = ""
+    queries: QueriesConfig = field(default_factory=QueriesConfig)
+    sources: SourcesConfig = field(default_factory=SourcesConfig)
+    match: MatchConfig = field(default_factory=MatchConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    balance: BalanceConfig = field(default_factory=BalanceConfig)
+    crawl: CrawlConfig = field(default_factory=CrawlConfig)
+    curate: CurateConfig = field(default_factory=CurateConfig)
+    pack: PackConfig = field(default_factory=PackConfig)
+
+
+ConfigStore.instance().store(name="dataset_schema", node=DatasetJob)
+
+
+def load_job(overrides: list[str]) -> DatasetJob:
+    """Compose conf/dataset.yaml with Hydra overrides (`queries.path=q.txt source=commons`) and
+    validate the result."""
+    try:
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            composed = compose("dataset", overrides)
+        job: DatasetJob = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(f"the configuration does not compose: {_whole_story(error)}") from error
+    problems = validate(job)
+    if problems:
+        raise ConfigError("the dataset job is not valid:\n  " + "\n  ".join(problems))
+    return job
+
+
+def _whole_story(error: BaseException) -> str:
+    """Hydra names the override, the exception behind it says what is wrong with it: both, without
+    tracebacks."""
+    told = [str(error).split("\nConfig search path")[0].strip()]
+    while error.__cause__ is not None:
+        error = error.__cause__
+        told.append(str(error).strip().split("\n")[0])
+    return "\n  ".join(dict.fromkeys(told))
+
+
+def validate(job: DatasetJob) -> list[str]:
+    """Every problem as `field = value: what is wrong, what to do`; empty when the job can start."""
+    found = []
+    if not job.out_dir:
+        found.append("out_dir is not given: add out_dir=DIR")
+    elif os.path.exists(job.out_dir) and not os.path.isdir(job.out_dir):
+        found.append(f"out_dir = {job.out_dir}: is a file; name a folder")
+    found += queries.problems(job.queries) + sources.problems(job.sources)
+    found += match.problems(job.match) + search.problems(job.search)
+    found += balance.problems(job.balance) + crawl.problems(job.crawl)
+    return found + curate.problems(job.curate) + pack.problems(job.pack)
+
+
+def to_yaml(job: DatasetJob) -> str:
+    return OmegaConf.to_yaml(OmegaConf.structured(job))
+
+
+def fingerprint(*parts: object) -> str:
+    """16 hex digits over dataclasses and plain values: equal for equal settings."""
+    plain = [
+        (
+            dataclasses.asdict(part)
+            if dataclasses.is_dataclass(part) and not isinstance(part, type)
+            else part
+        )
+        for part in parts
+    ]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,0 +1,24 @@
+"""Settings of the search stage: how queries are put to the enabled search sources."""
+
+from dataclasses import dataclass
+
+from data_tools.config.problems import below
+
+
+@dataclass(kw_only=True, slots=True)
+class SearchConfig:
+    limit_per_query: int = 200
+    """Candidates asked of a source for one query."""
+    give_up_after: int = 5
+    """Consecutive requests that failed for good before the search stops: the server is down."""
+    deficit_only: bool = False
+    """Ask only for queries that found fewer than balance.max_per_query captions in the pools."""
+
+
+def problems(config: SearchConfig) -> list[str]:
+    return below(
+        [
+            ("search.limit_per_query", config.limit_per_query, 1),
+            ("search.give_up_after", config.give_up_after, 1),
+        ]
+    )

@@ -1,0 +1,9 @@
+"""python -m data_tools.queries queries.path=my_queries.txt out_dir=data/mine ...: this stage
+alone."""
+
+import sys
+
+if __name__ == "__main__":
+    from data_tools.build import main
+
+    sys.exit(main(sys.argv[1:], stage="queries"))
