@@ -28,6 +28,7 @@ from data_tools import (
     match,
     pack,
     queries,
+    rebalance,
     report,
     search,
 )
@@ -78,6 +79,7 @@ STAGES = (
         "crawl", crawl.run, lambda job: (job.crawl,), lambda p: p.table("fetched"), crawl.run_share
     ),
     Stage("curate", curate.run, lambda job: (job.curate,), lambda p: p.table("curated")),
+    Stage("rebalance", rebalance.run, lambda job: (), lambda p: p.table("balanced")),
     Stage("pack", pack.run, lambda job: (job.pack,), lambda p: p.manifest),
     Stage("report", report.run, lambda job: (), lambda p: p.report),
 )

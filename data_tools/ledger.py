@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from data_tools.schema import FOUND, LEDGER, DataError, DatasetPaths
 
 # The fates of a stage overrule those of the stages before it.
-STAGES = ("search", "balance", "crawl", "curate", "pack")
+STAGES = ("search", "balance", "crawl", "curate", "rebalance", "pack")
 SORT_MEMORY = "2GB"
 ROWS_PER_BATCH = 65536
 

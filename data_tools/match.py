@@ -67,7 +67,7 @@ def run_share(job: DatasetJob, paths: DatasetPaths, task: Task) -> dict[str, int
             progress.advance(len(batch))
     write_table(pa.Table.from_pylist(rows, CANDIDATES), paths.matched / "all.parquet", CANDIDATES)
     return pool.counts() | {
-        "unusable_urls": unusable,
+        "pool_unusable_urls": unusable,
         "pool_unmatched": unmatched,
         "matched": len(rows),
     }

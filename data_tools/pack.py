@@ -32,7 +32,7 @@ from data_tools.config import DatasetJob, fingerprint
 from data_tools.manifest import Manifest, ShardEntry, save_manifest
 from data_tools.progress import StageProgress
 from data_tools.schema import (
-    CURATED,
+    BALANCED,
     FATES,
     PACKED,
     QUERIES,
@@ -62,6 +62,7 @@ METADATA = [
     "attribution",
     "source",
     "query_ids",
+    "captions",
     "keep_probability",
     "width",
     "height",
@@ -142,7 +143,7 @@ def put_in_place(aside: Path, paths: DatasetPaths, manifest: Manifest) -> None:
 def write_shards(job: DatasetJob, paths: DatasetPaths, folder: Path) -> list[ShardEntry]:
     """Every curated sample, in order, into `folder`; and the fates of the stage."""
     entries: list[ShardEntry] = []
-    total = _num_rows(paths.table("curated"))
+    total = _num_rows(paths.table("balanced"))
     fates = folder / "fates.parquet"
     images, writer = ImageReader(paths.crawl), ShardWriter(folder, 0)
     with StageProgress("pack", total) as progress, pq.ParquetWriter(fates, FATES) as fate_writer:
@@ -157,8 +158,8 @@ def write_shards(job: DatasetJob, paths: DatasetPaths, folder: Path) -> list[Sha
     images.close()
     if sum(entry.num_samples for entry in entries) != total:
         raise DataError(
-            f"some of {total} curated pairs are not in {paths.table('kept')}: it was changed after "
-            "the crawl. Run the crawl again"
+            f"some of {total} balanced pairs are not in {paths.table('kept')}: it was changed "
+            "after the crawl. Run the crawl again"
         )
     sizes = {Path(entry.path).name: entry.num_samples for entry in entries}
     (folder / "sizes.json").write_text(json.dumps(sizes, indent=1) + "\n")
@@ -178,25 +179,25 @@ def _finish(writer: ShardWriter, fates: pq.ParquetWriter) -> ShardEntry:
     return entry
 
 
-def _num_rows(curated: Path) -> int:
-    if not curated.exists():
-        raise DataError(f"{curated} does not exist: run the curate stage first")
-    num_rows: int = pq.read_metadata(curated).num_rows
+def _num_rows(balanced: Path) -> int:
+    if not balanced.exists():
+        raise DataError(f"{balanced} does not exist: run the rebalance stage first")
+    num_rows: int = pq.read_metadata(balanced).num_rows
     if num_rows == 0:
-        raise DataError(f"{curated} has no rows: there is nothing to pack")
+        raise DataError(f"{balanced} has no rows: there is nothing to pack")
     return num_rows
 
 
 def rows_in_order(job: DatasetJob, paths: DatasetPaths, folder: Path) -> Iterator[dict]:
-    """Rows of CURATED with the metadata of the kept table, in the order of the global shuffle."""
+    """Rows of BALANCED with the metadata of the kept table, in the order of the global shuffle."""
     keyed = folder / "keyed.parquet"
-    _write_order(paths.table("curated"), keyed, job.pack.seed)
+    _write_order(paths.table("balanced"), keyed, job.pack.seed)
     with duckdb.connect() as database:
         database.execute(f"SET memory_limit = '{SORT_MEMORY}'")
         database.execute("SET temp_directory = $folder", {"folder": str(folder / "sort")})
         ordered = database.sql(
             """
-            SELECT c.*, k.* EXCLUDE (uid, caption, width, height)
+            SELECT c.*, k.* EXCLUDE (uid, caption, width, height, keep_probability)
             FROM read_parquet($keyed) c JOIN read_parquet($kept) k USING (uid)
             ORDER BY c.order_key, c.uid
             """,
@@ -208,15 +209,15 @@ def rows_in_order(job: DatasetJob, paths: DatasetPaths, folder: Path) -> Iterato
     shutil.rmtree(folder / "sort", ignore_errors=True)
 
 
-def _write_order(curated: Path, target: Path, seed: int) -> None:
-    """The curated table with `order_key` = xxh64(seed, "pack/" + uid). The prefix keeps the order
+def _write_order(balanced: Path, target: Path, seed: int) -> None:
+    """The balanced table with `order_key` = xxh64(seed, "pack/" + uid). The prefix keeps the order
     independent of balancing, which keeps a pair by the size of another hash of its uid."""
-    schema = CURATED.append(pa.field("order_key", pa.uint64()))
-    with pq.ParquetFile(curated) as source, pq.ParquetWriter(target, schema) as writer:
-        for batch in source.iter_batches(batch_size=65536, columns=CURATED.names):
+    schema = BALANCED.append(pa.field("order_key", pa.uint64()))
+    with pq.ParquetFile(balanced) as source, pq.ParquetWriter(target, schema) as writer:
+        for batch in source.iter_batches(batch_size=65536, columns=BALANCED.names):
             uids = batch.column("uid").to_pylist()
             keys = [xxhash.xxh64_intdigest(f"pack/{uid}".encode(), seed % 2**64) for uid in uids]
-            rows = pa.Table.from_batches([batch]).select(CURATED.names).cast(CURATED)
+            rows = pa.Table.from_batches([batch]).select(BALANCED.names).cast(BALANCED)
             writer.write_table(rows.append_column("order_key", pa.array(keys, pa.uint64())))
 
 

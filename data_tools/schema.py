@@ -72,8 +72,14 @@ FETCHED = pa.schema(
     ]
 )
 
-# Fetched rows that curation passed, with the caption as it will be packed.
-CURATED = FETCHED.append(pa.field("caption", pa.string()))
+# Fetched rows that curation passed, with the caption as it will be packed; `captions` are all texts
+# that came with the same image, that one included.
+CURATED = FETCHED.append(pa.field("caption", pa.string())).append(
+    pa.field("captions", pa.list_(pa.string()))
+)
+
+# Curated rows that the second balancing kept, with the probability they had there.
+BALANCED = CURATED.append(pa.field("keep_probability", pa.float32()))
 
 # What a stage decided about a uid. The ledger is the last word of each stage, in stage order.
 FATES = pa.schema(
@@ -149,7 +155,8 @@ class DatasetPaths:
         return self.root / "tables" / "matched"
 
     def table(self, name: str) -> Path:
-        """`tables/NAME.parquet`: queries, searched, candidates, kept, fetched, curated."""
+        """`tables/NAME.parquet`: queries, searched, candidates, kept, fetched, curated,
+        balanced."""
         return self.root / "tables" / f"{name}.parquet"
 
     def fates(self, stage: str) -> Path:

@@ -26,7 +26,7 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
     left."""
     fetched = read_table(paths.table("fetched"), FETCHED)
     kept = read_table(paths.table("kept"), KEPT).select(["uid", "caption"])
-    pairs = fetched.join(kept, "uid", join_type="inner").select(CURATED.names).sort_by("uid")
+    pairs = fetched.join(kept, "uid", join_type="inner").sort_by("uid")
     if pairs.num_rows != fetched.num_rows:
         raise DataError(
             f"{fetched.num_rows - pairs.num_rows} fetched images are not among the kept pairs: "
@@ -45,7 +45,8 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
             f"curation left none of {pairs.num_rows} images: {listed}. Loosen the rules (curate.* "
             "in the configuration)"
         )
-    write_table(clean, paths.table("curated"), CURATED)
+    texts = pa.array([[caption] for caption in clean["caption"].to_pylist()], pa.list_(pa.string()))
+    write_table(clean.append_column("captions", texts), paths.table("curated"), CURATED)
     return counts
 
 

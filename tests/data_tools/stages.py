@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from data_tools import curate
+from data_tools import curate, rebalance
 from data_tools.config import DatasetJob
 from data_tools.schema import (
     CANDIDATES,
@@ -66,6 +66,7 @@ def crawled_job(out_dir: Path, num_kept: int = 250, num_dead: int = 7) -> Datase
 def curated_job(out_dir: Path, **counts: int) -> DatasetPaths:
     paths = crawled_job(out_dir, **counts)
     curate.run(make_job(out_dir), paths)
+    rebalance.run(make_job(out_dir), paths)
     return paths
 
 

@@ -17,7 +17,15 @@ import xxhash
 from data_tools import pack
 from data_tools.balance import unit_hashes
 from data_tools.manifest import INDEX, Manifest, load_manifest, verify_checksums
-from data_tools.schema import CURATED, FATES, KEPT, DataError, DatasetPaths, read_table, write_table
+from data_tools.schema import (
+    BALANCED,
+    FATES,
+    KEPT,
+    DataError,
+    DatasetPaths,
+    read_table,
+    write_table,
+)
 from tests.data_tools.stages import curated_job, image_of, make_job
 
 
@@ -48,10 +56,10 @@ def bytes_of(folder: Path) -> dict[str, str]:
 
 
 def test_packing_twice_gives_equal_bytes(packed, tmp_path):
-    """Another folder, another order of the curated table, another time."""
+    """Another folder, another order of the balanced table, another time."""
     paths = curated_job(tmp_path)
-    curated = read_table(paths.table("curated"), CURATED)
-    write_table(curated.sort_by("sha256"), paths.table("curated"), CURATED)
+    curated = read_table(paths.table("balanced"), BALANCED)
+    write_table(curated.sort_by("sha256"), paths.table("balanced"), BALANCED)
     pack.run(make_job(tmp_path), paths)
     assert bytes_of(paths.shards) == bytes_of(packed.shards)
     assert paths.manifest.read_bytes() == packed.manifest.read_bytes()
@@ -71,7 +79,7 @@ def test_samples_lie_in_the_order_of_the_seeded_hash(packed):
     assert [shard.num_samples for shard in manifest.shards] == [100, 100, 42]
     keys = keys_in_order(manifest)
     assert keys == sorted(keys, key=lambda uid: xxhash.xxh64_intdigest(f"pack/{uid}".encode(), 0))
-    assert set(keys) == set(read_table(packed.table("curated"), CURATED)["uid"].to_pylist())
+    assert set(keys) == set(read_table(packed.table("balanced"), BALANCED)["uid"].to_pylist())
 
 
 def test_the_order_does_not_follow_balancing(packed):
@@ -97,7 +105,9 @@ def test_webdataset_reads_the_same_keys_and_bytes(packed):
 def test_json_holds_where_it_came_from(packed):
     manifest = load_manifest(packed.manifest)
     rows = {row["uid"]: row for row in read_table(packed.table("kept"), KEPT).to_pylist()}
-    curated = {row["uid"]: row for row in read_table(packed.table("curated"), CURATED).to_pylist()}
+    curated = {
+        row["uid"]: row for row in read_table(packed.table("balanced"), BALANCED).to_pylist()
+    }
     with tarfile.open(manifest.shard_path(manifest.shards[0])) as archive:
         for member in archive:
             if not member.name.endswith(".json"):
@@ -217,7 +227,7 @@ def test_a_failure_leaves_the_old_data_set_whole(own):
 
 def test_a_crawl_that_was_changed_is_not_packed(tmp_path):
     paths = curated_job(tmp_path)
-    row = read_table(paths.table("curated"), CURATED).to_pylist()[0]
+    row = read_table(paths.table("balanced"), BALANCED).to_pylist()[0]
     with (paths.crawl / row["shard"]).open("r+b") as file:
         file.seek(row["offset"])
         file.write(b"\0" * 20)
@@ -230,18 +240,18 @@ def test_a_kept_table_that_lost_rows_is_refused(tmp_path):
     paths = curated_job(tmp_path)
     kept = read_table(paths.table("kept"), KEPT)
     write_table(kept.slice(5), paths.table("kept"), KEPT)
-    with pytest.raises(DataError, match="some of 242 curated pairs are not in"):
+    with pytest.raises(DataError, match="some of 242 balanced pairs are not in"):
         pack.run(make_job(tmp_path), paths)
     assert not paths.shards.exists()
 
 
 def test_nothing_curated_is_an_error(tmp_path):
     paths = curated_job(tmp_path)
-    write_table(CURATED.empty_table(), paths.table("curated"), CURATED)
+    write_table(BALANCED.empty_table(), paths.table("balanced"), BALANCED)
     with pytest.raises(DataError, match="nothing to pack"):
         pack.run(make_job(tmp_path), paths)
-    paths.table("curated").unlink()
-    with pytest.raises(DataError, match="run the curate stage first"):
+    paths.table("balanced").unlink()
+    with pytest.raises(DataError, match="run the rebalance stage first"):
         pack.run(make_job(tmp_path), paths)
 
 

@@ -236,7 +236,7 @@ def test_pool_and_server_together(tmp_path):
     assert (added["source"], added["license"]) == ("pool", "CC0")
     assert counts["pool_rows"] == 4
     assert counts["pool_unmatched"] == 1
-    assert counts["unusable_urls"] == 1
+    assert counts["pool_unusable_urls"] == 1
     status = Counter(read_table(paths.fates("search"), FATES)["status"].to_pylist())
     assert status == {"found": 3, "matched": 1}
 
