@@ -10,6 +10,7 @@ again.
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import json
 import os
@@ -35,7 +36,7 @@ from data_tools import (
 from data_tools.config import ConfigError, DatasetJob, fingerprint, load_job, to_yaml
 from data_tools.manifest import ManifestError
 from data_tools.schema import DataError, DatasetPaths
-from data_tools.tasks import Task, take_task
+from data_tools.tasks import Task, parse_task
 
 Counts = dict[str, int]
 
@@ -99,9 +100,11 @@ def _alone(root: Path, shared: bool = False) -> Iterator[None]:
         yield
 
 
-def build(job: DatasetJob) -> Counts:
-    """Run every stage that is not done; returns the last stage's counts. DataError names what
-    failed and the fix."""
+def build(job: DatasetJob, until: str = STAGES[-1].name) -> Counts:
+    """Run every stage that is not done, up to `until`; returns the last stage's counts. DataError
+    names what failed and the fix."""
+    if until not in [stage.name for stage in STAGES]:
+        raise ConfigError(f"--until {until}: there is no such stage; {_names()}")
     paths = DatasetPaths(Path(job.out_dir))
     paths.root.mkdir(parents=True, exist_ok=True)
     counts: Counts = {}
@@ -109,8 +112,15 @@ def build(job: DatasetJob) -> Counts:
         paths.config.write_text(to_yaml(job))
         for stage, chain in _chained(job):
             counts = _run_stage(stage, chain, job, paths)
-    print(f"manifest: {paths.manifest}\n    card: {paths.report}", flush=True)
+            if stage.name == until:
+                break
+    if until == STAGES[-1].name:
+        print(f"  manifest: {paths.manifest}\n      card: {paths.report}", flush=True)
     return counts
+
+
+def _names() -> str:
+    return "the stages are " + ", ".join(stage.name for stage in STAGES)
 
 
 def build_stage(name: str, job: DatasetJob, task: Task | None = None) -> Counts:
@@ -177,16 +187,24 @@ def _mark_finished(paths: DatasetPaths, stage: Stage, chain: str, counts: Counts
 
 
 def main(arguments: list[str], stage: str | None = None) -> int:
-    """All stages, or one, or with `--task I/N` a share of one. Exit code 0, 2 for a configuration
-    that was refused, 1 for a stage that could not finish, 130 after Ctrl-C."""
+    """All stages, or up to one, or one alone, or a task's share of one.
+
+    Exit code 0, 2 for a configuration that was refused, 1 for a stage that could not finish, 130
+    after Ctrl-C.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m data_tools.{stage or 'build'}")
+    if stage is None:
+        parser.add_argument("--until", metavar="STAGE", default=STAGES[-1].name, help=_names())
+    else:
+        parser.add_argument("--task", metavar="I/N", help="a share of the stage, I from 0 to N - 1")
+    parser.add_argument("overrides", nargs="*", help="of conf/dataset.yaml, as field=value")
+    options = parser.parse_intermixed_args(arguments)
     try:
-        task, overrides = take_task(arguments)
-        if stage is not None:
-            build_stage(stage, load_job(overrides), task)
-        elif task is not None:
-            raise ConfigError("--task goes with one stage: python -m data_tools.match, .crawl")
+        job = load_job(options.overrides)
+        if stage is None:
+            build(job, options.until)
         else:
-            build(load_job(overrides))
+            build_stage(stage, job, parse_task(options.task) if options.task else None)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -27,14 +27,9 @@ class Task:
 ALL = Task()
 
 
-def take_task(arguments: Sequence[str]) -> tuple[Task | None, list[str]]:
-    """Take `--task I/N` (I from 0) out of a command line. Raises ConfigError."""
-    rest = list(arguments)
-    if "--task" not in rest:
-        return None, rest
-    place = rest.index("--task")
-    given = rest[place + 1] if place + 1 < len(rest) else ""
-    found = re.fullmatch(r"(\d+)/(\d+)", given)
+def parse_task(text: str) -> Task:
+    """ "3/64" (from 0) to Task(3, 64). Raises ConfigError."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
     if not found or int(found[1]) >= int(found[2]):
-        raise ConfigError(f"--task {given}: give I/N with I from 0 to N - 1, such as --task 0/64")
-    return Task(int(found[1]), int(found[2])), rest[:place] + rest[place + 2 :]
+        raise ConfigError(f"--task {text}: give I/N with I from 0 to N - 1, such as --task 0/64")
+    return Task(int(found[1]), int(found[2]))

@@ -59,9 +59,11 @@ def time_limit_s(text: str) -> int | None:
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
-def sbatch_options(cluster: ClusterConfig, folder: Path, working_dir: Path) -> list[str]:
+def sbatch_options(
+    cluster: ClusterConfig, folder: Path, working_dir: Path, array: str = ""
+) -> list[str]:
     """`folder` is the job's own, absolute; its name becomes the job's. What is not asked for is the
-    site's default."""
+    site's default. `array` is "0-63" or "0-63%16": at most 16 tasks at a time."""
     asked = {"partition": cluster.partition, "account": cluster.account, "qos": cluster.qos}
     options = {
         "job-name": folder.name,
@@ -75,7 +77,8 @@ def sbatch_options(cluster: ClusterConfig, folder: Path, working_dir: Path) -> l
         "signal": f"B:USR1@{cluster.signal_before_s}",
         "open-mode": "append",  # else Slurm truncates the output of a requeued job
         "chdir": working_dir,  # the paths of a configuration may be relative
-        "output": str(folder / "slurm-").replace("%", "%%") + "%j.out",
+        "output": str(folder / "slurm-").replace("%", "%%") + ("%A_%a" if array else "%j") + ".out",
+        **({"array": array} if array else {}),
     }
     return ["--parsable", "--requeue", *(f"--{name}={value}" for name, value in options.items())]
 

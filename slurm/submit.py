@@ -3,6 +3,7 @@
     python -m slurm.submit experiment=... cluster=multi_node cluster.partition=gpu   train
     python -m slurm.submit run_dir=runs/mine                                go on with that run
     python -m slurm.submit --shards queries.path=... out_dir=... cluster.time_limit=8:00:00
+    python -m slurm.submit --shards --tasks 64 ...          the same as a chain with two arrays
     ... --dry-run                                               print what would be submitted
 
 Runs on a login node: needs neither torch nor a GPU. Exit codes: 0 submitted, 1 Slurm refused, 2 the
@@ -18,20 +19,15 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
-import data_tools.config
-from pipeline.config import (
-    ClusterConfig,
-    ConfigError,
-    TrainJob,
-    freeze,
-    job_of_arguments,
-    load_cluster,
-)
-from slurm.options import SETUP_FILE, cluster_problems, sbatch_options, setup_script
+from pipeline.config import ConfigError, freeze
+from slurm.jobs import Step, Submission, shards_submission, training_submission
+from slurm.options import SETUP_FILE
 
 EXIT_SLURM = 1
 EXIT_BAD_CONFIG = 2
@@ -45,77 +41,6 @@ class SlurmError(RuntimeError):
     """Slurm is not there, did not answer, or refused; the message carries what it said."""
 
 
-@dataclass(frozen=True)
-class Submission:
-    """What goes to sbatch. `folder` is the job's own: run_dir, or out_dir of a dataset job."""
-
-    folder: Path
-    script: Path
-    command: list[str]
-    setup: str
-    train: TrainJob | None
-    """None for a dataset job, whose configuration data_tools.build writes itself."""
-
-
-def training_submission(overrides: list[str]) -> Submission:
-    """ConfigError lists every problem of the job, those with Slurm's options included."""
-    try:
-        job = job_of_arguments(overrides)
-    except ConfigError as error:
-        raise ConfigError("\n  ".join([str(error), *_slurm_problems_too(overrides)])) from error
-    problems = cluster_problems(job.cluster)
-    if problems:
-        raise ConfigError("the training job is not valid:\n  " + "\n  ".join(problems))
-    grace_s = job.cluster.signal_before_s - 10  # the rest is for the requeue itself
-    return _submission(
-        Path(job.run_dir), job.cluster, "train.sbatch", [job.run_dir, str(grace_s)], job
-    )
-
-
-def shards_submission(words: list[str]) -> Submission:
-    """`cluster=` and `cluster.*` say where it runs, all other words are data_tools.build's."""
-    ours = [word for word in words if word.partition("=")[0].split(".")[0] == "cluster"]
-    overrides = [word for word in words if word not in ours]
-    problems = []
-    cluster = ClusterConfig()
-    try:
-        cluster = load_cluster(ours)
-        problems += cluster_problems(cluster)
-        if (cluster.nodes, cluster.ranks_per_node, cluster.gpus_per_node) != (1, 1, 0):
-            problems.append(
-                f"cluster.nodes, ranks_per_node, gpus_per_node = {cluster.nodes}, "
-                f"{cluster.ranks_per_node}, {cluster.gpus_per_node}: a dataset job is one process "
-                "on one node without GPUs; leave them out, and give cluster.cpus_per_rank"
-            )
-    except ConfigError as error:
-        problems.append(str(error))
-    folder = ""
-    try:
-        folder = data_tools.config.load_job(overrides).out_dir
-    except data_tools.config.ConfigError as error:
-        problems.insert(0, str(error))
-    if problems:
-        raise ConfigError("\n  ".join(problems))
-    return _submission(Path(folder), cluster, "shards.sbatch", [folder, *overrides], None)
-
-
-def _slurm_problems_too(overrides: list[str]) -> list[str]:
-    """So that a refused job hears of everything at once; nothing where it does not even compose."""
-    try:
-        return cluster_problems(load_cluster(overrides))
-    except ConfigError:
-        return []
-
-
-def _submission(
-    folder: Path, cluster: ClusterConfig, script: str, arguments: list[str], train: TrainJob | None
-) -> Submission:
-    path = Path(__file__).resolve().with_name(script)
-    options = sbatch_options(cluster, folder.resolve(), Path.cwd())
-    command = ["sbatch", *options, str(path), *arguments]
-    return Submission(folder, path, command, setup_script(cluster, sys.executable), train)
-
-
 def dry_run(submission: Submission) -> str:
     """What would be submitted; writes nothing. ConfigError when the folder holds another run."""
     config = submission.folder / "config.yaml"
@@ -126,15 +51,32 @@ def dry_run(submission: Submission) -> str:
                 freeze(replace(submission.train, run_dir=copy))
             except ConfigError as error:
                 raise ConfigError(str(error).replace(copy, str(submission.folder))) from error
+    commands = [
+        shlex.join(_after(step, f"JOBID_OF_{before.name}" if before else None))
+        for before, step in zip([None, *submission.steps], submission.steps)
+    ]
+    lines = "\n".join(commands)
     return (
-        f"{shlex.join(submission.command)}\n\n"
+        f"{lines}\n\n"
         f"# {submission.folder / SETUP_FILE}\n{submission.setup}\n"
         f"# {submission.script}\n{submission.script.read_text()}"
     )
 
 
-def submit(submission: Submission) -> str:
-    """Freeze, submit, record in submit.json; returns the job's id.
+def _after(step: Step, job_id: str | None) -> list[str]:
+    """The command of a step that waits for `job_id`; Slurm cancels it when that one fails."""
+    if job_id is None:
+        return step.command
+    return [
+        *step.command[:1],
+        f"--dependency=afterok:{job_id}",
+        "--kill-on-invalid-dep=yes",
+        *step.command[1:],
+    ]
+
+
+def submit(submission: Submission) -> list[str]:
+    """Freeze, submit, record in submit.json; returns the ids of the jobs.
 
     A refused submission leaves the folder as it was: the next may have another configuration.
     Raises ConfigError, or SlurmError with what sbatch said.
@@ -147,7 +89,7 @@ def submit(submission: Submission) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / SETUP_FILE, submission.setup)
     try:
-        job_id = _ask_slurm(submission.command).partition(";")[0].strip()
+        jobs = _submit_steps(submission.steps)
     except SlurmError:
         (folder / SETUP_FILE).unlink()
         if submission.train is not None and not had_config:
@@ -156,14 +98,28 @@ def submit(submission: Submission) -> str:
             folder.rmdir()
         raise
     entry = {
-        "job_id": job_id,
+        "jobs": jobs,
         "submitted_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": submission.command,
         "python": sys.executable,
         **git_state(),
     }
     _write(folder / "submit.json", json.dumps([*_earlier(folder), entry], indent=1) + "\n")
-    return job_id
+    return [job["job_id"] for job in jobs]
+
+
+def _submit_steps(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """All or none: the steps before a refused one are cancelled."""
+    jobs: list[dict[str, Any]] = []
+    try:
+        for step in steps:
+            command = _after(step, jobs[-1]["job_id"] if jobs else None)
+            job_id = _ask_slurm(command).partition(";")[0].strip()
+            jobs.append({"name": step.name, "job_id": job_id, "command": command})
+    except SlurmError:
+        for job in jobs:
+            subprocess.run(["scancel", job["job_id"]], timeout=SLURM_TIMEOUT_S, check=False)
+        raise
+    return jobs
 
 
 def git_state() -> dict[str, str | bool | None]:
@@ -179,8 +135,9 @@ def git_state() -> dict[str, str | bool | None]:
 
 def _refuse_while_queued(folder: Path) -> None:
     """Two jobs in one run directory would overwrite each other's checkpoints."""
-    for entry in _earlier(folder)[-1:]:
-        listing = ["squeue", "--noheader", f"--jobs={entry['job_id']}", "--format=%T"]
+    last = _earlier(folder)[-1:]
+    for job_id in [job["job_id"] for entry in last for job in entry["jobs"]]:
+        listing = ["squeue", "--noheader", f"--jobs={job_id}", "--format=%T"]
         try:
             state = _output(listing).strip()
         except FileNotFoundError as error:
@@ -191,8 +148,8 @@ def _refuse_while_queued(folder: Path) -> None:
             raise SlurmError(f"squeue did not answer within {SLURM_TIMEOUT_S:.0f} s") from error
         if state:
             raise SlurmError(
-                f"{folder}: its job {entry['job_id']} is {state.lower()}; wait for its end or stop "
-                f"it with `scancel {entry['job_id']}`"
+                f"{folder}: its job {job_id} is {state.split()[0].lower()}; wait for its end or "
+                f"stop it with `scancel {job_id}`"
             )
 
 
@@ -231,7 +188,7 @@ def _output(command: list[str]) -> str:
     ).stdout
 
 
-def _earlier(folder: Path) -> list[dict[str, object]]:
+def _earlier(folder: Path) -> list[dict[str, Any]]:
     path = folder / "submit.json"
     return list(json.loads(path.read_text())) if path.exists() else []
 
@@ -252,22 +209,38 @@ def main(arguments: list[str]) -> int:
     }
     for flag, text in told.items():
         parser.add_argument(flag, action="store_true", help=text)
+    parser.add_argument(
+        "--tasks",
+        default="",
+        metavar="N[%M]",
+        help="with --shards: match and crawl as arrays of N tasks, M of them at a time",
+    )
     parser.add_argument("overrides", nargs="*", help="as for python -m pipeline.train")
     options = parser.parse_intermixed_args(arguments)
     try:
-        plan = shards_submission if options.shards else training_submission
-        submission = plan(options.overrides)
+        if options.tasks and not options.shards:
+            raise ConfigError(f"--tasks {options.tasks}: only a data set is divided; add --shards")
+        submission = (
+            shards_submission(options.overrides, options.tasks)
+            if options.shards
+            else training_submission(options.overrides)
+        )
         if options.dry_run:
             print(dry_run(submission), end="")
             return 0
-        job_id = submit(submission)
+        job_ids = submit(submission)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_CONFIG
     except SlurmError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_SLURM
-    print(f"submitted job {job_id}; its output: {submission.folder / f'slurm-{job_id}.out'}")
+    if len(job_ids) == 1:
+        output = submission.folder / f"slurm-{job_ids[0]}.out"
+        print(f"submitted job {job_ids[0]}; its output: {output}")
+    else:
+        chain = ", ".join(f"{step.name} {i}" for step, i in zip(submission.steps, job_ids))
+        print(f"submitted jobs {chain}; their output: {submission.folder / 'slurm-*.out'}")
     return 0
 
 

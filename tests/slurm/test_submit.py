@@ -147,9 +147,10 @@ def test_submitted_frozen_and_recorded(login_node: Path, words: list[str], tmp_p
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == f"submitted job 42; its output: {run_dir}/slurm-42.out\n"
     (entry,) = json.loads((run_dir / "submit.json").read_text())
-    assert entry["job_id"] == "42" and entry["python"] == sys.executable
-    assert entry["command"][0] == "sbatch" and "--partition=gpu" in entry["command"]
-    assert entry["command"][1:] == (tmp_path / "arguments").read_text().splitlines()
+    (job,) = entry["jobs"]
+    assert job["job_id"] == "42" and entry["python"] == sys.executable
+    assert job["command"][0] == "sbatch" and "--partition=gpu" in job["command"]
+    assert job["command"][1:] == (tmp_path / "arguments").read_text().splitlines()
     assert {key: entry[key] for key in ("git_commit", "git_dirty")} == git_state()
     assert load_frozen(run_dir / "config.yaml").cluster.partition == "gpu"
 
@@ -169,7 +170,7 @@ def test_a_second_submission_waits_for_the_first_and_is_added_to_it(
     program(login_node, "sbatch", "echo 43")
     assert submit(login_node, f"run_dir={run_dir}").returncode == 0
     entries = json.loads((run_dir / "submit.json").read_text())
-    assert [entry["job_id"] for entry in entries] == ["42", "43"]
+    assert [job["job_id"] for entry in entries for job in entry["jobs"]] == ["42", "43"]
 
 
 @pytest.mark.parametrize("flags", [[], ["--dry-run"]])
@@ -237,12 +238,13 @@ def test_a_dataset_job(login_node: Path, tmp_path: Path) -> None:
     ended = submit(login_node, *words, *where)
     assert ended.returncode == 0, ended.stderr
     (entry,) = json.loads((tmp_path / "data" / "submit.json").read_text())
-    command = entry["command"]
-    options, arguments = command[: -len(words)], command[-len(words) :]
+    command = entry["jobs"][0]["command"]
+    cut = len(command) - len(words) - 1
+    options, arguments = command[:cut], command[cut:]
     assert {"--nodes=1", "--ntasks-per-node=1", "--cpus-per-task=4"} <= set(options)
     assert {"--partition=cpu", "--time=8:00:00", "--job-name=data"} <= set(options)
     assert options[-1] == f"{ROOT}/slurm/shards.sbatch"
-    assert arguments == [str(tmp_path / "data"), *words[1:]]
+    assert arguments == [str(tmp_path / "data"), "data_tools.build", *words[1:]]
     # data_tools.build freezes its own configuration
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [
         "setup.sh",
@@ -257,3 +259,54 @@ def test_a_dataset_job_with_errors_in_both_halves(login_node: Path, tmp_path: Pa
     for problem in ("crawl.encode_quality = 0", "cluster.time_limit = 0", "without GPUs"):
         assert problem in ended.stderr
     assert not (tmp_path / "data").exists()
+
+
+ECHO_NUMBERS = "n=$(cat {0}/n 2>/dev/null || echo 40); echo $((n + 1)) | tee {0}/n"
+
+
+def test_a_dataset_job_in_tasks_is_a_chain(login_node: Path, tmp_path: Path) -> None:
+    pool = tmp_path / "pool.csv"
+    pool.write_text("url,caption\nhttp://example.org/1.jpg,a red panda\n")
+    words = [*shards(tmp_path), f"sources.pool.paths=['{pool}']"]
+    words[words.index("source=commons")] = "source=[commons,pool]"
+    program(login_node, "sbatch", ECHO_NUMBERS.format(tmp_path))
+    (login_node / "cat").symlink_to("/usr/bin/cat")
+    (login_node / "tee").symlink_to("/usr/bin/tee")
+    ended = submit(login_node, *words, "--tasks", "8%4")
+    assert ended.returncode == 0, ended.stderr
+    assert "submitted jobs queries 41, match 42, balance 43, crawl 44, report 45" in ended.stdout
+    (entry,) = json.loads((tmp_path / "data" / "submit.json").read_text())
+    commands = {job["name"]: job["command"] for job in entry["jobs"]}
+    assert not any(word.startswith("--dependency") for word in commands["queries"])
+    assert "--dependency=afterok:41" in commands["match"] and "--array=0-7%4" in commands["match"]
+    assert (
+        "--dependency=afterok:43" in commands["crawl"] and "data_tools.crawl" in commands["crawl"]
+    )
+    assert not any(word.startswith("--array") for word in commands["balance"])
+    at = commands["balance"].index("data_tools.build")
+    assert commands["balance"][at + 1 : at + 3] == ["--until", "balance"]
+    program(login_node, "squeue", '[[ "$*" == *=43* ]] && echo PENDING')
+    refused = submit(login_node, *words)
+    assert refused.returncode == 1 and "its job 43 is pending" in refused.stderr
+
+
+def test_a_chain_that_is_refused_in_the_middle_leaves_no_job(
+    login_node: Path, tmp_path: Path
+) -> None:
+    program(login_node, "sbatch", '[[ "$*" == *--array* ]] && { echo no >&2; exit 1; }; echo 42')
+    program(login_node, "scancel", f"echo $1 > {tmp_path}/cancelled")
+    ended = submit(login_node, *shards(tmp_path), "--tasks", "8")
+    assert ended.returncode == 1 and "sbatch refused" in ended.stderr
+    assert (tmp_path / "cancelled").read_text() == "42\n"
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("tasks", ["0", "8%0", "x"])
+def test_a_number_of_tasks_that_is_none(login_node: Path, tmp_path: Path, tasks: str) -> None:
+    ended = submit(login_node, *shards(tmp_path), "--tasks", tasks)
+    assert ended.returncode == 2 and f"--tasks {tasks}: give N" in ended.stderr
+
+
+def test_tasks_of_a_training_are_refused(login_node: Path, words: list[str]) -> None:
+    ended = submit(login_node, *words, "--tasks", "8")
+    assert ended.returncode == 2 and "only a data set is divided" in ended.stderr

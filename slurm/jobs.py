@@ -1,0 +1,134 @@
+"""What a command line asks Slurm for: one job, or for a data set a chain of them.
+
+training    train.sbatch, one job of all ranks
+data set    shards.sbatch, one job; with `--tasks N` arrays where the work divides:
+            queries -> match (array) -> search ... balance -> crawl (array) -> curate ... report
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import data_tools.config
+from pipeline.config import (
+    ClusterConfig,
+    ConfigError,
+    TrainJob,
+    job_of_arguments,
+    load_cluster,
+)
+from slurm.options import cluster_problems, sbatch_options, setup_script
+
+BUILD = "data_tools.build"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One sbatch; it waits for the success of the step before it."""
+
+    name: str
+    command: list[str]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What goes to sbatch. `folder` is the job's own: run_dir, or out_dir of a dataset job."""
+
+    folder: Path
+    script: Path
+    steps: tuple[Step, ...]
+    setup: str
+    train: TrainJob | None
+    """None for a dataset job, whose configuration data_tools.build writes itself."""
+
+
+def training_submission(overrides: list[str]) -> Submission:
+    """ConfigError lists every problem of the job, those with Slurm's options included."""
+    try:
+        job = job_of_arguments(overrides)
+    except ConfigError as error:
+        raise ConfigError("\n  ".join([str(error), *_slurm_problems_too(overrides)])) from error
+    problems = cluster_problems(job.cluster)
+    if problems:
+        raise ConfigError("the training job is not valid:\n  " + "\n  ".join(problems))
+    grace_s = job.cluster.signal_before_s - 10  # the rest is for the requeue itself
+    folder, script = Path(job.run_dir), _script("train.sbatch")
+    options = sbatch_options(job.cluster, folder.resolve(), Path.cwd())
+    command = ["sbatch", *options, str(script), job.run_dir, str(grace_s)]
+    return Submission(
+        folder, script, (Step("train", command),), setup_script(job.cluster, sys.executable), job
+    )
+
+
+def shards_submission(words: list[str], tasks: str = "") -> Submission:
+    """`cluster=` and `cluster.*` say where it runs, all other words are data_tools.build's.
+
+    `tasks` is "64", or "64%16" for at most 16 at a time: arrays for match and crawl.
+    """
+    ours = [word for word in words if word.partition("=")[0].split(".")[0] == "cluster"]
+    overrides = [word for word in words if word not in ours]
+    problems = []
+    cluster = ClusterConfig()
+    try:
+        cluster = load_cluster(ours)
+        problems += cluster_problems(cluster)
+        if (cluster.nodes, cluster.ranks_per_node, cluster.gpus_per_node) != (1, 1, 0):
+            problems.append(
+                f"cluster.nodes, ranks_per_node, gpus_per_node = {cluster.nodes}, "
+                f"{cluster.ranks_per_node}, {cluster.gpus_per_node}: a dataset job is one process "
+                "on one node without GPUs, and more nodes are --tasks; leave them out, and give "
+                "cluster.cpus_per_rank"
+            )
+    except ConfigError as error:
+        problems.append(str(error))
+    if tasks and not re.fullmatch(r"[1-9]\d*(%[1-9]\d*)?", tasks):
+        problems.append(f"--tasks {tasks}: give N, or N%M for at most M at a time, such as 64%16")
+    folder, with_pool = "", False
+    try:
+        job = data_tools.config.load_job(overrides)
+        folder, with_pool = job.out_dir, job.sources.pool.enabled
+    except data_tools.config.ConfigError as error:
+        problems.insert(0, str(error))
+    if problems:
+        raise ConfigError("\n  ".join(problems))
+    script = _script("shards.sbatch")
+    steps = []
+    for name, array, module in _chain(tasks, with_pool):
+        options = sbatch_options(cluster, Path(folder).resolve(), Path.cwd(), array)
+        steps.append(Step(name, ["sbatch", *options, str(script), folder, *module, *overrides]))
+    setup = setup_script(cluster, sys.executable)
+    return Submission(Path(folder), script, tuple(steps), setup, None)
+
+
+def _chain(tasks: str, with_pool: bool) -> list[tuple[str, str, list[str]]]:
+    """(name, array, module and its flags). An array does what divides; the build after it takes
+    that for done and puts it together."""
+    if not tasks:
+        return [("build", "", [BUILD])]
+    number, _, at_a_time = tasks.partition("%")
+    array = f"0-{int(number) - 1}" + (f"%{at_a_time}" if at_a_time else "")
+    match = [
+        ("queries", "", [BUILD, "--until", "queries"]),
+        ("match", array, ["data_tools.match"]),
+    ]
+    return [
+        *(match if with_pool else []),
+        ("balance", "", [BUILD, "--until", "balance"]),
+        ("crawl", array, ["data_tools.crawl"]),
+        ("report", "", [BUILD]),
+    ]
+
+
+def _script(name: str) -> Path:
+    return Path(__file__).resolve().with_name(name)
+
+
+def _slurm_problems_too(overrides: list[str]) -> list[str]:
+    """So that a refused job hears of everything at once; nothing where it does not even compose."""
+    try:
+        return cluster_problems(load_cluster(overrides))
+    except ConfigError:
+        return []

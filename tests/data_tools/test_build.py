@@ -1,0 +1,91 @@
+"""The flow: stages alone, up to a stage, shares of a stage; nothing is done twice."""
+
+from __future__ import annotations
+
+import pytest
+
+from data_tools import build
+from data_tools.config import ConfigError
+from data_tools.tasks import ALL, Task, parse_task
+
+
+@pytest.fixture
+def words(tmp_path):
+    (tmp_path / "queries.txt").write_text("cat\ndog\n")
+    rows = [f"http://{n}.example.org/{n}.jpg,a {('cat', 'dog')[n % 2]} {n}\n" for n in range(20)]
+    for name, part in (("a", rows[:10]), ("b", rows[10:])):
+        (tmp_path / f"{name}.csv").write_text("url,caption\n" + "".join(part))
+    return [
+        f"queries.path='{tmp_path / 'queries.txt'}'",
+        f"out_dir='{tmp_path / 'data'}'",
+        "source=pool",
+        f"sources.pool.paths=['{tmp_path}/*.csv']",
+        "sources.contact=tests@example.org",
+    ]
+
+
+def told(capsys):
+    """Stage -> what its summary line ends with."""
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    return {line.split(":")[0]: line.rsplit("(", 1)[-1].rstrip(")") for line in lines}
+
+
+def test_up_to_a_stage_and_on_from_there(words, capsys):
+    assert build.main(["--until", "match", *words]) == 0
+    assert list(told(capsys)) == ["queries", "match"]
+    assert build.main([*words, "--until", "balance"]) == 0
+    second = told(capsys)
+    assert list(second) == ["queries", "match", "search", "candidates", "balance"]
+    assert second["queries"] == second["match"] == "unchanged" != second["search"]
+
+
+def test_a_stage_alone_wants_those_before_it(words, capsys):
+    assert build.main(words, stage="balance") == 1
+    assert "balance needs the stage queries" in capsys.readouterr().err
+    assert build.main(["--until", "candidates", *words]) == 0
+    assert build.main(words, stage="balance") == 0
+    # other settings before it: what lies there was made with others
+    assert build.main([*words, "sources.pool.license=CC0"], stage="balance") == 1
+    assert "needs the stage match" in capsys.readouterr().err
+
+
+def test_shares_of_a_stage_are_taken_up_by_the_whole(words, tmp_path, capsys):
+    assert build.main(words, stage="queries") == 0
+    for index in (1, 0, 1):
+        assert build.main(["--task", f"{index}/2", *words], stage="match") == 0
+    shares = {file.name: file.stat().st_mtime_ns for file in _matched(tmp_path)}
+    assert len(shares) == 2
+    assert build.main(["--until", "candidates", *words]) == 0
+    assert {file.name: file.stat().st_mtime_ns for file in _matched(tmp_path)} == shares
+
+
+def _matched(tmp_path):
+    return sorted((tmp_path / "data" / "tables" / "matched").glob("*.parquet"))
+
+
+@pytest.mark.parametrize("task", ["2/2", "x", "-1/2", "1"])
+def test_a_task_that_is_none(words, task, capsys):
+    assert build.main([f"--task={task}", *words], stage="match") == 2
+    assert f"--task {task}: give I/N" in capsys.readouterr().err
+
+
+def test_a_stage_that_is_not_divided(words, capsys):
+    build.main(["--until", "candidates", *words])
+    assert build.main(["--task", "0/2", *words], stage="balance") == 2
+    assert "balance is not divided" in capsys.readouterr().err
+
+
+def test_no_such_stage(words, tmp_path, capsys):
+    assert build.main(["--until", "balanse", *words]) == 2
+    assert "--until balanse: there is no such stage" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
+def test_tasks_share_everything_once():
+    units = list(range(10))
+    shares = [parse_task(f"{index}/3").share(units) for index in range(3)]
+    assert sorted(unit for share in shares for unit in share) == units
+    assert ALL.share(units) == units
+    with pytest.raises(ConfigError):
+        parse_task("3/3")
+    assert Task(2, 3).share([0, 1]) == []
