@@ -1,0 +1,145 @@
+"""What each search server gives at most, how often it may be asked, and what that costs.
+
+Plain numbers, known before anything is asked: the sources pace themselves by them, and `plan` counts
+requests, days and money from them. Read in the servers' documentation and source, November 2026;
+what an answer's headers say of a quota overrules them.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from data_tools.config import (
+    BraveConfig,
+    CommonsConfig,
+    FlickrConfig,
+    OpenverseConfig,
+    SearxngConfig,
+    SourcesConfig,
+)
+from data_tools.config.sources import servers_enabled
+
+DAY_S = 86400
+OPENVERSE_KEYS = ("OPENVERSE_CLIENT_ID", "OPENVERSE_CLIENT_SECRET")
+# Commons serves 500 results a request, but renders 50 thumbnails; its search window is 10,000.
+COMMONS_MAX_PAGE_SIZE, COMMONS_MAX_RESULTS = 50, 10_000
+# An anonymous page of more than 20 is answered with 401; with a key 500 are allowed.
+OPENVERSE_PAGE_SIZE_ANONYMOUS, OPENVERSE_PAGE_SIZE = 20, 500
+# Beyond about 4,000 results Flickr repeats its pages.
+FLICKR_PAGE_SIZE, FLICKR_MAX_RESULTS = 500, 4000
+BRAVE_MAX_RESULTS = 200  # in one answer, and there is no second page
+# No promise of SearXNG's: what the engines behind it give on a page of images differs.
+SEARXNG_PAGE_SIZE = 30
+
+
+@dataclass(frozen=True)
+class SourceLimits:
+    """None: no such limit is known, or no such price."""
+
+    page_size: int
+    """Results of one request at most."""
+    max_per_query: int
+    """Results of one query at most, over all its pages."""
+    requests_per_s: float
+    """The pace of the job's own configuration."""
+    requests_per_minute: int | None = None
+    requests_per_hour: int | None = None
+    requests_per_day: int | None = None
+    usd_per_1000: float | None = None
+    """Of 1,000 requests."""
+    terms: str = ""
+    """What the server's terms say of asking it for a data set."""
+
+    def quotas(self) -> list[tuple[int, float]]:
+        """(number of requests, window in seconds) of every limit that is not the pace."""
+        windows = (
+            (self.requests_per_minute, 60.0),
+            (self.requests_per_hour, 3600.0),
+            (self.requests_per_day, float(DAY_S)),
+        )
+        return [(number, window_s) for number, window_s in windows if number is not None]
+
+    def pages(self, wanted: int) -> int:
+        """Requests that `wanted` results of one query take at most."""
+        return -(-min(wanted, self.max_per_query) // self.page_size)
+
+    def days(self, num_requests: int) -> float:
+        """At the tightest of all limits, without a pause."""
+        per_day = [self.requests_per_s * DAY_S]
+        per_day += [number * DAY_S / window_s for number, window_s in self.quotas()]
+        return num_requests / min(per_day)
+
+    def usd(self, num_requests: int) -> float | None:
+        return None if self.usd_per_1000 is None else num_requests / 1000 * self.usd_per_1000
+
+
+def limits(config: SourcesConfig) -> dict[str, SourceLimits]:
+    """Of every search server that is enabled, in the order in which they are asked."""
+    found = {
+        "commons": commons_limits(config.commons),
+        "openverse": openverse_limits(config.openverse, has_openverse_key()),
+        "flickr": flickr_limits(config.flickr),
+        "brave": brave_limits(config.brave),
+        "searxng": searxng_limits(config.searxng),
+    }
+    return {name: found[name] for name in servers_enabled(config)}
+
+
+def has_openverse_key() -> bool:
+    return all(os.environ.get(name, "").strip() for name in OPENVERSE_KEYS)
+
+
+def commons_limits(config: CommonsConfig) -> SourceLimits:
+    return SourceLimits(
+        page_size=config.page_size,
+        max_per_query=COMMONS_MAX_RESULTS,
+        requests_per_s=config.requests_per_second,
+        terms="allowed with etiquette: a contact, 3 connections, Retry-After obeyed",
+    )
+
+
+def openverse_limits(config: OpenverseConfig, has_key: bool) -> SourceLimits:
+    """The server's code says 5 requests an hour and 100 a day for who has no key, 100 a minute and
+    10,000 a day with one."""
+    return SourceLimits(
+        page_size=OPENVERSE_PAGE_SIZE if has_key else OPENVERSE_PAGE_SIZE_ANONYMOUS,
+        max_per_query=config.results_per_query,
+        requests_per_s=config.requests_per_second,
+        requests_per_minute=100 if has_key else None,
+        requests_per_hour=None if has_key else 5,
+        requests_per_day=10_000 if has_key else 100,
+        terms="no scraping of the catalogue; exceptions by grant only",
+    )
+
+
+def flickr_limits(config: FlickrConfig) -> SourceLimits:
+    return SourceLimits(
+        page_size=FLICKR_PAGE_SIZE,
+        max_per_query=FLICKR_MAX_RESULTS,
+        requests_per_s=config.requests_per_second,
+        requests_per_hour=3600,
+        terms="a key is for non-commercial use; every owner's licence holds",
+    )
+
+
+def brave_limits(config: BraveConfig) -> SourceLimits:
+    """Its windows depend on the plan and are told in every answer; the price is of the plans with
+    storage rights."""
+    return SourceLimits(
+        page_size=BRAVE_MAX_RESULTS,
+        max_per_query=BRAVE_MAX_RESULTS,
+        requests_per_s=config.requests_per_second,
+        usd_per_1000=5.0,
+        terms="only plans whose licence grants storage and AI use",
+    )
+
+
+def searxng_limits(config: SearxngConfig) -> SourceLimits:
+    """The page size is an estimate; `max_per_query` follows from it."""
+    return SourceLimits(
+        page_size=SEARXNG_PAGE_SIZE,
+        max_per_query=SEARXNG_PAGE_SIZE * config.max_pages,
+        requests_per_s=config.requests_per_second,
+        terms="it asks engines that permit none of this; its operator answers for it",
+    )
