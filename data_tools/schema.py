@@ -7,6 +7,7 @@ from the moment it is found until it lies in a shard.
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,10 +164,22 @@ class DatasetPaths:
         return self.root / "tables" / "fates" / f"{stage}.parquet"
 
 
+# A URL that canonical_url would leave as it is, for RE2 (pyarrow) as for re: most of those on the
+# web are, and asking is 10 times faster than taking them apart.
+CANONICAL_URL = (
+    r"https?://[a-z0-9.-]+/[A-Za-z0-9/%:@!$&'()*+,;=~._-]*(?:\?[A-Za-z0-9/%:@!$&'()*+,;=~._?-]+)?"
+)
+_IS_CANONICAL = re.compile(CANONICAL_URL).fullmatch
+
+
 def canonical_url(url: str) -> str:
     """The form of a URL that counts as "the same address" in a uid: lower-case scheme and host, no
     fragment, no default port, percent-encoded path. Query strings stay: image CDNs put the
     picture's identity there."""
+    return url if _IS_CANONICAL(url) else _made_canonical(url)
+
+
+def _made_canonical(url: str) -> str:
     parts = urlsplit(url.strip())
     host = (parts.hostname or "").lower()
     try:
