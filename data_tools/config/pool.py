@@ -1,0 +1,63 @@
+"""Settings of the pools: tables of (url, caption) at hand."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from data_tools.config.problems import below
+
+
+@dataclass(kw_only=True, slots=True)
+class PoolConfig:
+    """Parquet, csv, tsv, jsonl or json, also .gz of the last four. conf/pool/ has the columns of
+    published pools: pool=laion.
+
+    A column is named as the files have it. `URL|url` takes the first of the two that a file has, so
+    that one job can read pools of several layouts; an empty name is no column, so that `WIDTH|` may
+    be absent.
+    """
+
+    enabled: bool = False
+    paths: list[str] = field(default_factory=list)
+    """Files or glob patterns, local or any address that fsspec opens (s3://, https://, ...)."""
+    storage_options: dict[str, Any] = field(default_factory=dict)
+    """For fsspec, such as {anon: true}. Keys and secrets come from the environment: these options
+    are written into config.yaml."""
+    url_column: str = "url"
+    caption_column: str = "caption"
+    width_column: str = ""
+    height_column: str = ""
+    license_column: str = ""
+    page_url_column: str = ""
+    mature_column: str = ""
+    """A truth value, a word (LAION's NSFW / UNSURE / UNLIKELY), or a score."""
+    mature_above: float = 0.5
+    """The score above which an image counts as mature."""
+    license: str = ""
+    """Of every candidate whose license_column is empty or absent, as the pool's publisher states
+    it; empty = unknown."""
+    column_names: list[str] = field(default_factory=list)
+    """Of csv and tsv files without a header line, in the order of the columns."""
+    quoted: bool = True
+    """csv, tsv: a cell in double quotes may hold the delimiter and line breaks. False where quotes
+    are text (CC3M, CC12M)."""
+    records_field: str = ""
+    """json: the field that holds the list of rows; empty where the file is that list."""
+
+
+def problems(config: PoolConfig) -> list[str]:
+    if not config.enabled:
+        return []
+    found = below([("sources.pool.mature_above", config.mature_above, 0)])
+    if not config.paths:
+        found.append("sources.pool.paths is empty: add 'sources.pool.paths=[pool/*.parquet]'")
+    for name in ("url_column", "caption_column"):
+        value = getattr(config, name)
+        if not all(value.split("|")):
+            found.append(f"sources.pool.{name} = '{value}': name the column, it cannot be absent")
+    secret = [key for key in config.storage_options if "secret" in key or "token" in key]
+    if secret:
+        found.append(
+            f"sources.pool.storage_options.{secret[0]}: a secret would be written into config.yaml;"
+            " give it by the environment (AWS_SECRET_ACCESS_KEY, ...)"
+        )
+    return found
