@@ -14,6 +14,7 @@ from pipeline.config.composition import (
     load_cluster,
     load_frozen,
     load_job,
+    load_model_config,
     to_yaml,
 )
 from pipeline.config.schema import (
@@ -57,6 +58,7 @@ __all__ = [
     "load_cluster",
     "load_frozen",
     "load_job",
+    "load_model_config",
     "to_yaml",
     "validate",
 ]

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import os
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -14,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config.schema import ClusterConfig, ConfigError, TrainJob
+from pipeline.config.schema import ClusterConfig, ConfigError, ModelConfig, TrainJob
 from pipeline.config.validation import validate
 
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
@@ -63,6 +64,16 @@ def load_frozen(path: Path | str) -> TrainJob:
     except (OSError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: {_whole_story(error)}") from error
     return job
+
+
+def load_model_config(content: dict[str, Any]) -> ModelConfig:
+    """The model group from plain values, as an export writes them. ConfigError."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(ModelConfig), content)
+        config: ModelConfig = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise ConfigError(_whole_story(error)) from error
+    return config
 
 
 def to_yaml(job: TrainJob) -> str:
