@@ -201,32 +201,66 @@ def test_a_defect_ends_the_job_with_its_message(
     assert "shards/000003.tar" in told and "Traceback" not in told
 
 
-def test_a_dataset_job_is_built_on_a_node_and_comes_back_when_warned(
-    cluster: TwoNodes, tmp_path: Path
-) -> None:
-    (tmp_path / "queries.txt").write_text("cat\ndog\n")
-    setup = [
+def dataset_words(folder: Path, out_dir: Path, *setup: str) -> list[str]:
+    """A data set of the small Commons that each node starts for itself."""
+    (folder / "queries.txt").write_text("cat\ndog\n")
+    server = [
         '"$PYTHON" -m tests.slurm.pictures >/dev/null 2>&1 &',
         f"until (: </dev/tcp/127.0.0.1/{IMAGES_PORT}) 2>/dev/null; do sleep 0.2; done",
-        "[[ -n $SLURM_RESTART_COUNT ]] || sleep 300",
     ]
-    job_id = cluster.submitted(
+    return [
         "--shards",
-        f"queries.path={tmp_path / 'queries.txt'}",
-        f"out_dir={tmp_path / 'data'}",
-        "source=commons",
+        f"queries.path={folder / 'queries.txt'}",
+        f"out_dir={out_dir}",
         f"sources.contact={CONTACT}",
         f"sources.commons.endpoint='http://127.0.0.1:{API_PORT}/w/api.php'",
         f"crawl.allow_private=['127.0.0.1:{IMAGES_PORT}']",
         "cluster.cpus_per_rank=2",
-        f"cluster.setup={json.dumps(setup)}",
-    )
+        f"cluster.setup={json.dumps([*server, *setup])}",
+    ]
+
+
+def test_a_dataset_job_is_built_on_a_node_and_comes_back_when_warned(
+    cluster: TwoNodes, tmp_path: Path
+) -> None:
+    words = dataset_words(tmp_path, tmp_path / "data", "[[ -n $SLURM_RESTART_COUNT ]] || sleep 300")
+    job_id = cluster.submitted(*words, "source=commons")
     cluster.wait_until(job_id, lambda job: "restart 0:" in output(job))
     assert cluster.call("scancel", "--batch", "--signal=USR1", job_id).returncode == 0
     job = cluster.wait_for_end(job_id)
     told = output(job)
     assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1"), told
     assert load_manifest(tmp_path / "data" / "manifest.json").num_samples > 0
+
+
+def test_a_dataset_in_array_tasks_is_the_one_of_a_single_job(
+    cluster: TwoNodes, tmp_path: Path
+) -> None:
+    for number in range(2):
+        rows = [f"http://127.0.0.1:{IMAGES_PORT}/{number}/{n}.png,a cat {n}\n" for n in range(3)]
+        (tmp_path / f"pool{number}.csv").write_text("url,caption\n" + "".join(rows))
+    more = [
+        "source=[commons,pool]",
+        f"sources.pool.paths=['{tmp_path}/pool*.csv']",
+        "crawl.samples_per_part=4",
+    ]
+    ended = cluster.submit(*dataset_words(tmp_path, tmp_path / "tasks"), *more, "--tasks", "2")
+    assert ended.returncode == 0, ended.stderr
+    (entry,) = json.loads((tmp_path / "tasks" / "submit.json").read_text())
+    names = [job["name"] for job in entry["jobs"]]
+    assert names == ["queries", "match", "balance", "crawl", "report"]
+    last = cluster.wait_for_end(entry["jobs"][-1]["job_id"])
+    told = "".join(file.read_text() for file in sorted((tmp_path / "tasks").glob("slurm-*.out")))
+    assert last["JobState"] == "COMPLETED", told
+    array = entry["jobs"][3]["job_id"]
+    outputs = [tmp_path / "tasks" / f"slurm-{array}_{task}.out" for task in range(2)]
+    assert all("data_tools.crawl --task" in file.read_text() for file in outputs), told
+    job_id = cluster.submitted(*dataset_words(tmp_path, tmp_path / "single"), *more)
+    assert cluster.wait_for_end(job_id)["JobState"] == "COMPLETED"
+    in_tasks, single = (
+        load_manifest(tmp_path / name / "manifest.json") for name in ("tasks", "single")
+    )
+    assert in_tasks.fingerprint == single.fingerprint and single.num_samples == 8
 
 
 def test_refused_before_the_queue(
