@@ -6,7 +6,7 @@ differences only.
 
 from data_tools.config.balance import BalanceConfig
 from data_tools.config.crawl import CrawlConfig, ResizeMode
-from data_tools.config.curate import CurateConfig
+from data_tools.config.curate import CaptionChoice, ClassifierConfig, CurateConfig
 from data_tools.config.job import (
     CONF_DIR,
     DatasetJob,
@@ -20,22 +20,35 @@ from data_tools.config.pack import PackConfig
 from data_tools.config.problems import ConfigError
 from data_tools.config.queries import QueriesConfig
 from data_tools.config.search import SearchConfig
-from data_tools.config.sources import CommonsConfig, PoolConfig, SourcesConfig
+from data_tools.config.servers import (
+    BraveConfig,
+    CommonsConfig,
+    FlickrConfig,
+    OpenverseConfig,
+    SearxngConfig,
+)
+from data_tools.config.sources import PoolConfig, SourcesConfig
 
 __all__ = [
     "CONF_DIR",
     "BalanceConfig",
+    "CaptionChoice",
+    "ClassifierConfig",
+    "BraveConfig",
     "CommonsConfig",
     "ConfigError",
     "CrawlConfig",
     "CurateConfig",
     "DatasetJob",
+    "FlickrConfig",
     "MatchConfig",
+    "OpenverseConfig",
     "PackConfig",
     "PoolConfig",
     "QueriesConfig",
     "ResizeMode",
     "SearchConfig",
+    "SearxngConfig",
     "SourcesConfig",
     "fingerprint",
     "load_job",

@@ -1,21 +1,140 @@
-"""Settings of the curate stage: what a pair must be to be trained on."""
+"""Settings of the curate stage: what a pair must be to be trained on.
 
-from dataclasses import dataclass
+A rule is off when its value is null (a number), false (a switch) or empty (a list, a path). What a
+rule took out is in the ledger with the value that it broke, so that a rule can be judged by what it
+costs, and undone by switching it off: images are not decoded again.
+"""
+
+import os
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import List, Optional
 
 from data_tools.config.problems import below
 
 
+class CaptionChoice(Enum):
+    """Which of the rows with the same picture stays, with its caption. Ties: the larger original,
+    then the smallest uid."""
+
+    longest = "longest"
+    shortest = "shortest"
+    most_queries = "most_queries"
+    first = "first"
+    """By uid, which is as good as random, and the same on every machine."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ClassifierConfig:
+    """Another rule of the user's own: data_tools/curate/classifiers.py says what it must look
+    like."""
+
+    target: str = ""
+    """package.module:Name, importable where the stage runs."""
+    min_score: float = 0.0
+    """Pairs below it are rejected."""
+
+
 @dataclass(kw_only=True, slots=True)
 class CurateConfig:
-    min_side: int = 32
+    repair_text: bool = True
+    """Mojibake, HTML entities and tags. The ledger keeps the caption as it was found."""
+    min_caption_chars: Optional[int] = 2
+    max_caption_chars: Optional[int] = 1000
+    min_caption_words: Optional[int] = None
+    max_caption_words: Optional[int] = None
+    languages: List[str] = field(default_factory=list)
+    """ISO codes such as [en,de]; captions of up to four words pass, no model can tell them."""
+    drop_file_names: bool = True
+    """Captions such as IMG_1234.jpg and DSC00012."""
+    drop_boilerplate: bool = True
+    """Captions that say nothing of the picture: data_tools/curate/boilerplate.txt."""
+    boilerplate_path: str = ""
+    """Another list in the place of that one."""
+    unsafe_terms_path: str = ""
+    """A file with a term a line; a caption with one of them as whole words is rejected. No list is
+    brought along: what is unsafe depends on the use."""
+    drop_mature: bool = True
+    """Pairs that their source flags as mature."""
+    min_side: Optional[int] = 32
     """Pixels of the original's shorter side."""
-    max_aspect_ratio: float = 3.0
-    min_caption_chars: int = 2
-    max_caption_chars: int = 1000
+    max_aspect_ratio: Optional[float] = 3.0
+    min_grey_std: Optional[float] = 2.0
+    """Standard deviation of the grey levels 0 to 255; a picture below it shows nothing."""
+    evaluation_sets: List[str] = field(default_factory=list)
+    """Folders of images or of WebDataset tars, single tars, or manifest.json files: training images
+    that are near one of their images are dropped, and listed in tables/contamination.parquet."""
+    max_contamination_bits: int = 4
+    """Of the 64 of the perceptual hash, so many may differ between an image and an evaluation
+    image that it is taken for."""
     drop_exact_duplicates: bool = True
-    """Of (image bytes, caption). The same image under another caption stays: it is another
-    sample."""
+    """Of the bytes that the site sent: one pair stays, and keeps the captions of all."""
+    near_duplicate_bits: Optional[int] = 3
+    """Images whose hashes differ in at most so many of 64 bits, and their mean colours by at most
+    near_duplicate_colour, count as one picture, and so do those that a chain of them connects."""
+    near_duplicate_colour: int = 10
+    """Of 255, in each of red, green and blue."""
+    caption_choice: CaptionChoice = CaptionChoice.longest
+    max_captions: int = 20
+    """Texts that a sample keeps, at most, where many pairs show the same picture."""
+    classifiers: List[ClassifierConfig] = field(default_factory=list)
+    processes: int = 2
+    """For captions and for decoding."""
 
 
 def problems(config: CurateConfig) -> list[str]:
-    return below([("curate.max_aspect_ratio", config.max_aspect_ratio, 1)])
+    bounds = [
+        ("max_aspect_ratio", config.max_aspect_ratio, 1),
+        ("min_caption_chars", config.min_caption_chars, 0),
+        ("max_caption_chars", config.max_caption_chars, 1),
+        ("min_caption_words", config.min_caption_words, 0),
+        ("max_caption_words", config.max_caption_words, 1),
+        ("min_side", config.min_side, 1),
+        ("min_grey_std", config.min_grey_std, 0),
+        ("near_duplicate_bits", config.near_duplicate_bits, 0),
+        ("near_duplicate_colour", config.near_duplicate_colour, 0),
+        ("max_contamination_bits", config.max_contamination_bits, 0),
+        ("max_captions", config.max_captions, 1),
+        ("processes", config.processes, 1),
+    ]
+    given = [(f"curate.{name}", value, low) for name, value, low in bounds if value is not None]
+    return below(given) + _contradictions(config) + _missing_files(config) + _plug_ins(config)
+
+
+def _contradictions(config: CurateConfig) -> list[str]:
+    found = []
+    for unit in ("chars", "words"):
+        low, high = getattr(config, f"min_caption_{unit}"), getattr(config, f"max_caption_{unit}")
+        if low is not None and high is not None and low > high:
+            found.append(
+                f"curate.min_caption_{unit} = {low}: is above curate.max_caption_{unit} = {high}, "
+                "which leaves nothing"
+            )
+    for name in ("near_duplicate_bits", "max_contamination_bits"):
+        value = getattr(config, name)
+        if value is not None and value > 8:
+            found.append(f"curate.{name} = {value}: at most 8 of 64; other pictures begin there")
+    for code in config.languages:
+        if not (code.isalpha() and code.islower() and len(code) in (2, 3)):
+            found.append(f"curate.languages has {code!r}: give ISO 639 codes such as en")
+    return found
+
+
+def _missing_files(config: CurateConfig) -> list[str]:
+    found = []
+    for name in ("boilerplate_path", "unsafe_terms_path"):
+        path = getattr(config, name)
+        if path and not os.path.isfile(path):
+            found.append(f"curate.{name} = {path}: no such file")
+    for path in config.evaluation_sets:
+        if not os.path.exists(path):
+            found.append(f"curate.evaluation_sets has {path}, which does not exist")
+    return found
+
+
+def _plug_ins(config: CurateConfig) -> list[str]:
+    return [
+        f"curate.classifiers has target = {plug_in.target!r}: give package.module:Name"
+        for plug_in in config.classifiers
+        if not all(plug_in.target.partition(":"))
+    ]

@@ -1,16 +1,36 @@
-"""Settings of the pack stage: size and order of the shards."""
+"""Settings of the pack stage: size, order and place of the shards."""
 
 from dataclasses import dataclass
+from typing import Optional
 
 from data_tools.config.problems import below
 
 
 @dataclass(kw_only=True, slots=True)
 class PackConfig:
-    samples_per_shard: int = 10000
+    samples_per_shard: Optional[int] = 10000
+    """Null with target_shard_bytes."""
+    target_shard_bytes: Optional[int] = None
+    """Instead: shards end before the sample that would bring them above it, by an estimate within
+    1 % for photographs."""
     seed: int = 0
     """Of the global shuffle: samples lie in the order of hash(seed, uid)."""
+    processes: int = 2
+    """Shards are written by so many at a time; the bytes do not depend on it."""
+    target_url: str = ""
+    """Where fsspec is to copy the finished data set, such as s3://bucket/prefix; the manifest last.
+    Empty: it stays below out_dir alone."""
 
 
 def problems(config: PackConfig) -> list[str]:
-    return below([("pack.samples_per_shard", config.samples_per_shard, 1)])
+    found = below([("pack.processes", config.processes, 1)])
+    if (config.samples_per_shard is None) == (config.target_shard_bytes is None):
+        found.append(
+            f"pack.samples_per_shard = {config.samples_per_shard} and pack.target_shard_bytes = "
+            f"{config.target_shard_bytes}: give one of them, and null for the other"
+        )
+    if config.samples_per_shard is not None:
+        found += below([("pack.samples_per_shard", config.samples_per_shard, 1)])
+    if config.target_shard_bytes is not None:
+        found += below([("pack.target_shard_bytes", config.target_shard_bytes, 100_000)])
+    return found

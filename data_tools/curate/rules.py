@@ -1,56 +1,72 @@
-"""What a pair must be to be trained on. A rule marks the rows that break it; the first rule that
-marks a row names its fate.
+"""The rules on numbers that the crawl and the pixels gave, as SQL over the view `live`.
 
-A rule is a function (pairs, config) -> boolean array, over a table with the columns of CURATED; it
-works on whole columns, so that 10^8 rows are a matter of minutes.
+A rule is a reason, which follows "rejected:" in the ledger, a condition, and what the ledger says of
+the value that broke it. Caption rules are in captions.py, those that compare pictures in
+duplicates.py and contamination.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
-import pyarrow as pa
-import pyarrow.compute as pc
+import duckdb
 
 from data_tools.config import CurateConfig
 
-Rule = Callable[[pa.Table, CurateConfig], pa.ChunkedArray]
+
+@dataclass(frozen=True)
+class Rule:
+    reason: str
+    condition: str
+    detail: str
 
 
-def caption_short(pairs: pa.Table, config: CurateConfig) -> pa.ChunkedArray:
-    return pc.less(pc.utf8_length(pairs["caption"]), config.min_caption_chars)
+_SIDES = "original_width || ' x ' || original_height"
+_SHORTER = "least(original_width, original_height)"
+_LONGER = "greatest(original_width, original_height)"
 
 
-def caption_long(pairs: pa.Table, config: CurateConfig) -> pa.ChunkedArray:
-    return pc.greater(pc.utf8_length(pairs["caption"]), config.max_caption_chars)
+def metadata_rules(config: CurateConfig) -> list[Rule]:
+    """Rules that need no pixels. Sides are the original's: the stored image was made smaller."""
+    rules = []
+    if config.drop_mature:
+        rules.append(Rule("mature", "mature", "source || ' flags it'"))
+    if config.min_side is not None:
+        rules.append(
+            Rule(
+                "image_small",
+                f"{_SHORTER} < {config.min_side}",
+                f"{_SIDES} || ': shorter side < {config.min_side}'",
+            )
+        )
+    if config.max_aspect_ratio is not None:
+        limit = config.max_aspect_ratio
+        rules.append(
+            Rule(
+                "image_aspect",
+                f"{_LONGER}::DOUBLE > {_SHORTER} * {limit}::DOUBLE",
+                f"{_SIDES} || ': aspect ratio > {limit:g}'",
+            )
+        )
+    return rules
 
 
-def image_small(pairs: pa.Table, config: CurateConfig) -> pa.ChunkedArray:
-    """Of the original: the stored image was made smaller."""
-    return pc.less(_shorter_side(pairs), config.min_side)
+def pixel_rules(config: CurateConfig) -> list[Rule]:
+    """Rules on the view `seen`, which is `live` with the columns of FEATURES."""
+    if config.min_grey_std is None:
+        return []
+    limit = config.min_grey_std
+    return [
+        Rule(
+            "image_constant",
+            f"grey_std < {limit}",
+            f"'deviation of grey levels ' || round(grey_std, 2) || ' < {limit:g}'",
+        )
+    ]
 
 
-def image_aspect(pairs: pa.Table, config: CurateConfig) -> pa.ChunkedArray:
-    longer = pc.max_element_wise(pairs["original_width"], pairs["original_height"])
-    limit = pc.multiply(pc.cast(_shorter_side(pairs), pa.float64()), config.max_aspect_ratio)
-    return pc.greater(pc.cast(longer, pa.float64()), limit)
-
-
-def _shorter_side(pairs: pa.Table) -> pa.ChunkedArray:
-    return pc.min_element_wise(pairs["original_width"], pairs["original_height"])
-
-
-# In the order they are asked: cheap and telling first. The key follows "rejected:" in the ledger.
-RULES: dict[str, Rule] = {
-    "caption_short": caption_short,
-    "caption_long": caption_long,
-    "image_small": image_small,
-    "image_aspect": image_aspect,
-}
-
-
-def duplicates(pairs: pa.Table) -> pa.ChunkedArray:
-    """Marks all but one of the rows with equal (sha256 of the original, caption): the one with the
-    smallest uid stays, whatever the order of the table."""
-    first = pairs.group_by(["sha256", "caption"]).aggregate([("uid", "min")])
-    return pc.invert(pc.is_in(pairs["uid"], value_set=first["uid_min"]))
+def apply_rule(database: duckdb.DuckDBPyConnection, rule: Rule, view: str) -> None:
+    database.execute(
+        f"INSERT INTO rejected SELECT uid, '{rule.reason}', {rule.detail} FROM {view} "
+        f"WHERE {rule.condition}"
+    )

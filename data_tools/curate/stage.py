@@ -1,84 +1,225 @@
-"""The curate stage: apply the rules, drop duplicates, write down what went and why."""
+"""The curate stage: captions, then numbers, then pixels, then what compares pictures.
+
+Rules are asked in this order, and the first that a pair breaks is its fate:
+
+    captions        captions.py          in processes, text alone
+    metadata        rules.py             mature, size, aspect
+    pixels          features.py          decoded once, kept in tables/features/; contrast
+    contamination   contamination.py     before duplicates: an evaluation image must not be the one
+                                         that stays of several
+    duplicates      duplicates.py        same bytes, then near pictures; captions are gathered
+    classifiers     classifiers.py       last, on the fewest pairs: they cost most
+
+Nothing here grows with the crawl but files: tables are streamed, DuckDB joins and sorts on disk.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from data_tools.config import CurateConfig, DatasetJob
-from data_tools.curate.rules import RULES, duplicates
+from data_tools.curate import captions, features
+from data_tools.curate.classifiers import drop_low_scores
+from data_tools.curate.contamination import CONTAMINATION, drop_contaminated
+from data_tools.curate.duplicates import (
+    collect_captions,
+    drop_exact_duplicates,
+    drop_near_duplicates,
+)
+from data_tools.curate.near_duplicates import Nearness
+from data_tools.curate.rules import apply_rule, metadata_rules, pixel_rules
+from data_tools.curate.work_database import work_database, write_query
 from data_tools.progress import StageProgress
-from data_tools.schema import (
-    CURATED,
-    FATES,
-    FETCHED,
-    KEPT,
-    REJECTED,
-    DataError,
-    DatasetPaths,
-    read_table,
-    write_table,
+from data_tools.schema import CURATED, FATES, FETCHED, KEPT, REJECTED, DataError, DatasetPaths
+from data_tools.workers import in_processes
+
+CAPTIONS_PER_UNIT = 16384
+_JUDGED = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("caption", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
 )
 
 
 def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
-    """Write the curated table and the fates of what was rejected; DataError when nothing is
-    left."""
-    fetched = read_table(paths.table("fetched"), FETCHED)
-    kept = read_table(paths.table("kept"), KEPT).select(["uid", "caption"])
-    pairs = fetched.join(kept, "uid", join_type="inner").sort_by("uid")
-    if pairs.num_rows != fetched.num_rows:
+    """Write the curated table, the fates of what was rejected, and what was found near evaluation
+    images; DataError when nothing is left."""
+    _refuse_missing(paths)
+    config = job.curate
+    scratch = paths.root / "tables" / ".curate.tmp"
+    with work_database(scratch) as database:
+        num_fetched = _judge_captions(database, config, paths, scratch)
+        _make_tables(database, paths, scratch)
+        for rule in metadata_rules(config):
+            apply_rule(database, rule, "live")
+        if _needs_pixels(config):
+            features.write_features(paths, database, config.processes)
+            _look_at_pixels(database, config, paths)
+        if config.drop_exact_duplicates:
+            drop_exact_duplicates(database, config.caption_choice)
+        if config.near_duplicate_bits is not None:
+            nearness = Nearness(config.near_duplicate_bits, config.near_duplicate_colour)
+            drop_near_duplicates(database, nearness, config.caption_choice)
+        for classifier in config.classifiers:
+            drop_low_scores(database, classifier, paths)
+        collect_captions(database, config.max_captions)
+        return _write(database, config, paths, num_fetched)
+
+
+def _refuse_missing(paths: DatasetPaths) -> None:
+    for name, schema in (("fetched", FETCHED), ("kept", KEPT)):
+        path = paths.table(name)
+        if not path.exists():
+            raise DataError(
+                f"{path} does not exist: run the stage that writes it first (python -m "
+                "data_tools.build)"
+            )
+        missing = set(schema.names) - set(pq.read_schema(path).names)
+        if missing:
+            raise DataError(f"{path} lacks the column(s) {sorted(missing)}: delete it, run again")
+
+
+def _needs_pixels(config: CurateConfig) -> bool:
+    return (
+        config.min_grey_std is not None
+        or config.near_duplicate_bits is not None
+        or bool(config.evaluation_sets)
+    )
+
+
+def _judge_captions(
+    database: duckdb.DuckDBPyConnection, config: CurateConfig, paths: DatasetPaths, scratch: Path
+) -> int:
+    """Write (uid, caption, reason, detail) of every fetched pair; returns their number."""
+    total: int = pq.read_metadata(paths.table("fetched")).num_rows
+    rows = database.cursor().sql(
+        "SELECT uid, k.caption FROM read_parquet($fetched) f JOIN read_parquet($kept) k USING (uid)",
+        params=_files(paths),
+    )
+
+    def units() -> Iterator[tuple[CurateConfig, list[str], list[str]]]:
+        for batch in rows.to_arrow_reader(CAPTIONS_PER_UNIT):
+            yield config, batch.column(0).to_pylist(), batch.column(1).to_pylist()
+
+    done = 0
+    with (
+        StageProgress("captions", total) as progress,
+        pq.ParquetWriter(scratch / "judged.parquet", _JUDGED) as writer,
+    ):
+        for table in in_processes(judge, units(), config.processes):
+            writer.write_table(table)
+            done += table.num_rows
+            progress.advance(table.num_rows)
+    if done != total:
         raise DataError(
-            f"{fetched.num_rows - pairs.num_rows} fetched images are not among the kept pairs: "
-            f"{paths.table('kept')} was changed after the crawl. Run the crawl again"
+            f"{total - done} fetched images are not among the kept pairs: {paths.table('kept')} "
+            "was changed after the crawl. Run the crawl again"
         )
-    with StageProgress("curate", total=pairs.num_rows) as progress:
-        clean, rejected = apply_rules(with_plain_captions(pairs), job.curate)
-        progress.update(pairs.num_rows)
-    counts = {"fetched": pairs.num_rows}
-    counts |= {reason: len(uids) for reason, uids in rejected.items()}
-    counts["curated"] = clean.num_rows
-    write_table(_fates(rejected), paths.fates("curate"), FATES)
-    if clean.num_rows == 0:
-        listed = ", ".join(f"{len(uids)} {reason}" for reason, uids in rejected.items() if uids)
+    return total
+
+
+def judge(config: CurateConfig, uids: list[str], found: list[str]) -> pa.Table:
+    """Captions as they will be packed, and the rule that each breaks."""
+    judged = captions.CaptionRules(config).judge([caption or "" for caption in found])
+    columns = {name: [getattr(j, name) for j in judged] for name in _JUDGED.names[1:]}
+    return pa.table({"uid": uids, **columns}, schema=_JUDGED)
+
+
+def _files(paths: DatasetPaths) -> dict[str, str]:
+    return {"fetched": str(paths.table("fetched")), "kept": str(paths.table("kept"))}
+
+
+def _make_tables(
+    database: duckdb.DuckDBPyConnection, paths: DatasetPaths, scratch: Path
+) -> None:
+    """`pairs`, of which `live` is what is not in `rejected`; `places` says where images lie."""
+    database.execute(
+        """
+        CREATE TABLE places AS
+        SELECT uid, shard, "offset", size, width, height, original_width, original_height, sha256
+        FROM read_parquet($fetched)
+        """,
+        {"fetched": str(paths.table("fetched"))},
+    )
+    database.execute(
+        """
+        CREATE TABLE pairs AS
+        SELECT p.uid, j.caption, p.sha256, p.original_width, p.original_height,
+               len(k.query_ids) AS num_queries, coalesce(k.mature, false) AS mature, k.source
+        FROM places p JOIN read_parquet($judged) j USING (uid) JOIN read_parquet($kept) k USING (uid)
+        """,
+        {"judged": str(scratch / "judged.parquet"), "kept": str(paths.table("kept"))},
+    )
+    database.execute(
+        "CREATE TABLE rejected AS SELECT uid, reason, detail FROM read_parquet($judged) "
+        "WHERE reason != ''",
+        {"judged": str(scratch / "judged.parquet")},
+    )
+    database.execute("CREATE TABLE merged (uid VARCHAR, main VARCHAR)")
+    database.execute(
+        "CREATE VIEW live AS SELECT * FROM pairs p "
+        "WHERE NOT EXISTS (SELECT 1 FROM rejected r WHERE r.uid = p.uid)"
+    )
+
+
+def _look_at_pixels(
+    database: duckdb.DuckDBPyConnection, config: CurateConfig, paths: DatasetPaths
+) -> None:
+    database.execute(
+        f"CREATE VIEW features AS SELECT * FROM read_parquet('{features.folder(paths)}/*.parquet')"
+    )
+    database.execute("CREATE VIEW seen AS SELECT * FROM live JOIN features USING (uid)")
+    for rule in pixel_rules(config):
+        apply_rule(database, rule, "seen")
+    if config.evaluation_sets:
+        drop_contaminated(
+            database, config.evaluation_sets, config.max_contamination_bits, config.processes
+        )
+        write_query(
+            database,
+            "SELECT * FROM contamination ORDER BY evaluation_image, distance, uid",
+            paths.table("contamination"),
+            CONTAMINATION,
+        )
+
+
+def _write(
+    database: duckdb.DuckDBPyConnection, config: CurateConfig, paths: DatasetPaths, num_fetched: int
+) -> dict[str, int]:
+    if not config.evaluation_sets:
+        paths.table("contamination").unlink(missing_ok=True)
+    write_query(
+        database,
+        f"SELECT uid, '{REJECTED}:' || reason AS status, NULL::INTEGER AS http_status, detail "
+        "FROM rejected ORDER BY uid",
+        paths.fates("curate"),
+        FATES,
+    )
+    reasons = database.execute(
+        "SELECT reason, count(*) FROM rejected GROUP BY reason ORDER BY count(*) DESC, reason"
+    ).fetchall()
+    counts = {"fetched": num_fetched, **dict(reasons)}
+    counts["curated"] = num_fetched - sum(count for _, count in reasons)
+    if counts["curated"] == 0:
+        paths.table("curated").unlink(missing_ok=True)
+        listed = ", ".join(f"{count} {reason}" for reason, count in reasons)
         raise DataError(
-            f"curation left none of {pairs.num_rows} images: {listed}. Loosen the rules (curate.* "
+            f"curation left none of {num_fetched} images: {listed}. Loosen the rules (curate.* "
             "in the configuration)"
         )
-    texts = pa.array([[caption] for caption in clean["caption"].to_pylist()], pa.list_(pa.string()))
-    write_table(clean.append_column("captions", texts), paths.table("curated"), CURATED)
-    return counts
-
-
-def with_plain_captions(pairs: pa.Table) -> pa.Table:
-    """Runs of white space become one space, those at the ends go: a caption is one line of text."""
-    plain = pc.utf8_trim_whitespace(
-        pc.replace_substring_regex(pairs["caption"], r"\s+", replacement=" ")
+    write_query(
+        database,
+        "SELECT p.*, l.caption, t.captions FROM live l JOIN places p USING (uid) "
+        "JOIN texts t USING (uid) ORDER BY uid",
+        paths.table("curated"),
+        CURATED,
     )
-    return pairs.set_column(pairs.column_names.index("caption"), CURATED.field("caption"), plain)
-
-
-def apply_rules(pairs: pa.Table, config: CurateConfig) -> tuple[pa.Table, dict[str, list[str]]]:
-    """What no rule marks, and reason -> uids of what the rule of that name took out."""
-    rejected: dict[str, list[str]] = {}
-    for reason, rule in RULES.items():
-        pairs = _take_out(pairs, rule(pairs, config), reason, rejected)
-    if config.drop_exact_duplicates:
-        pairs = _take_out(pairs, duplicates(pairs), "duplicate", rejected)
-    return pairs, rejected
-
-
-def _take_out(
-    pairs: pa.Table, marked: pa.ChunkedArray, reason: str, rejected: dict[str, list[str]]
-) -> pa.Table:
-    rejected[reason] = pairs["uid"].filter(marked).to_pylist()
-    return pairs.filter(pc.invert(marked))
-
-
-def _fates(rejected: dict[str, list[str]]) -> pa.Table:
-    rows = [
-        {"uid": uid, "status": f"{REJECTED}:{reason}"}
-        for reason, uids in rejected.items()
-        for uid in uids
-    ]
-    return pa.Table.from_pylist(rows, schema=FATES)
+    return counts

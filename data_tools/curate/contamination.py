@@ -1,0 +1,146 @@
+"""Training images that are, or nearly are, images of the evaluation sets: dropped and listed.
+
+A model that has seen the test's pictures is not measured by it. Colours do not count here: better
+an image too many is dropped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import duckdb
+import pyarrow as pa
+
+from data_tools.curate.near_duplicates import block_masks
+from data_tools.curate.perceptual_hash import MIN_STD_TO_COMPARE, decode, features_of
+from data_tools.manifest import ManifestError, load_manifest
+from data_tools.progress import StageProgress
+from data_tools.schema import DataError
+from data_tools.workers import in_processes
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+IMAGES_PER_UNIT = 1000
+
+# The rows that went: `evaluation_image` is FILE or TAR::MEMBER, `distance` the bits that differ.
+CONTAMINATION = pa.schema(
+    [("uid", pa.string()), ("evaluation_image", pa.string()), ("distance", pa.int32())]
+)
+_HASHES = pa.schema([("evaluation_image", pa.string()), ("hash", pa.uint64())])
+
+
+def drop_contaminated(
+    database: duckdb.DuckDBPyConnection, sets: list[str], max_bits: int, processes: int
+) -> None:
+    """Reject live pairs near an evaluation image, and make the table `contamination`.
+
+    DataError names a set without images, and an image that does not decode.
+    """
+    hashes = pa.concat_tables(read_hashes(sets, processes))
+    database.register("found", hashes)
+    database.execute(
+        """
+        CREATE TABLE evaluation AS
+        SELECT hash, min(evaluation_image) AS evaluation_image FROM found GROUP BY hash
+        """
+    )
+    database.unregister("found")
+    (num_hashes,) = database.execute("SELECT count(*) FROM evaluation").fetchall()[0]
+    database.execute("CREATE TABLE close (uid VARCHAR, evaluation_image VARCHAR, distance INTEGER)")
+    for mask in block_masks(num_hashes, max_bits):
+        database.execute(
+            f"""
+            INSERT INTO close
+            SELECT l.uid, e.evaluation_image, bit_count(xor(f.hash, e.hash))
+            FROM live l JOIN features f USING (uid)
+            JOIN evaluation e ON (f.hash & {mask}::UBIGINT) = (e.hash & {mask}::UBIGINT)
+            WHERE bit_count(xor(f.hash, e.hash)) <= {max_bits}
+              AND f.grey_std >= {MIN_STD_TO_COMPARE}
+            """
+        )
+    database.execute(
+        """
+        CREATE TABLE contamination AS
+        SELECT uid, nearest.evaluation_image AS evaluation_image, nearest.distance AS distance
+        FROM (
+            SELECT uid, min({'distance': distance, 'evaluation_image': evaluation_image}) AS nearest
+            FROM close GROUP BY uid
+        )
+        """
+    )
+    database.execute(
+        """
+        INSERT INTO rejected
+        SELECT uid, 'contamination', distance || ' bits from ' || evaluation_image
+        FROM contamination
+        """
+    )
+
+
+def read_hashes(sets: list[str], processes: int) -> Iterator[pa.Table]:
+    """(evaluation_image, hash) of every image of the sets; those of one grey are left out."""
+    with StageProgress("eval sets") as progress:
+        for name in sets:
+            count = 0
+            for table, num_images in in_processes(_hash_unit, _units(Path(name)), processes):
+                count += num_images
+                progress.advance(num_images)
+                yield table
+            if not count:
+                raise DataError(
+                    f"curate.evaluation_sets has {name}, in which there is no image "
+                    f"({', '.join(IMAGE_SUFFIXES)}), loose or in a tar"
+                )
+
+
+def _units(path: Path) -> Iterator[tuple[Path, list[str]]]:
+    """A tar, or a folder with the names of some of its files."""
+    if path.name.endswith(".json"):
+        try:
+            manifest = load_manifest(path)
+        except ManifestError as error:
+            raise DataError(f"curate.evaluation_sets: {error}") from error
+        for shard in manifest.shards:
+            yield manifest.shard_path(shard), []
+    elif path.is_file():
+        yield path, []
+    for folder, subfolders, files in os.walk(path):
+        subfolders.sort()
+        images = iter(sorted(n for n in files if n.lower().endswith(IMAGE_SUFFIXES)))
+        while part := list(itertools.islice(images, IMAGES_PER_UNIT)):
+            yield Path(folder), part
+        for name in sorted(name for name in files if name.endswith(".tar")):
+            yield Path(folder, name), []
+
+
+def _hash_unit(path: Path, names: list[str]) -> tuple[pa.Table, int]:
+    cv2.setNumThreads(1)
+    rows, count = [], 0
+    for name, content in _contents(path, names):
+        count += 1
+        image = decode(content)
+        if image is None:
+            raise DataError(f"{name}: an image of an evaluation set that does not decode")
+        found = features_of(image)
+        if found.grey_std >= MIN_STD_TO_COMPARE:
+            rows.append({"evaluation_image": name, "hash": found.hash})
+    return pa.Table.from_pylist(rows, schema=_HASHES), count
+
+
+def _contents(path: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
+    if names:
+        for name in names:
+            yield str(path / name), (path / name).read_bytes()
+        return
+    try:
+        with tarfile.open(path, "r:*") as archive:
+            for member in archive:
+                file = archive.extractfile(member) if member.isfile() else None
+                if file is not None and member.name.lower().endswith(IMAGE_SUFFIXES):
+                    yield f"{path}::{member.name}", file.read()
+    except (tarfile.TarError, EOFError) as error:
+        raise DataError(f"{path}: a tar of an evaluation set, not readable: {error}") from error

@@ -1,0 +1,54 @@
+"""The stage's scratch: a DuckDB file that spills to disk, so that memory does not grow with the
+crawl."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+MEMORY_LIMIT = "2GB"
+ROWS_PER_BATCH = 65536
+
+
+@contextmanager
+def work_database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in `folder`, which is made, and removed with all that was written there; so is
+    what a killed run left in its place."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        with duckdb.connect(str(folder / "work.duckdb")) as database:
+            database.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+            database.execute("SET temp_directory = $at", {"at": str(folder / "spill")})
+            database.execute("SET preserve_insertion_order = false")
+            database.execute("SET enable_progress_bar = false")
+            yield database
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_query(
+    database: duckdb.DuckDBPyConnection, query: str, path: Path, schema: pa.Schema
+) -> int:
+    """The rows of an ordered query as a parquet file of exactly `schema`, whole or not there;
+    returns their number."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    num_rows = 0
+    try:
+        with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
+            for batch in database.sql(query).to_arrow_reader(ROWS_PER_BATCH):
+                writer.write_table(pa.Table.from_batches([batch]).select(schema.names).cast(schema))
+                num_rows += batch.num_rows
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return num_rows
