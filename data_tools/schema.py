@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -209,6 +211,20 @@ def write_table(table: pa.Table, path: Path, schema: pa.Schema) -> None:
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         pq.write_table(table.select(schema.names).cast(schema), aside, compression="zstd")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def table_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """Write a table batch by batch with `write_table`; aside first, so that `path` is whole or
+    absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
+            yield writer
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)

@@ -11,6 +11,9 @@ class SearchConfig:
     """Candidates asked of a source for one query."""
     give_up_after: int = 5
     """Consecutive requests that failed for good before the search stops: the server is down."""
+    max_failed_queries: int = 0
+    """Queries that may stay without an answer for the stage to count as done. With more, it ends as
+    an error, and the same command asks for these again; once done, a lower number does."""
     deficit_only: bool = False
     """Ask only for queries that found fewer than balance.max_per_query captions in the pools."""
 
@@ -20,5 +23,6 @@ def problems(config: SearchConfig) -> list[str]:
         [
             ("search.limit_per_query", config.limit_per_query, 1),
             ("search.give_up_after", config.give_up_after, 1),
+            ("search.max_failed_queries", config.max_failed_queries, 0),
         ]
     )

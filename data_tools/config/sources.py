@@ -2,38 +2,22 @@
 
 from dataclasses import dataclass, field
 
+from data_tools.config import pool
+from data_tools.config.pool import PoolConfig
 from data_tools.config.problems import below
-
-
-@dataclass(kw_only=True, slots=True)
-class CommonsConfig:
-    """Wikimedia Commons search (or any server that speaks its API)."""
-
-    enabled: bool = False
-    endpoint: str = "https://commons.wikimedia.org/w/api.php"
-    requests_per_second: float = 2.0
-    """Over all connections. Commons asks for modest use; the demo's local server is asked
-    faster."""
-    concurrency: int = 3
-    """Connections at a time; Commons' etiquette allows 3 at most."""
-    page_size: int = 50
-    """Results a request asks for; Commons renders at most 50 thumbnails a request."""
-    thumbnail_width: int = 512
-    """Pixels; thumbnails spare upload.wikimedia.org. 0 asks for the original files."""
-
-
-@dataclass(kw_only=True, slots=True)
-class PoolConfig:
-    """Tables of (url, caption) at hand: parquet, csv, tsv or jsonl, also .gz."""
-
-    enabled: bool = False
-    paths: list[str] = field(default_factory=list)
-    """Files or glob patterns."""
-    url_column: str = "url"
-    caption_column: str = "caption"
-    license: str = ""
-    """Written into every candidate of the pool, as the pool's publisher states it; empty =
-    unknown."""
+from data_tools.config.servers import (
+    REFUSED,
+    BraveConfig,
+    CommonsConfig,
+    FlickrConfig,
+    OpenverseConfig,
+    SearxngConfig,
+    brave_problems,
+    commons_problems,
+    flickr_problems,
+    openverse_problems,
+    searxng_problems,
+)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -45,8 +29,19 @@ class SourcesConfig:
     """For one request, connect and read."""
     max_attempts: int = 6
     """Of one request; a server's Retry-After is obeyed in between."""
+    max_wait_s: float = 120.0
+    """The longest wait for a quota or a Retry-After. What needs longer ends the stage with all it
+    found kept, and the time to run it again; 90000 waits through a daily quota."""
     commons: CommonsConfig = field(default_factory=CommonsConfig)
+    openverse: OpenverseConfig = field(default_factory=OpenverseConfig)
+    flickr: FlickrConfig = field(default_factory=FlickrConfig)
+    brave: BraveConfig = field(default_factory=BraveConfig)
+    searxng: SearxngConfig = field(default_factory=SearxngConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
+    pixabay: bool = False
+    """Refused, with the reason."""
+    unsplash: bool = False
+    """Refused, with the reason."""
 
 
 def problems(config: SourcesConfig) -> list[str]:
@@ -54,9 +49,12 @@ def problems(config: SourcesConfig) -> list[str]:
         [
             ("sources.timeout_s", config.timeout_s, 0.1),
             ("sources.max_attempts", config.max_attempts, 1),
+            ("sources.max_wait_s", config.max_wait_s, 0),
         ]
     )
-    if not (config.commons.enabled or config.pool.enabled):
+    refused = [name for name in REFUSED if getattr(config, name)]
+    found += [f"source={name}: {REFUSED[name]}" for name in refused]
+    if not (refused or config.pool.enabled or servers_enabled(config)):
         found.append(
             "sources: none is enabled; add source=commons, source=pool or source=[commons,pool]"
         )
@@ -65,22 +63,25 @@ def problems(config: SourcesConfig) -> list[str]:
             "sources.contact is empty: search servers and image sites may ask who is calling; add "
             "sources.contact=you@example.org"
         )
-    if config.commons.enabled:
-        found += _commons_problems(config.commons)
-    if config.pool.enabled and not config.pool.paths:
-        found.append("sources.pool.paths is empty: add 'sources.pool.paths=[pool/*.parquet]'")
-    return found
+    found += _server_problems(config)
+    return found + pool.problems(config.pool)
 
 
-def _commons_problems(config: CommonsConfig) -> list[str]:
-    name = "sources.commons"
-    found = below([(f"{name}.requests_per_second", config.requests_per_second, 0.01)])
-    if not config.endpoint.startswith(("http://", "https://")):
-        found.append(f"{name}.endpoint = {config.endpoint}: give an http(s) URL")
-    if not 1 <= config.concurrency <= 3:
-        found.append(
-            f"{name}.concurrency = {config.concurrency}: Commons allows 1 to 3 connections"
-        )
-    if not 1 <= config.page_size <= 50:
-        found.append(f"{name}.page_size = {config.page_size}: give 1 to 50")
-    return found
+def servers_enabled(config: SourcesConfig) -> list[str]:
+    """Names of the search servers that are asked, in the order in which they are."""
+    return [
+        name
+        for name in ("commons", "openverse", "flickr", "brave", "searxng")
+        if getattr(config, name).enabled
+    ]
+
+
+def _server_problems(config: SourcesConfig) -> list[str]:
+    found = {
+        "commons": commons_problems(config.commons),
+        "openverse": openverse_problems(config.openverse),
+        "flickr": flickr_problems(config.flickr),
+        "brave": brave_problems(config.brave),
+        "searxng": searxng_problems(config.searxng),
+    }
+    return [problem for name in servers_enabled(config) for problem in found[name]]

@@ -11,6 +11,11 @@ class SourceError(RuntimeError):
     """One query got no answer, for good; the message holds what the server said."""
 
 
+class SourceStopped(SourceError):
+    """The server is not to be asked anything more in this run: a quota is used up, the key is
+    refused, it asks for a longer pause than may be waited. The message says what to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A picture and its text, as the source tells them; what it does not tell is empty or None.
@@ -38,10 +43,10 @@ class SearchSource(Protocol):
     """The server, for messages."""
     concurrency: int
     settings: dict[str, object]
-    """Everything an answer depends on; other settings, other cursor file."""
+    """Everything an answer depends on, and no key; other settings, other cursor file."""
 
     def search(self, query: str, limit: int) -> Iterator[Candidate]:
-        """At most `limit` candidates, best first. Raises SourceError."""
+        """At most `limit` candidates, best first, none of them twice. Raises SourceError."""
 
     def counts(self) -> dict[str, int]:
         """For the stage's summary: requests, retries."""

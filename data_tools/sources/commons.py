@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from data_tools.config import CommonsConfig, SourcesConfig
+from data_tools.config import SourcesConfig
 from data_tools.sources.base import Candidate, SourceError
-from data_tools.sources.html_text import html_to_text
+from data_tools.sources.fields import encodable, pixels, search_words, visible
 from data_tools.sources.http import JsonClient
+from data_tools.sources.limits import commons_limits
+from data_tools.sources.rates import limiter_for
 
 # Told as HTTP 200 with {"error": {"code": ...}}; they pass.
 BUSY_CODES = frozenset({"maxlag", "ratelimited", "readonly", "cirrussearch-too-busy-error"})
-# Characters that make CirrusSearch read a word as an operator, a phrase, a wildcard or a regex.
-OPERATORS = r"""["*?~!:|\\^=(){}\[\]<>]"""
 # Commons has no result beyond the 10,000th; a server with more to continue never ends.
 MAX_ANSWERS = 10_000
 METADATA = (
@@ -38,7 +39,8 @@ class CommonsSource:
 
     name = "commons"
 
-    def __init__(self, config: CommonsConfig, sources: SourcesConfig) -> None:
+    def __init__(self, sources: SourcesConfig, memory: Path | None = None) -> None:
+        config = sources.commons
         self.config = config
         self.address = config.endpoint
         self.concurrency = config.concurrency
@@ -48,11 +50,9 @@ class CommonsSource:
         }
         self._client = JsonClient(
             config.endpoint,
-            contact=sources.contact,
-            requests_per_second=config.requests_per_second,
+            sources,
+            limiter_for(commons_limits(config), config.concurrency, sources, memory),
             concurrency=config.concurrency,
-            timeout_s=sources.timeout_s,
-            max_attempts=sources.max_attempts,
         )
 
     def search(self, query: str, limit: int) -> Iterator[Candidate]:
@@ -61,7 +61,10 @@ class CommonsSource:
         The imageinfo of one batch of results can come in several answers; the batch is complete,
         and can be put in order, with the answer that says `batchcomplete`.
         """
-        params = self._params(query, limit)
+        words = search_words(query)
+        if not words:  # else Commons gives every picture it has
+            return
+        params = self._params(words, limit)
         left = limit
         batch: dict[int, dict[str, Any]] = {}
         continued: dict[str, str] = {}
@@ -91,14 +94,14 @@ class CommonsSource:
     def close(self) -> None:
         self._client.close()
 
-    def _params(self, query: str, limit: int) -> dict[str, str]:
+    def _params(self, words: str, limit: int) -> dict[str, str]:
         params = {
             "action": "query",
             "format": "json",
             "formatversion": "2",
             "generator": "search",
             "gsrnamespace": "6",
-            "gsrsearch": f"filetype:bitmap {search_words(query)}",
+            "gsrsearch": f"filetype:bitmap {words}",
             "gsrlimit": str(min(self.config.page_size, limit)),
             "prop": "imageinfo",
             "iiprop": "url|size|mime|sha1|extmetadata|user|timestamp",
@@ -109,17 +112,6 @@ class CommonsSource:
         if self.config.thumbnail_width:
             params["iiurlwidth"] = str(self.config.thumbnail_width)
         return params
-
-
-def search_words(query: str) -> str:
-    """The query as plain words: CirrusSearch reads `-x`, `x:`, `"x"`, `~`, `*`, `OR` as operators.
-
-    https://www.mediawiki.org/wiki/Help:CirrusSearch
-    """
-    words = (word.lstrip("-") for word in re.sub(OPERATORS, " ", query).split())
-    return " ".join(
-        word.lower() if word in ("AND", "OR", "NOT") else word for word in words if word
-    )
 
 
 def _busy_reason(answer: Any) -> str | None:
@@ -167,12 +159,12 @@ def _candidate(page: dict[str, Any]) -> Candidate | None:
     return Candidate(
         url=url,
         caption=_text(metadata, "ImageDescription") or clean_title(str(page.get("title", ""))),
-        page_url=_encodable(str(info.get("descriptionurl") or "")),
+        page_url=encodable(str(info.get("descriptionurl") or "")),
         license=_text(metadata, "LicenseShortName") or _text(metadata, "UsageTerms"),
         license_url=_text(metadata, "LicenseUrl"),
         attribution=_text(metadata, "Artist") or _text(metadata, "Credit"),
-        width=_pixels(info.get("width")),
-        height=_pixels(info.get("height")),
+        width=pixels(info.get("width")),
+        height=pixels(info.get("height")),
     )
 
 
@@ -180,19 +172,10 @@ def clean_title(title: str) -> str:
     """ "File:Ice_hockey 01.jpg" -> "Ice hockey 01"."""
     name = re.sub(r"^File:", "", title)
     name = re.sub(r"\.\w{2,5}$", "", name)
-    return _encodable(" ".join(name.replace("_", " ").split()))
+    return encodable(" ".join(name.replace("_", " ").split()))
 
 
 def _text(metadata: dict[str, Any], name: str) -> str:
     entry = metadata.get(name)
     value = entry.get("value") if isinstance(entry, dict) else None
-    return _encodable(html_to_text(str(value))) if value is not None else ""
-
-
-def _encodable(text: str) -> str:
-    """JSON can hold half a surrogate pair ("\\ud83d"), which no UTF-8 table can."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def _pixels(value: Any) -> int | None:
-    return value if isinstance(value, int) and 0 < value < 2**31 else None
+    return visible(str(value)) if value is not None else ""

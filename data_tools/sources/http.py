@@ -1,4 +1,4 @@
-"""HTTP for search sources: says who asks, keeps to a rate, waits when told to, gives up in time."""
+"""HTTP for search sources: says who asks, waits its turn and when told to, gives up in time."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from urllib.parse import urlsplit
 import httpx
 import stamina
 
+from data_tools.config import SourcesConfig
 from data_tools.schema import DataError
-from data_tools.sources.base import SourceError
+from data_tools.sources.base import SourceError, SourceStopped
+from data_tools.sources.keys import Secrets
+from data_tools.sources.rates import RateLimiter, come_back
 
-# A server that asks for more is not asked again in this run.
-MAX_RETRY_AFTER_S = 120.0
 # 50 results with long descriptions are 0.5 MB; what is larger is no answer to what was asked.
 MAX_ANSWER_BYTES = 20_000_000
 CONNECT_TIMEOUT_S = 10.0
@@ -29,6 +30,9 @@ SHOWN_CHARS = 300
 
 # Retries are counted into the stage's summary; one warning line each would hide the progress bar.
 logging.getLogger("stamina").setLevel(logging.ERROR)
+# At INFO these write every URL, at DEBUG every header: with them the keys.
+for library in ("httpx", "httpcore"):
+    logging.getLogger(library).setLevel(logging.WARNING)
 
 
 def user_agent(contact: str) -> str:
@@ -42,88 +46,87 @@ def user_agent(contact: str) -> str:
     return f"clip-pretrain/{number} (+{contact})"
 
 
-class Closed(Exception):
-    """The client was closed while a request waited for its turn."""
+class HttpError(SourceError):
+    """The server answered with a status that is no success and does not pass by itself."""
 
+    def __init__(self, status: int, told: str) -> None:
+        super().__init__(status, told)
+        self.status, self.told = status, told
 
-class TokenBucket:
-    """`per_second` requests on average, at most `burst` at once, none before a pause is over."""
-
-    def __init__(self, per_second: float, burst: int = 1) -> None:
-        self.per_second, self.burst = per_second, burst
-        self._tokens, self._filled_at = float(burst), time.monotonic()
-        self._not_before = 0.0
-        self._lock = threading.Lock()
-        self._closed = threading.Event()
-
-    def take(self) -> None:
-        """Wait for a token. Raises Closed when the bucket is closed meanwhile."""
-        while (wait_s := self._try_take()) > 0:
-            if self._closed.wait(wait_s):
-                raise Closed
-
-    def pause(self, seconds: float) -> None:
-        """No token for anybody during the next `seconds`."""
-        with self._lock:
-            self._not_before = max(self._not_before, time.monotonic() + seconds)
-
-    def close(self) -> None:
-        self._closed.set()
-
-    def _try_take(self) -> float:
-        """Take a token (0.0) or say how many seconds to wait before trying again."""
-        with self._lock:
-            now = time.monotonic()
-            gained = (now - self._filled_at) * self.per_second
-            self._tokens, self._filled_at = min(self.burst, self._tokens + gained), now
-            wait_s = max(self._not_before - now, (1 - self._tokens) / self.per_second)
-            if wait_s > 0:
-                return wait_s
-            self._tokens -= 1
-            return 0.0
+    def __str__(self) -> str:
+        return self.told
 
 
 class _TryAgain(Exception):
-    """The request failed in a way that may pass. `paused`: the bucket already holds the wait."""
+    """The request failed in a way that may pass. `paused`: the limiter already holds the wait."""
 
     def __init__(self, reason: str, paused: bool = False) -> None:
         super().__init__(reason, paused)
         self.reason, self.paused = reason, paused
 
 
+def never_busy(answer: Any) -> str | None:
+    """For servers that tell their errors by the HTTP status."""
+    return None
+
+
 class JsonClient:
-    """GETs JSON from one endpoint; safe to call from several threads."""
+    """Asks one endpoint for JSON; safe to call from several threads.
+
+    `limiter` can be shared by clients of one server. `secrets` are taken out of every text that
+    leaves here. `hints` adds to the message of an HTTP status what to do about it. `heed` reads the
+    headers of every answer, for what they say of the server's quotas.
+    """
 
     def __init__(
         self,
         endpoint: str,
+        sources: SourcesConfig,
+        limiter: RateLimiter,
         *,
-        contact: str,
-        requests_per_second: float,
         concurrency: int,
-        timeout_s: float,
-        max_attempts: int,
+        secrets: Secrets | None = None,
+        hints: Mapping[int, str] | None = None,
+        heed: Callable[[Mapping[str, str]], None] | None = None,
     ) -> None:
-        self.endpoint, self.timeout_s, self.max_attempts = endpoint, timeout_s, max_attempts
+        self.endpoint, self.limiter = endpoint, limiter
+        self.timeout_s, self.max_attempts = sources.timeout_s, sources.max_attempts
         self.num_requests = self.num_retries = 0
+        self._secrets, self._hints, self._heed = secrets or Secrets(), hints or {}, heed
         self._count_lock = threading.Lock()
-        self._bucket = TokenBucket(requests_per_second, burst=concurrency)
         self._client = httpx.Client(
-            headers={"User-Agent": user_agent(contact)},
-            timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S)),
+            headers={"User-Agent": user_agent(sources.contact)},
+            timeout=httpx.Timeout(self.timeout_s, connect=min(self.timeout_s, CONNECT_TIMEOUT_S)),
             limits=httpx.Limits(max_connections=concurrency),
             # a proxy of the environment cannot reach this machine's own loopback
             trust_env=urlsplit(endpoint).hostname not in ("127.0.0.1", "::1", "localhost"),
         )
 
-    def get(self, params: Mapping[str, str], busy: Callable[[Any], str | None]) -> Any:
-        """The answer as parsed JSON.
+    def get(
+        self,
+        params: Mapping[str, str],
+        busy: Callable[[Any], str | None] = never_busy,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """The answer to a GET as parsed JSON.
 
         Connection failures, 5xx, 429, and answers for which `busy` gives a reason are tried again,
         `max_attempts` in all, after the server's Retry-After or else an exponential backoff.
-        Raises SourceError for everything else, and when the attempts are used up.
+        Raises SourceStopped for a wait longer than the limiter's max_wait_s, and SourceError (for
+        an HTTP status HttpError) for everything else, and when the attempts are used up.
         """
-        # no stamina timeout: attempts are bounded, and so is each (timeout_s, MAX_RETRY_AFTER_S)
+        return self._ask("GET", busy, params=params, headers=headers)
+
+    def post(self, form: Mapping[str, str]) -> Any:
+        """The answer to a POST of form fields, as of `get`."""
+        return self._ask("POST", never_busy, data=form)
+
+    def close(self) -> None:
+        self.limiter.close()
+        self._client.close()
+
+    def _ask(self, method: str, busy: Callable[[Any], str | None], **request: Any) -> Any:
+        # no stamina timeout: attempts are bounded, and so is each (timeout_s, max_wait_s)
         try:
             for attempt in stamina.retry_context(
                 on=_backoff,
@@ -133,44 +136,45 @@ class JsonClient:
                 wait_max=LAST_BACKOFF_S,
             ):
                 with attempt:
-                    return self._get_once(params, busy, is_retry=attempt.num > 1)
+                    return self._ask_once(method, busy, request, is_retry=attempt.num > 1)
         except _TryAgain as error:
-            raise SourceError(f"{error.reason} ({self.max_attempts} attempts)") from error
+            raise SourceError(f"{error.reason} ({self.max_attempts} attempts)") from None
         raise AssertionError("stamina gave no attempt")
 
-    def close(self) -> None:
-        self._bucket.close()
-        self._client.close()
-
-    def _get_once(
-        self, params: Mapping[str, str], busy: Callable[[Any], str | None], is_retry: bool
+    def _ask_once(
+        self,
+        method: str,
+        busy: Callable[[Any], str | None],
+        request: Mapping[str, Any],
+        is_retry: bool,
     ) -> Any:
-        self._bucket.take()
+        self.limiter.take()
         with self._count_lock:
             self.num_requests += 1
             self.num_retries += is_retry
-        response, body = self._fetch(params)
+        response, body = self._fetch(method, request)
+        if self._heed is not None:
+            self._heed(response.headers)
         text = body.decode("utf-8", "replace")
-        said = f"HTTP {response.status_code}: {' '.join(text.split())[:SHOWN_CHARS]}"
+        said = f"HTTP {response.status_code}: {self.shown(text)}"
         if response.status_code == 429 or response.status_code >= 500:
             raise self._try_again(said, response)
         if response.status_code != 200:
-            where = response.headers.get("Location")
-            raise SourceError(said + (f" -> {where}: give that endpoint" if where else ""))
+            raise self._refusal(said, response)
         try:
             answer = json.loads(text)
         except ValueError:
             raise SourceError(f"the answer is not JSON; {said}") from None
         if reason := busy(answer):
-            raise self._try_again(reason, response)
+            raise self._try_again(self.shown(reason), response)
         return answer
 
-    def _fetch(self, params: Mapping[str, str]) -> tuple[httpx.Response, bytes]:
+    def _fetch(self, method: str, request: Mapping[str, Any]) -> tuple[httpx.Response, bytes]:
         # httpx bounds each read, not the whole: a server that drips bytes would hold us for ever
         deadline = time.monotonic() + self.timeout_s
         body = bytearray()
         try:
-            with self._client.stream("GET", self.endpoint, params=params) as response:
+            with self._client.stream(method, self.endpoint, **request) as response:
                 for block in response.iter_bytes():
                     body += block
                     if len(body) > MAX_ANSWER_BYTES:
@@ -178,16 +182,29 @@ class JsonClient:
                     if time.monotonic() > deadline:
                         raise _TryAgain(f"no whole answer within {self.timeout_s:g} s")
         except httpx.HTTPError as error:
-            raise _TryAgain(f"{type(error).__name__}: {error}") from error
+            told = self._secrets.hidden_in(f"{type(error).__name__}: {error}")
+            raise _TryAgain(told) from None  # the httpx error holds the URL, and so may hold a key
         return response, bytes(body)
+
+    def shown(self, text: str) -> str:
+        """What a server said, fit for a message: on one line, bounded, without keys."""
+        return self._secrets.hidden_in(" ".join(text.split()))[:SHOWN_CHARS]
+
+    def _refusal(self, said: str, response: httpx.Response) -> SourceError:
+        if hint := self._hints.get(response.status_code):
+            said += f" ({hint})"
+        if where := response.headers.get("Location"):
+            said += f" -> {self.shown(where)}: give that endpoint"
+        return HttpError(response.status_code, said)
 
     def _try_again(self, reason: str, response: httpx.Response) -> Exception:
         wait_s = retry_after_s(response.headers.get("Retry-After", ""))
         if wait_s is None:
             return _TryAgain(reason)
-        if wait_s > MAX_RETRY_AFTER_S:
-            return SourceError(f"{reason} (it asks for {wait_s:.0f} s of patience: come back then)")
-        self._bucket.pause(wait_s)
+        self.limiter.pause(wait_s)
+        if wait_s > self.limiter.max_wait_s:
+            asks = f"it asks for {wait_s:.0f} s of patience"
+            return SourceStopped(f"{reason} ({asks}: {come_back(wait_s)})")
         return _TryAgain(reason, paused=True)
 
 

@@ -1,8 +1,8 @@
 """What each search server gives at most, how often it may be asked, and what that costs.
 
-Plain numbers, known before anything is asked: the sources pace themselves by them, and `plan` counts
-requests, days and money from them. Read in the servers' documentation and source, November 2026;
-what an answer's headers say of a quota overrules them.
+Plain numbers, known before anything is asked: the sources pace themselves by them, and `plan`
+counts requests, days and money from them. Read in the servers' documentation and source, November
+2026; what an answer's headers say of a quota overrules them.
 """
 
 from __future__ import annotations

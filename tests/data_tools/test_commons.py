@@ -10,10 +10,11 @@ from data_tools.config import CommonsConfig, SourcesConfig
 from data_tools.demo.server import ApiFaults, Picture, Scripted, serve
 from data_tools.schema import DataError
 from data_tools.sources import commons as commons_module
-from data_tools.sources.base import SourceError
-from data_tools.sources.commons import CommonsSource, clean_title, search_words
+from data_tools.sources.base import SourceError, SourceStopped
+from data_tools.sources.commons import CommonsSource, clean_title
+from data_tools.sources.fields import search_words
 from data_tools.sources.html_text import html_to_text
-from data_tools.sources.http import TokenBucket, retry_after_s, user_agent
+from data_tools.sources.http import retry_after_s, user_agent
 from tests.data_tools.local_web import CONTACT, animals, png
 
 
@@ -30,8 +31,10 @@ def commons_source():
             requests_per_second=1000.0,
             thumbnail_width=thumbnail_width,
         )
-        sources = SourcesConfig(contact=CONTACT, timeout_s=timeout_s, max_attempts=max_attempts)
-        opened.append(CommonsSource(config, sources))
+        sources = SourcesConfig(
+            contact=CONTACT, timeout_s=timeout_s, max_attempts=max_attempts, commons=config
+        )
+        opened.append(CommonsSource(sources))
         return opened[-1]
 
     yield make
@@ -81,6 +84,12 @@ def test_a_batch_that_comes_in_several_answers_is_joined(commons_source):
 def test_nothing_found_is_no_error(commons_source):
     with serve(animals()) as commons:
         assert list(commons_source(commons.endpoint).search("zebra", 10)) == []
+
+
+def test_operators_alone_ask_nothing(commons_source):
+    with serve(animals()) as commons:
+        assert list(commons_source(commons.endpoint).search("* ?", 10)) == []
+    assert commons.api_requests == []
 
 
 def test_fields_of_a_candidate(commons_source):
@@ -139,8 +148,12 @@ def test_429_waits_as_long_as_it_says(commons_source, as_date):
 def test_a_wait_of_an_hour_is_not_waited(commons_source):
     with serve(animals(2)) as commons:
         commons.scripted.append(Scripted(429, "slow down", {"Retry-After": "3600"}))
-        with pytest.raises(SourceError, match="slow down.*3600 s"):
-            list(commons_source(commons.endpoint).search("cat", 100))
+        source = commons_source(commons.endpoint)
+        with pytest.raises(SourceStopped, match="slow down.*3600 s.*asked again in 3600 s, at 2"):
+            list(source.search("cat", 100))
+        with pytest.raises(SourceStopped, match="asked for a pause"):
+            list(source.search("dog", 100))
+    assert commons.refused == ["scripted"] and commons.api_requests == []
     assert commons.api_requests == []
 
 
@@ -296,6 +309,12 @@ def test_a_server_that_drips_bytes_does_not_hold_us(commons_source):
         ("rock-n-roll & R&B", "rock-n-roll & R&B"),
         ("हिन्दी café", "हिन्दी café"),
         ("keycap: *", "keycap"),
+        ("+cat | -dog (red)", "cat dog red"),
+        ("*** ?", ""),
+        ("\U0001f431", "\U0001f431"),
+        ("a " * 60, " ".join("a" * 50)),
+        ("x" * 200 + " " + "y" * 200, "x" * 200),
+        ("z" * 400, "z" * 300),
     ],
 )
 def test_queries_are_sent_as_plain_words(query, words):
@@ -355,18 +374,3 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 )
 def test_retry_after(value, seconds):
     assert retry_after_s(value, NOON) == seconds
-
-
-def test_token_bucket_keeps_the_rate(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    bucket = TokenBucket(per_second=2.0, burst=3)
-    monkeypatch.setattr(
-        bucket._closed, "wait", lambda seconds: now.__setitem__(0, now[0] + seconds)
-    )
-    for _ in range(3 + 10):
-        bucket.take()
-    assert now[0] == pytest.approx(100.0 + 10 / 2.0)
-    bucket.pause(30.0)
-    bucket.take()
-    assert now[0] == pytest.approx(105.0 + 30.0)

@@ -1,0 +1,174 @@
+"""Settings of the search servers. Keys are not among them: they come from environment variables,
+so that no file of a job holds one.
+
+What the terms of a server say of building a data set is here too: some forbid it, and are refused;
+some ask for a permission, which is then a setting, and goes on to the data set's card.
+"""
+
+from dataclasses import dataclass, field
+
+from data_tools.config.problems import below
+
+# Why a server may only be asked by who has a permission (sources.NAME.permission).
+PERMISSION_NEEDED = {
+    "openverse": (
+        'the terms say "you must not scrape the content in the Openverse Catalog" '
+        "(docs.openverse.org/terms_of_service.html); the Openverse team grants exceptions"
+    ),
+    "flickr": (
+        "an API key is for non-commercial use unless Flickr agreed to more, and every owner's "
+        "licence is to be respected (www.flickr.com/help/terms/api)"
+    ),
+    "brave": (
+        "only plans whose licence grants storage and AI use allow results to be kept "
+        "(brave.com/search/api)"
+    ),
+}
+# Why a server is not asked at all.
+REFUSED = {
+    "pixabay": (
+        'refused: its API terms say "do not send lots of automated queries. Systematic mass '
+        'downloads are not allowed" (pixabay.com/api/docs); use source=commons'
+    ),
+    "unsplash": (
+        "refused: its API terms allow non-automated use only, images are to be hot-linked and "
+        "each download reported (unsplash.com/api-terms); use source=commons"
+    ),
+}
+
+
+@dataclass(kw_only=True, slots=True)
+class CommonsConfig:
+    """Wikimedia Commons search (or any server that speaks its API)."""
+
+    enabled: bool = False
+    endpoint: str = "https://commons.wikimedia.org/w/api.php"
+    requests_per_second: float = 2.0
+    """Over all connections. Commons asks for modest use; the demo's local server is asked
+    faster."""
+    concurrency: int = 3
+    """Connections at a time; Commons' etiquette allows 3 at most."""
+    page_size: int = 50
+    """Results a request asks for; Commons renders at most 50 thumbnails a request."""
+    thumbnail_width: int = 512
+    """Pixels; thumbnails spare upload.wikimedia.org. 0 asks for the original files."""
+
+
+@dataclass(kw_only=True, slots=True)
+class OpenverseConfig:
+    """Openverse. OPENVERSE_CLIENT_ID and OPENVERSE_CLIENT_SECRET in the environment raise its
+    limits; without them it is asked anonymously."""
+
+    enabled: bool = False
+    endpoint: str = "https://api.openverse.org/v1/"
+    permission: str = ""
+    """Who granted what, and when; the data set's card shows it."""
+    requests_per_second: float = 1.5
+    """Over all connections. A key has 100 requests a minute."""
+    results_per_query: int = 240
+    """The server's cap; more only by grant."""
+    license_type: str = ""
+    """Of commercial, modification, all-cc; several joined by commas must all hold. Empty: all."""
+
+
+@dataclass(kw_only=True, slots=True)
+class FlickrConfig:
+    """Flickr; the key is in the environment variable FLICKR_API_KEY."""
+
+    enabled: bool = False
+    endpoint: str = "https://api.flickr.com/services/rest/"
+    permission: str = ""
+    """Who granted what, and when; the data set's card shows it."""
+    requests_per_second: float = 1.0
+    """Over all connections. A key has 3,600 requests an hour."""
+    licenses: list[int] = field(default_factory=list)
+    """Ids as flickr.photos.licenses.getInfo lists them. Empty: all but 0, All Rights Reserved."""
+
+
+@dataclass(kw_only=True, slots=True)
+class BraveConfig:
+    """Brave image search; the key is in the environment variable BRAVE_API_KEY."""
+
+    enabled: bool = False
+    endpoint: str = "https://api.search.brave.com/res/v1/images/search"
+    permission: str = ""
+    """The plan, and that its licence grants storage and AI use; the data set's card shows it."""
+    requests_per_second: float = 1.0
+    """As the plan allows; what the server's answers say of its windows is obeyed beside it."""
+    country: str = "ALL"
+    search_lang: str = "en"
+
+
+@dataclass(kw_only=True, slots=True)
+class SearxngConfig:
+    """A SearXNG instance of one's own. It asks search engines that permit none of this: whoever
+    runs it answers for that."""
+
+    enabled: bool = False
+    endpoint: str = ""
+    """Address of the instance; its settings.yml must have json in search.formats."""
+    requests_per_second: float = 0.5
+    """Each request becomes one to every engine that the instance asks."""
+    max_pages: int = 10
+    """Pages asked for a query at most: what an engine gives beyond is repeated or off the mark."""
+    language: str = "en"
+
+
+def commons_problems(config: CommonsConfig) -> list[str]:
+    name = "sources.commons"
+    found = _server_problems(name, config.endpoint, config.requests_per_second)
+    if not 1 <= config.concurrency <= 3:
+        found.append(
+            f"{name}.concurrency = {config.concurrency}: Commons allows 1 to 3 connections"
+        )
+    if not 1 <= config.page_size <= 50:
+        found.append(f"{name}.page_size = {config.page_size}: give 1 to 50")
+    return found
+
+
+def openverse_problems(config: OpenverseConfig) -> list[str]:
+    name = "sources.openverse"
+    found = _server_problems(name, config.endpoint, config.requests_per_second)
+    if not config.endpoint.endswith("/"):
+        found.append(f"{name}.endpoint = {config.endpoint}: must end with /")
+    if not 1 <= config.results_per_query <= 10_000:
+        # 20 pages of 500
+        found.append(f"{name}.results_per_query = {config.results_per_query}: give 1 to 10000")
+    return found + _permission_problems("openverse", config.permission)
+
+
+def flickr_problems(config: FlickrConfig) -> list[str]:
+    name = "sources.flickr"
+    found = _server_problems(name, config.endpoint, config.requests_per_second)
+    if any(number < 0 for number in config.licenses):
+        found.append(f"{name}.licenses = {config.licenses}: give ids of 0 or more")
+    return found + _permission_problems("flickr", config.permission)
+
+
+def brave_problems(config: BraveConfig) -> list[str]:
+    found = _server_problems("sources.brave", config.endpoint, config.requests_per_second)
+    return found + _permission_problems("brave", config.permission)
+
+
+def searxng_problems(config: SearxngConfig) -> list[str]:
+    name = "sources.searxng"
+    if not config.endpoint:
+        return [f"{name}.endpoint is not given: add {name}.endpoint=http://127.0.0.1:8080/"]
+    found = _server_problems(name, config.endpoint, config.requests_per_second)
+    return found + below([(f"{name}.max_pages", config.max_pages, 1)])
+
+
+def _server_problems(name: str, endpoint: str, requests_per_second: float) -> list[str]:
+    found = below([(f"{name}.requests_per_second", requests_per_second, 0.001)])
+    if not endpoint.startswith(("http://", "https://")):
+        found.append(f"{name}.endpoint = {endpoint}: give an http(s) URL")
+    return found
+
+
+def _permission_problems(source: str, permission: str) -> list[str]:
+    if permission.strip():
+        return []
+    return [
+        f"sources.{source}.permission is empty: {PERMISSION_NEEDED[source]}; if you may, say so: "
+        f"add 'sources.{source}.permission=\"who granted what, and when\"'"
+    ]
