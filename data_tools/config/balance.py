@@ -8,10 +8,43 @@ from data_tools.config.problems import below
 @dataclass(kw_only=True, slots=True)
 class BalanceConfig:
     max_per_query: int = 20000
-    """t of CLIP and MetaCLIP: a query with more candidates has them thinned to about this
-    number."""
+    """t of CLIP and MetaCLIP: a query with more candidates has them thinned to about this number.
+    0: chosen by target_pairs or by tail_share."""
+    target_pairs: int = 0
+    """Pairs that the data set shall have: the smallest t is taken that gives as many."""
+    tail_share: float = 0.0
+    """Share of all matches that queries with fewer than t candidates shall have. MetaCLIP's t of
+    20,000 and of 170,000 both gave 0.06 on their pools; the smallest t is taken that gives it."""
+    expected_survival: float = 1.0
+    """Share of the kept pairs that crawl and curation will leave, as an earlier run measured it:
+    so many more are kept before the crawl. The second balancing goes by what did survive."""
     seed: int = 0
 
 
 def problems(config: BalanceConfig) -> list[str]:
-    return below([("balance.max_per_query", config.max_per_query, 1)])
+    found = below(
+        [
+            ("balance.max_per_query", config.max_per_query, 0),
+            ("balance.target_pairs", config.target_pairs, 0),
+        ]
+    )
+    if not 0 <= config.tail_share < 1:
+        found.append(f"balance.tail_share = {config.tail_share}: give 0 to below 1, such as 0.06")
+    if not 0 < config.expected_survival <= 1:
+        found.append(
+            f"balance.expected_survival = {config.expected_survival}: give more than 0, at most 1"
+        )
+    ways = {
+        "max_per_query": config.max_per_query,
+        "target_pairs": config.target_pairs,
+        "tail_share": config.tail_share,
+    }
+    given = [f"balance.{name} = {value}" for name, value in ways.items() if value > 0]
+    if len(given) > 1:
+        found.append(f"{' and '.join(given)}: each decides t; keep one, set the others to 0")
+    if not given:
+        found.append(
+            "balance.max_per_query = 0: t is to be chosen by something; add "
+            "balance.target_pairs=N or balance.tail_share=0.06"
+        )
+    return found

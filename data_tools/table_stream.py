@@ -1,0 +1,71 @@
+"""Tables of a stage in batches, for those with a row a candidate: ten million or ten billion of
+them take the same memory."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_tools.schema import DataError
+
+ROWS_PER_BATCH = 65536
+# What DuckDB may hold before it sorts and joins on disk.
+MEMORY_LIMIT = "2GB"
+Write = Callable[[pa.RecordBatch], None]
+
+
+@contextmanager
+def table_writer(path: Path, schema: pa.Schema) -> Iterator[Write]:
+    """A function that appends a batch to the table at `path`. The table is whole when the block
+    ends, and what it was before when the block ends in an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+
+    def write(batch: pa.RecordBatch) -> None:
+        writer.write_batch(batch.select(schema.names).cast(schema))
+
+    try:
+        with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
+            yield write
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def table_batches(
+    path: Path, schema: pa.Schema, columns: Sequence[str] = ()
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a table, with all columns of `schema` or some of them. A missing file or column
+    is a DataError that names the stage to run again."""
+    if not path.exists():
+        raise DataError(
+            f"{path} does not exist: run the stage that writes it first (python -m "
+            "data_tools.build)"
+        )
+    wanted = pa.schema([schema.field(name) for name in columns or schema.names])
+    with pq.ParquetFile(path) as file:
+        missing = [name for name in wanted.names if name not in file.schema_arrow.names]
+        if missing:
+            raise DataError(
+                f"{path} lacks the column(s) {missing}, it has {file.schema_arrow.names}: delete "
+                "it and run again"
+            )
+        for batch in file.iter_batches(ROWS_PER_BATCH, columns=wanted.names):
+            yield batch.select(wanted.names).cast(wanted)
+
+
+@contextmanager
+def on_disk_database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """DuckDB that spills into `folder` what exceeds MEMORY_LIMIT, and leaves nothing there."""
+    with duckdb.connect() as database:
+        database.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+        scratch = folder / f".duckdb.{uuid.uuid4().hex[:8]}.tmp"
+        database.execute("SET temp_directory = $scratch", {"scratch": str(scratch)})
+        yield database
