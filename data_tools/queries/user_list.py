@@ -1,64 +1,81 @@
-"""The user's own list of queries: a text file, one query a line."""
+"""The user's own queries: a text file of one a line, or a column of a csv, tsv or parquet table."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import pyarrow as pa
-
-from data_tools.config import DatasetJob, QueriesConfig
-from data_tools.manifest import file_sha256
-from data_tools.progress import StageProgress
+from data_tools.config import QueriesConfig
+from data_tools.queries.files import expand, is_table, table_rows
 from data_tools.queries.fold import fold, has_word
-from data_tools.schema import QUERIES, DataError, DatasetPaths, write_table
+from data_tools.schema import DataError
 
 SHOWN = 10
 
 
-def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
-    """Read `queries.path`, report duplicates on stderr, write the queries table.
+@dataclass
+class UserList:
+    """(query, "FILE:LINE") without duplicates. `num_lines` counts blank lines and comments too."""
+
+    queries: list[tuple[str, str]] = field(default_factory=list)
+    num_lines: int = 0
+    num_duplicates: int = 0
+
+
+def read_user_list(config: QueriesConfig) -> UserList:
+    """Read the files of `queries.path`; duplicates within them are reported on stderr.
 
     Raises DataError with every bad line at once: not UTF-8, or without a letter or digit.
     """
-    path = Path(job.queries.path)
-    lines = _read_lines(path)
-    rows: list[dict[str, object]] = []
-    first_line: dict[str, int] = {}
+    found = UserList()
+    first_place: dict[str, str] = {}
     duplicates, problems = [], []
-    with StageProgress("queries", total=len(lines)) as progress:
-        for number, line in enumerate(lines, start=1):
-            progress.advance()
-            query = _decoded(line)
-            if query is None:
-                problems.append(
-                    f"line {number} is not UTF-8 ({line[:40]!r}): save the file as UTF-8"
-                )
-            elif not query or query.startswith("#"):
+    files = [Path(config.path)] if Path(config.path).exists() else expand([config.path])
+    for path in files:
+        named = f"{path.name} " if len(files) > 1 else ""
+        for place, number, query in _rows(path, config.column):
+            found.num_lines += 1
+            place = f"{named}{place} {number}"
+            if isinstance(query, bytes):
+                problems.append(f"{place} is not UTF-8 ({query[:40]!r}): save the file as UTF-8")
+            elif not query:
                 continue
             elif not has_word(query):
-                problems.append(f"line {number}: {query!r} has no letter or digit; remove it")
-            elif (folded := fold(query)) in first_line:
-                duplicates.append(f"line {number}: {query!r} repeats line {first_line[folded]}")
+                problems.append(f"{place}: {query!r} has no letter or digit; remove it")
+            elif (folded := fold(query)) in first_place:
+                duplicates.append(f"{place}: {query!r} repeats {first_place[folded]}")
             else:
-                first_line[folded] = number
-                origin = f"{path.name}:{number}"
-                row = {"query_id": len(rows), "query": query, "folded": folded, "origin": origin}
-                rows.append(row)
+                first_place[folded] = place
+                found.queries.append((query, f"{path.name}:{number}"))
     if problems:
-        raise DataError(f"{path} cannot be used as a query list:\n  {_shown(problems)}")
-    if not rows:
-        raise DataError(f"{path} holds no query: write one a line (blank and # lines do not count)")
+        raise DataError(f"{config.path} cannot be used as a query list:\n  {_shown(problems)}")
+    if not found.queries:
+        raise DataError(
+            f"{config.path} holds no query: write one a line (blank and # lines do not count)"
+        )
     if duplicates:
-        counted = f"{len(duplicates)} duplicate(s) in {path}, left out:"
+        counted = f"{len(duplicates)} duplicate(s) in {config.path}, left out:"
         print(f"{counted}\n  {_shown(duplicates)}", file=sys.stderr)
-    write_table(pa.Table.from_pylist(rows, QUERIES), paths.table("queries"), QUERIES)
-    return {"lines": len(lines), "duplicates": len(duplicates), "queries": len(rows)}
+    found.num_duplicates = len(duplicates)
+    return found
 
 
-def inputs(config: QueriesConfig) -> list[str]:
-    """What of the outside the table depends on: the content, not the place, of the list."""
-    return [file_sha256(Path(config.path))]
+def _rows(path: Path, column: str) -> Iterator[tuple[str, int, str | bytes]]:
+    """("line" or "row", number from 1, query): "" for what is skipped, bytes for what is not
+    UTF-8."""
+    if is_table(path):
+        for number, (cell,) in enumerate(table_rows(path, [column], "queries.column"), start=1):
+            yield "row", number, " ".join(cell.split())
+        return
+    for number, line in enumerate(_read_lines(path), start=1):
+        try:
+            query = " ".join(line.decode().split())
+        except UnicodeDecodeError:
+            yield "line", number, line
+        else:
+            yield "line", number, "" if query.startswith("#") else query
 
 
 def _read_lines(path: Path) -> list[bytes]:
@@ -67,13 +84,6 @@ def _read_lines(path: Path) -> list[bytes]:
     except OSError as error:
         raise DataError(f"queries.path = {path}: {error.strerror}; give a text file") from error
     return content.removeprefix(b"\xef\xbb\xbf").splitlines()
-
-
-def _decoded(line: bytes) -> str | None:
-    try:
-        return " ".join(line.decode().split())
-    except UnicodeDecodeError:
-        return None
 
 
 def _shown(messages: list[str]) -> str:

@@ -1,0 +1,175 @@
+"""Input files of the queries stage: patterns, compression, lines, tables, fingerprints."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import glob
+import gzip
+import lzma
+import os
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from data_tools.schema import DataError
+
+OPENERS: dict[str, Callable] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+}
+# A text without line breaks is cut at a space about here, so that memory stays flat; one without
+# spaces is no text.
+LONGEST_PIECE_BYTES = 1 << 20
+LONGEST_WORD_BYTES = 1 << 26
+
+
+def expand(patterns: Sequence[str]) -> list[Path]:
+    """The files of all patterns: each pattern's sorted by name, none twice. A name that is a file
+    is no pattern. DataError when a pattern has no file."""
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        names = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern, recursive=True))
+        files = [Path(name) for name in names if os.path.isfile(name)]
+        if not files:
+            raise DataError(f"{pattern}: no such file; give a file or a glob pattern")
+        found.update(dict.fromkeys(files))
+    return list(found)
+
+
+def plain_name(path: Path) -> str:
+    """The file's name without the suffix of its compression."""
+    return path.stem if path.suffix in OPENERS else path.name
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """The file's bytes, decompressed; what is wrong with the file is a DataError that names it,
+    raised from wherever it is read."""
+    try:
+        with OPENERS.get(path.suffix, open)(path, "rb") as file:
+            yield file
+    except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is cut off or not {path.suffix[1:]}: {error}") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(f"{path}: {reason}; give a readable file") from error
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(number from 1, line without its end) of a UTF-8 text file; a line of megabytes comes in
+    pieces. DataError names the line that is not UTF-8."""
+    with opened(path) as file:
+        number, kept = 1, b""
+        while piece := file.readline(LONGEST_PIECE_BYTES):
+            if number == 1 and not kept:
+                piece = piece.removeprefix(b"\xef\xbb\xbf")
+            piece, ended = kept + piece, piece.endswith(b"\n")
+            # a piece that the limit cut goes on after its last space
+            cut = len(piece) if ended else piece.rfind(b" ") + 1
+            if cut:
+                yield number, _decoded(piece[:cut], path, number)
+            kept = piece[cut:]
+            if len(kept) > LONGEST_WORD_BYTES:
+                raise DataError(f"{path}: line {number} has 64 MiB without a space: is it text?")
+            number += ended
+        if kept:
+            yield number, _decoded(kept, path, number)
+
+
+def _decoded(piece: bytes, path: Path, number: int) -> str:
+    try:
+        return piece.decode().rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: line {number} is not UTF-8 ({piece[error.start : error.start + 20]!r}): save "
+            f"the file as UTF-8"
+        ) from None
+
+
+def is_table(path: Path) -> bool:
+    return path.suffix == ".parquet" or Path(plain_name(path)).suffix in (".csv", ".tsv")
+
+
+def table_rows(path: Path, columns: Sequence[str], setting: str) -> Iterator[tuple[str, ...]]:
+    """The named columns of a csv, tsv or parquet table, as text ("" for null), row by row.
+
+    Raises DataError when a column is missing (naming those present and the `setting` to change) or
+    the table is not readable.
+    """
+    reader = _parquet_rows if path.suffix == ".parquet" else _csv_rows
+    yield from reader(path, columns, setting)
+
+
+def _check_columns(
+    path: Path, columns: Sequence[str], present: Sequence[str], setting: str
+) -> None:
+    missing = [name for name in columns if name not in present]
+    if missing:
+        raise DataError(
+            f"{path} has no column {', '.join(missing)}; it has {', '.join(present) or 'none'}: "
+            f"set {setting}"
+        )
+
+
+def _csv_rows(path: Path, columns: Sequence[str], setting: str) -> Iterator[tuple[str, ...]]:
+    tabs = Path(plain_name(path)).suffix == ".tsv"
+    texts = (f"{text}\n" for _, text in lines(path))
+    # what is tab-separated has quotes that are part of the text
+    rows = csv.reader(texts, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(texts)
+    try:
+        header = next(rows, [])
+        _check_columns(path, columns, header, setting)
+        places = [header.index(name) for name in columns]
+        for row in rows:
+            if not row:
+                continue
+            if len(row) != len(header):
+                raise DataError(
+                    f"{path}: line {rows.line_num} has {len(row)} fields, the header "
+                    f"{len(header)}: quote fields that hold the separator"
+                )
+            yield tuple(row[place] for place in places)
+    except csv.Error as error:
+        raise DataError(f"{path}: line {rows.line_num}: {error}") from error
+
+
+def _parquet_rows(path: Path, columns: Sequence[str], setting: str) -> Iterator[tuple[str, ...]]:
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_columns(path, columns, file.schema_arrow.names, setting)
+            for batch in file.iter_batches(batch_size=8192, columns=list(columns)):
+                texts = [batch.column(name).cast(pa.string()).to_pylist() for name in columns]
+                for row in zip(*texts, strict=True):
+                    yield tuple(text or "" for text in row)
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not a readable parquet table of text: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}; give a readable file") from error
+
+
+def content_hash(path: Path) -> str:
+    """32 hex digits of xxh3-128 over the file's bytes; a dump of 20 GB takes as long as reading
+    it, once a process."""
+    try:
+        state = path.stat()
+        return _hash(path, state.st_size, state.st_mtime_ns)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; give a readable file") from error
+
+
+@lru_cache(maxsize=4096)
+def _hash(path: Path, _size: int, _mtime_ns: int) -> str:
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

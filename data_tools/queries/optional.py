@@ -1,0 +1,19 @@
+"""Libraries that only some sources of queries need; they are the extra `queries`."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from data_tools.schema import DataError
+
+
+def load(module: str, needed_by: str) -> ModuleType:
+    """Import `module`; a DataError that names the command to install it when it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise DataError(
+            f"{needed_by} needs the library {module} ({error}): "
+            f"pip install 'clip-pretrain[queries]'"
+        ) from error

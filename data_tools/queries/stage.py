@@ -1,0 +1,210 @@
+"""Stage 1: the sources of queries become one table, without duplicates.
+
+Sources are read in a fixed order, and each in an order of its own that depends on content only
+(rank, file, hash): the same inputs give the same ids on any machine. A query that several sources
+have counts for the first.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from data_tools.config import DatasetJob, QueriesConfig
+from data_tools.config.queries import Lemmas, WordCounts, noun_fields
+from data_tools.queries.composed import phrases
+from data_tools.queries.files import content_hash, expand
+from data_tools.queries.fold import fold, has_word
+from data_tools.queries.ngrams import TextCounts, bigrams, count_text, unigrams
+from data_tools.queries.titles import text_titles, viewed_titles
+from data_tools.queries.user_list import read_user_list
+from data_tools.queries.word_frequencies import data_file, frequent_words
+from data_tools.queries.wordnet import WordNet, wordnet_files
+from data_tools.schema import QUERIES, DataError, DatasetPaths, write_table
+
+Queries = Iterator[tuple[str, str]]
+
+# MetaCLIP (arXiv 2309.16671), Table 1
+PUBLISHED = {"wordnet": 86_654, "unigrams": 251_465, "bigrams": 100_646, "titles": 61_235}
+
+
+@dataclass
+class Source:
+    """A source of (query, origin) and what became of its queries. What it would have given beyond
+    its limit, or the total, is not read."""
+
+    name: str
+    queries: Queries
+    limit: int = 0
+    num_read: int = 0
+    num_unusable: int = 0
+    """Without a letter or digit."""
+    num_duplicates: int = 0
+    num_kept: int = 0
+
+
+def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
+    """Read every source, write the queries table, print how many queries each gave. DataError names
+    what cannot be read."""
+    config = job.queries
+    counts: dict[str, int] = {}
+    sources = []
+    if config.path:
+        user = read_user_list(config)
+        counts["lines"] = user.num_lines
+        sources.append(
+            Source("file", iter(user.queries), 0, user.num_duplicates, 0, user.num_duplicates)
+        )
+    folder = paths.root / "tables" / ".counts"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        sources += _generated(config, folder)
+        table = _merged(sources, config.total)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    generated = [source for source in sources if source.name != "file"]
+    if generated:
+        print(_account(sources), flush=True)
+    if not table.num_rows:
+        raise DataError(
+            "the sources gave no query: lower min_count, min_pair_count, min_views or "
+            "wordfreq_min_zipf below queries"
+        )
+    if table.num_rows < config.total:
+        print(
+            f"queries: {table.num_rows:,} of queries.total = {config.total:,}: the sources have no "
+            f"more; add one, raise a limit or lower a minimum",
+            file=sys.stderr,
+        )
+    write_table(table, paths.table("queries"), QUERIES)
+    counts |= {source.name: source.num_kept for source in generated}
+    counts["duplicates"] = sum(source.num_duplicates for source in sources)
+    return counts | {"queries": table.num_rows}
+
+
+def inputs(config: QueriesConfig) -> list[str]:
+    """What of the outside the table depends on: the content, not the place, of every file read."""
+    files = expand([config.path]) if config.path else []
+    if _needs_wordnet(config):
+        files += wordnet_files(Path(config.wordnet.dict_dir))
+    if _needs_text(config):
+        files += expand(config.text.paths)
+    files += expand(config.titles.paths)
+    if config.unigrams.counts is WordCounts.wordfreq:
+        files.append(data_file(config.unigrams.wordfreq_language))
+    if config.composed.noun_min_zipf > 0 and noun_fields(config.composed):
+        files.append(data_file("en"))
+    return [content_hash(path) for path in files]
+
+
+def source_of(origin: str) -> str:
+    """The source in a query's `origin`: "wordnet:n02084071" -> "wordnet"; of a user's list, the
+    file's name: "list.txt:3" -> "list.txt"."""
+    source = origin.split(":")[0]
+    return source if source in (*PUBLISHED, "composed") else origin.rpartition(":")[0] or origin
+
+
+def _needs_wordnet(config: QueriesConfig) -> bool:
+    used = config.wordnet.lemmas is not Lemmas.none or bool(noun_fields(config.composed))
+    return used or (config.text.wordnet_glosses and _needs_text(config))
+
+
+def _needs_text(config: QueriesConfig) -> bool:
+    counted = config.unigrams.counts is WordCounts.text or config.bigrams.limit > 0
+    return counted or config.titles.from_text
+
+
+def _generated(config: QueriesConfig, folder: Path) -> list[Source]:
+    """The sources but the user's file, in their order."""
+    wordnet = WordNet(config.wordnet.dict_dir) if _needs_wordnet(config) else None
+    counts = count_text(config, wordnet, folder) if _needs_text(config) else None
+    sources = []
+    if wordnet is not None and config.wordnet.lemmas is not Lemmas.none:
+        lemmas = wordnet.queries(config.wordnet.lemmas)
+        sources.append(Source("wordnet", lemmas, config.wordnet.limit))
+    if config.unigrams.counts is not WordCounts.none:
+        sources.append(Source("unigrams", _unigrams(config, counts, folder), config.unigrams.limit))
+    if counts is not None and config.bigrams.limit:
+        pairs = bigrams(counts, config.bigrams.min_pair_count, folder, config.text.memory_limit_mib)
+        sources.append(Source("bigrams", pairs, config.bigrams.limit))
+    if config.titles.paths or config.titles.from_text:
+        sources.append(Source("titles", _titles(config, counts, folder), config.titles.limit))
+    if config.composed.templates:
+        composed = phrases(config.composed, config.seed, wordnet)
+        sources.append(Source("composed", composed, config.composed.limit))
+    return sources
+
+
+def _unigrams(config: QueriesConfig, counts: TextCounts | None, folder: Path) -> Queries:
+    words = config.unigrams
+    if words.counts is WordCounts.wordfreq or counts is None:
+        return frequent_words(words.wordfreq_language, words.wordfreq_min_zipf)
+    return unigrams(counts, words.min_count, folder, config.text.memory_limit_mib)
+
+
+def _titles(config: QueriesConfig, counts: TextCounts | None, folder: Path) -> Queries:
+    text = config.text
+    if config.titles.paths:
+        yield from viewed_titles(
+            config.titles, folder, text.max_keys_in_memory, text.memory_limit_mib
+        )
+    if config.titles.from_text and counts is not None:
+        yield from text_titles(counts.titles, folder, text.memory_limit_mib)
+
+
+def _merged(sources: list[Source], total: int) -> pa.Table:
+    """The first `total` distinct queries (0 = all), in the order of the sources; marks in each what
+    became of its queries."""
+    kept: dict[str, tuple[str, str]] = {}
+    for source in sources:
+        budget = total - len(kept) if total else sys.maxsize
+        _take(source, min(budget, source.limit or sys.maxsize), kept)
+    queries = [query for query, _ in kept.values()]
+    columns = [
+        pa.array(range(len(kept)), pa.int32()),
+        pa.array(queries, pa.string()),
+        pa.array(kept.keys(), pa.string()),
+        pa.array([origin for _, origin in kept.values()], pa.string()),
+    ]
+    return pa.table(columns, schema=QUERIES)
+
+
+def _take(source: Source, budget: int, kept: dict[str, tuple[str, str]]) -> None:
+    """Move queries of `source` into `kept` (by folded form), up to `budget` new ones."""
+    while source.num_kept < budget:
+        query, origin = next(source.queries, ("", ""))
+        if not origin:
+            return
+        source.num_read += 1
+        folded = fold(query)
+        if not has_word(folded):
+            source.num_unusable += 1
+        elif folded in kept:
+            source.num_duplicates += 1
+        else:
+            source.num_kept += 1
+            kept[folded] = (query, origin)
+
+
+def _account(sources: list[Source]) -> str:
+    """Read, left out and kept queries of each source, beside the sizes that MetaCLIP published."""
+    table: list[tuple[str, ...]] = [("source", "read", "unusable", "duplicate", "kept", "MetaCLIP")]
+    for source in sources:
+        published = PUBLISHED.get(source.name)
+        numbers = (source.num_read, source.num_unusable, source.num_duplicates, source.num_kept)
+        told = tuple(f"{number:,}" for number in numbers)
+        table.append((source.name, *told, f"{published:,}" if published else "-"))
+    sums = [
+        sum(source.num_read for source in sources),
+        sum(source.num_unusable for source in sources),
+        sum(source.num_duplicates for source in sources),
+        sum(source.num_kept for source in sources),
+        sum(PUBLISHED.values()),
+    ]
+    table.append(("total", *(f"{number:,}" for number in sums)))
+    return "\n".join(f"{row[0]:>10}" + "".join(f"{cell:>11}" for cell in row[1:]) for row in table)
