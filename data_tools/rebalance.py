@@ -1,37 +1,246 @@
-"""Stage 8: balance again, among the pairs that survived crawl and curation.
+"""The rebalance stage: balance again, by what did survive crawl and curation.
 
-Links rot unevenly, so the counts that `balance` went by are not those of the data set. The same
-hash decides as there: what is kept here was kept there.
+Links rot unevenly: of one query nine tenths are left, of another one tenth. The first balancing
+went by one expected rate for all; here each query has its own,
+
+    s_e = sum of 1/P(x) over pairs of e that survived / the same over pairs of e that were kept
+    p_e = min(1, t / (s_e * count_e))          P'(x) = 1 - prod over e in x of (1 - p_e)
+
+and a pair stays iff hash(seed, uid) < P'(x). The weights 1/P undo the first balancing, whose
+survivors are not a fair draw of the query's pairs: s_e * count_e estimates how many pairs of e
+would have survived had all been crawled. So this is what balancing those directly would keep, as
+far as they were crawled, and it is exactly that where the first balancing kept all. Counting the
+survivors themselves would flatten the head a second time: a query keeps more than t wherever it
+comes with rarer ones.
+
+The hash is that of the first balancing: what stays was kept there, and a run with a better
+balance.expected_survival crawls the missing pairs and no other again.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 
+import duckdb
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from data_tools.config import DatasetJob
-from data_tools.schema import (
-    BALANCED,
-    CURATED,
-    FATES,
-    KEPT,
-    DatasetPaths,
-    read_table,
-    write_table,
+from data_tools.balance import (
+    chosen_max_per_query,
+    count_per_query,
+    id_batches,
+    keep_probabilities,
+    missed_per_query,
+    unit_hashes,
 )
+from data_tools.config import DatasetJob
+from data_tools.progress import StageProgress
+from data_tools.schema import BALANCED, CURATED, DROPPED, FATES, DataError, DatasetPaths
+from data_tools.table_stream import ROWS_PER_BATCH, on_disk_database, table_writer
+
+# tables/survival.parquet: how each query fared.
+SURVIVAL = pa.schema(
+    [
+        ("query_id", pa.int32()),
+        ("candidates", pa.int64()),
+        ("kept", pa.int64()),
+        ("curated", pa.int64()),
+        ("balanced", pa.int64()),
+        ("survival", pa.float32()),
+    ]
+)
+_KEPT = """
+    SELECT k.query_ids, k.keep_probability, c.uid IS NOT NULL AS survived
+    FROM read_parquet($kept) k LEFT JOIN (SELECT uid FROM read_parquet($curated)) c USING (uid)
+    ORDER BY uid
+"""
+_CURATED = f"""
+    SELECT {", ".join(f"c.{name}" for name in CURATED.names)}, k.query_ids, k.keep_probability
+    FROM read_parquet($curated) c
+    JOIN (SELECT uid, query_ids, keep_probability FROM read_parquet($kept)) k USING (uid)
+    ORDER BY c.uid
+"""
+
+
+@dataclass
+class Survival:
+    """Of each query (arrays), what was kept, and what crawl and curation left of it."""
+
+    kept: np.ndarray
+    curated: np.ndarray
+    weight_kept: np.ndarray
+    weight_curated: np.ndarray
+    num_kept: int = 0
+    num_curated: int = 0
+
+    @classmethod
+    def of(cls, num_queries: int) -> Survival:
+        def zeros(kind: type) -> np.ndarray:
+            return np.zeros(num_queries, kind)
+
+        return cls(zeros(np.int64), zeros(np.int64), zeros(np.float64), zeros(np.float64))
+
+    def add(self, ids: pa.Array, probability: np.ndarray, survived: np.ndarray) -> None:
+        lengths = ids.value_lengths().to_numpy()
+        queries, size = ids.flatten().to_numpy(), len(self.kept)
+        weights = np.repeat(1.0 / probability, lengths)
+        alive = np.repeat(survived, lengths)
+        self.kept += np.bincount(queries, minlength=size)
+        self.curated += np.bincount(queries[alive], minlength=size)
+        self.weight_kept += np.bincount(queries, weights, minlength=size)
+        self.weight_curated += np.bincount(queries[alive], weights[alive], minlength=size)
+        self.num_kept += len(lengths)
+        self.num_curated += int(survived.sum())
+
+    def rates(self) -> np.ndarray:
+        """s_e; 0 for a query of which nothing was kept."""
+        kept = np.where(self.weight_kept > 0, self.weight_kept, 1.0)
+        return self.weight_curated / kept
+
+    def overall(self) -> float:
+        return self.num_curated / max(1, self.num_kept)
 
 
 def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
-    """Write the balanced table and the fates of what was dropped."""
-    curated = read_table(paths.table("curated"), CURATED)
-    kept = read_table(paths.table("kept"), KEPT).select(["uid", "keep_probability"])
-    plain = curated.drop_columns(["captions"]).join(kept, "uid", join_type="inner").sort_by("uid")
-    order = curated.sort_by("uid")
-    table = plain.append_column("captions", order["captions"])
-    write_table(table, paths.table("balanced"), BALANCED)
-    write_table(pa.Table.from_pylist([], FATES), paths.fates("rebalance"), FATES)
-    return {"curated": curated.num_rows, "balanced": table.num_rows}
+    """Write the balanced table, the survival table and the fates of what was dropped.
+
+    DataError when nothing is left, or when the curated rows are not among the kept ones."""
+    t = chosen_max_per_query(job.balance, paths)
+    counts = count_per_query(id_batches([paths.table("candidates")]))
+    tables = {name: str(paths.table(name)) for name in ("kept", "curated")}
+    with on_disk_database(paths.root / "tables") as database:
+        survival = measure(database.sql(_KEPT, params=tables), len(counts))
+        missed = missed_per_query(counts * survival.rates(), t)
+        rows = database.sql(_CURATED, params=tables)
+        balanced = _write_balanced(rows, paths, missed, job.balance.seed, survival)
+    _write_survival(paths, counts, survival, balanced)
+    print(told(survival), flush=True)
+    dropped = survival.num_curated - balanced.num_rows
+    return {
+        "kept": survival.num_kept,
+        "curated": survival.num_curated,
+        "survival_percent": round(100 * survival.overall()),
+        "dropped": dropped,
+        "balanced": balanced.num_rows,
+    }
+
+
+def measure(kept: duckdb.DuckDBPyRelation, num_queries: int) -> Survival:
+    survival = Survival.of(num_queries)
+    for batch in kept.to_arrow_reader(ROWS_PER_BATCH):
+        survival.add(
+            batch.column("query_ids"),
+            batch.column("keep_probability").to_numpy().astype(np.float64),
+            batch.column("survived").to_numpy(zero_copy_only=False),
+        )
+    return survival
+
+
+@dataclass
+class _Balanced:
+    per_query: np.ndarray
+    num_rows: int = 0
+
+
+def _write_balanced(
+    curated: duckdb.DuckDBPyRelation,
+    paths: DatasetPaths,
+    missed: np.ndarray,
+    seed: int,
+    survival: Survival,
+) -> _Balanced:
+    balanced, num_read = _Balanced(np.zeros(len(missed), np.int64)), 0
+    with ExitStack() as stack:
+        write_rows = stack.enter_context(table_writer(paths.table("balanced"), BALANCED))
+        write_fates = stack.enter_context(table_writer(paths.fates("rebalance"), FATES))
+        progress = stack.enter_context(StageProgress("rebalance", survival.num_curated))
+        for batch, kept, probability in _decided(curated, missed, seed):
+            write_rows(batch.filter(pa.array(kept)))
+            write_fates(_fates(batch.column("uid").filter(pa.array(~kept)), probability[~kept]))
+            ids = batch.column("query_ids").filter(pa.array(kept)).flatten().to_numpy()
+            balanced.per_query += np.bincount(ids, minlength=len(missed))
+            balanced.num_rows += int(kept.sum())
+            num_read += batch.num_rows
+            progress.advance(batch.num_rows)
+        _refuse(paths, num_read, survival.num_curated, balanced.num_rows)
+    return balanced
+
+
+def _decided(
+    curated: duckdb.DuckDBPyRelation, missed: np.ndarray, seed: int
+) -> Iterator[tuple[pa.RecordBatch, np.ndarray, np.ndarray]]:
+    """Batches with their final keep_probability, which stay, and P' of each.
+
+    A pair is in the data set if both balancings let it pass, and both ask the same hash: the
+    probability of that is the smaller of the two.
+    """
+    for batch in curated.to_arrow_reader(ROWS_PER_BATCH):
+        probability = keep_probabilities(batch.column("query_ids"), missed)
+        first = batch.column("keep_probability").to_numpy()
+        final = np.minimum(first, probability.astype(np.float32))
+        position = batch.schema.get_field_index("keep_probability")
+        batch = batch.set_column(position, "keep_probability", pa.array(final))
+        draws = unit_hashes(batch.column("uid").to_pylist(), seed)
+        yield batch, draws < probability, probability
+
+
+def _refuse(paths: DatasetPaths, num_read: int, num_survived: int, num_balanced: int) -> None:
+    curated = pq.ParquetFile(paths.table("curated")).metadata.num_rows
+    if not num_read == num_survived == curated:
+        raise DataError(
+            f"{paths.table('curated')} has {curated} rows, {num_read} of them are among the kept "
+            "pairs: one of the two was changed. Run python -m data_tools.curate again"
+        )
+    if num_balanced == 0:
+        raise DataError(
+            f"balancing left none of {curated} pairs: raise balance.max_per_query or "
+            "balance.target_pairs"
+        )
+
+
+def _fates(uids: pa.Array, probability: np.ndarray) -> pa.RecordBatch:
+    columns = {
+        "uid": uids,
+        "status": [f"{DROPPED}:rebalance"] * len(uids),
+        "http_status": [None] * len(uids),
+        "detail": [f"keep probability {p:.6g}" for p in probability],
+    }
+    return pa.RecordBatch.from_pydict(columns, FATES)
+
+
+def _write_survival(
+    paths: DatasetPaths, counts: np.ndarray, survival: Survival, balanced: _Balanced
+) -> None:
+    columns = {
+        "query_id": np.arange(len(counts), dtype=np.int32),
+        "candidates": counts,
+        "kept": survival.kept,
+        "curated": survival.curated,
+        "balanced": balanced.per_query,
+        "survival": survival.rates().astype(np.float32),
+    }
+    with table_writer(paths.root / "tables" / "survival.parquet", SURVIVAL) as write:
+        write(pa.RecordBatch.from_pydict(columns, SURVIVAL))
+
+
+def told(survival: Survival) -> str:
+    """The measured rates, and what to do with them."""
+    overall = survival.overall()
+    found = survival.rates()[survival.kept > 0]
+    spread = ""
+    if len(found):
+        low, middle, high = np.quantile(found, [0.1, 0.5, 0.9])
+        spread = f" (a query's: {low:.0%} / {middle:.0%} / {high:.0%} at 10 / 50 / 90 %)"
+    # rounded down: a rate of 0.0 is none, and too low a rate crawls more, too high leaves gaps
+    advice = max(0.001, int(1000 * overall) / 1000)
+    return (
+        f"  {overall:.1%} of the kept pairs survived{spread}; with balance.expected_survival="
+        f"{advice:g} the next run adds what was lost, and keeps the rest"
+    )
 
 
 if __name__ == "__main__":
