@@ -155,10 +155,7 @@ def _synset(letter: str, line: str) -> Synset:
     above = [
         (symbol, f"{kind}{offset}")
         for symbol, offset, kind in zip(pointers[::4], pointers[1::4], pointers[2::4], strict=True)
-        if symbol in (# What a scientific name stands under: "Lutra" is a mammal genus; nobody captions a picture with it
-TAXON = re.compile(r"\b(?:genus|family|order|class|phylum|division|kingdom)$")
-LIVING = ("animal", "plant")
-HYPERNYM, INSTANCE_HYPERNYM)
+        if symbol in (HYPERNYM, INSTANCE_HYPERNYM)
     ]
     return Synset(
         id=f"{letter}{int(fields[0]):08d}",
