@@ -1,6 +1,6 @@
 """What one rank computes: the block of logits of its n image rows against all N text columns.
 
-The two device-specific modules (``tiled``: plain torch, ``kernels``: Triton) implement the same
+The two device-specific modules (``tiled``: plain torch, ``triton_blocks``) implement the same
 functions over these types; gathering, combining and autograd never look at the device.
 """
 

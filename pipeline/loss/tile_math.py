@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, assignment"
-"""What the Triton kernels share: where a tile lies, its dot products, logits, positives, gradient.
+"""What the Triton kernels share: where a tile lies, its dot products, logits, positives, sums.
 
 Logits are in base 2 (``exp2`` is one instruction); scale and inverse norms are applied in float32
 to the raw dot products. Pointers may be None where a feature is off; the branch is compiled away.
@@ -11,6 +11,8 @@ gradient, 128 in strips of 64, which lets two programs share a multiprocessor).
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
@@ -18,8 +20,59 @@ LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 
 
+class Strip(NamedTuple):
+    """Where a strip of a tile lies in the block, and which of its rows and columns exist there."""
+
+    top: Any  # first row
+    left: Any  # first column
+    rows: Any  # (BM,)
+    columns: Any  # (WIDTH,)
+    valid_row: Any
+    valid_column: Any
+
+
 @triton.jit
-def tile_place(num_rows, num_columns, BM: tl.constexpr, BN: tl.constexpr, GROUP: tl.constexpr):
+def strip_at(top, left, num_rows, num_columns, BM: tl.constexpr, WIDTH: tl.constexpr):
+    """The strip whose first row and column are ``top`` and ``left``."""
+    rows = top + tl.arange(0, BM)
+    columns = left + tl.arange(0, WIDTH)
+    valid_row = rows < num_rows
+    valid_column = columns < num_columns
+    return Strip(top, left, rows, columns, valid_row, valid_column)
+
+
+@triton.jit
+def inside(strip):
+    """Mask of the strip's elements that lie in the block."""
+    return strip.valid_row[:, None] & strip.valid_column[None, :]
+
+
+@triton.jit
+def tile_strips(
+    X,
+    Y,
+    num_rows,
+    num_columns,
+    x_stride,
+    y_stride,
+    depth,
+    EVEN: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    WIDTH: tl.constexpr,
+    GROUP: tl.constexpr,
+):
+    """Row and column of this program's tile, and its dot products in strips, from left to right."""
+    pm, pn = _tile_place(num_rows, num_columns, BM, BN, GROUP)
+    dots = _tile_dots(
+        X, Y, pm, pn, num_rows, num_columns, x_stride, y_stride, depth, EVEN, BM, BN, BK
+    )
+    return pm, pn, _column_strips(dots, BM, BN, WIDTH)
+
+
+@triton.jit
+def _tile_place(num_rows, num_columns, BM: tl.constexpr, BN: tl.constexpr, GROUP: tl.constexpr):
     """Tile coordinates of this program; groups of GROUP tile rows share columns in L2."""
     program = tl.program_id(0)
     tiles_m = tl.cdiv(num_rows, BM)
@@ -31,7 +84,7 @@ def tile_place(num_rows, num_columns, BM: tl.constexpr, BN: tl.constexpr, GROUP:
 
 
 @triton.jit
-def tile_dots(
+def _tile_dots(
     X,
     Y,
     pm,
@@ -45,7 +98,6 @@ def tile_dots(
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """<x_i, y_j> of a tile in float32; rows and columns past the end repeat the first.
 
@@ -67,7 +119,7 @@ def tile_dots(
         else:
             a = tl.load(x, mask=k[None, :] < depth - start, other=0.0)
             b = tl.load(y, mask=k[:, None] < depth - start, other=0.0)
-        dots = tl.dot(a, b, dots, input_precision=PRECISION)
+        dots = tl.dot(a, b, dots, input_precision="ieee")
         x += BK
         y += BK
     return dots
@@ -80,7 +132,7 @@ def _halves(tile, BM: tl.constexpr, BN: tl.constexpr):
 
 
 @triton.jit
-def column_strips(tile, BM: tl.constexpr, BN: tl.constexpr, WIDTH: tl.constexpr):
+def _column_strips(tile, BM: tl.constexpr, BN: tl.constexpr, WIDTH: tl.constexpr):
     """The tile cut into BN / WIDTH (1, 2 or 4) strips of columns, from left to right."""
     if BN == WIDTH:
         strips = (tile,)
@@ -95,29 +147,34 @@ def column_strips(tile, BM: tl.constexpr, BN: tl.constexpr, WIDTH: tl.constexpr)
 
 
 @triton.jit
-def scaled_logits(dots, SCALE, XNORM, YNORM, rows, columns, valid_row, valid_column):
-    """Logits in base 2, and the product of the inverse norms (1 without normalisation)."""
-    scale = tl.load(SCALE) * LOG2E
+def strip_norms(strip, XNORM, YNORM):
+    """Products of the inverse norms; 1 without normalisation."""
     if XNORM is None:
         norms = 1.0
-        logits = dots * scale
     else:
-        a = tl.load(XNORM + rows, mask=valid_row, other=0.0)
-        b = tl.load(YNORM + columns, mask=valid_column, other=0.0)
+        a = tl.load(XNORM + strip.rows, mask=strip.valid_row, other=0.0)
+        b = tl.load(YNORM + strip.columns, mask=strip.valid_column, other=0.0)
         norms = a[:, None] * b[None, :]
-        logits = dots * (norms * scale)
-    return logits, norms
+    return norms
 
 
 @triton.jit
-def tile_positives(XLABELS, YLABELS, rows, columns, valid_row, valid_column, offset):
+def scaled_logits(dots, strip, SCALE, XNORM, YNORM):
+    """Logits in base 2, and the products of the inverse norms."""
+    scale = tl.load(SCALE) * LOG2E
+    norms = strip_norms(strip, XNORM, YNORM)
+    return dots * (norms * scale), norms
+
+
+@triton.jit
+def positives(strip, XLABELS, YLABELS, offset):
     """Mask of the positives; out-of-range rows and columns have none."""
     if XLABELS is None:
-        valid = valid_row[:, None] & valid_column[None, :]
-        positive = valid & ((rows + offset)[:, None] == columns[None, :])
+        valid = inside(strip)
+        positive = valid & ((strip.rows + offset)[:, None] == strip.columns[None, :])
     else:
-        x = tl.load(XLABELS + rows, mask=valid_row, other=-1)
-        y = tl.load(YLABELS + columns, mask=valid_column, other=-2)
+        x = tl.load(XLABELS + strip.rows, mask=strip.valid_row, other=-1)
+        y = tl.load(YLABELS + strip.columns, mask=strip.valid_column, other=-2)
         positive = x[:, None] == y[None, :]
     return positive
 
@@ -143,16 +200,9 @@ def add_sums(top, total, other_top, other_total):
 
 
 @triton.jit
-def log2_1p(t):
-    """log2(1 + t) for t in [0, 1], without rounding 1 + t: t is 5e-5 at the initial bias of -10."""
-    series = t * (1.0 - t * (0.5 - t * (1.0 / 3.0 - 0.25 * t))) * LOG2E
-    return tl.where(t < 0.015625, series, tl.log2(1.0 + t))
-
-
-@triton.jit
-def store_gradient(G, h, rows, columns, num_columns, valid, LIMIT: tl.constexpr):
+def store_gradient(G, h, strip, num_columns, LIMIT: tl.constexpr):
     """Store part of the matrix that multiplies the features; LIMIT is its dtype's, 0 for none."""
     if LIMIT > 0:
         h = tl.minimum(tl.maximum(h, -LIMIT), LIMIT)
-    place = rows.to(tl.int64)[:, None] * num_columns + columns[None, :]
-    tl.store(G + place, h.to(G.dtype.element_ty), mask=valid)
+    place = strip.rows.to(tl.int64)[:, None] * num_columns + strip.columns[None, :]
+    tl.store(G + place, h.to(G.dtype.element_ty), mask=inside(strip))

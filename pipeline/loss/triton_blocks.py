@@ -15,9 +15,11 @@ import torch
 import triton
 from torch import Tensor
 
-from pipeline.loss import kernels
 from pipeline.loss.backends import interpreting
 from pipeline.loss.block import BestLogits, Block, BlockGradient, BlockSums, LineSums, Tile
+from pipeline.loss.clip_gradient_kernels import grad_kernel, kept_grad_kernel
+from pipeline.loss.clip_sums_kernels import merge_kernel, sums_kernel
+from pipeline.loss.sigmoid_kernel import sigmoid_kernel
 from pipeline.loss.tile_shapes import HALF, INTERPRETED, SINGLE, TileShape
 
 LN2 = math.log(2.0)
@@ -124,7 +126,6 @@ class _Launcher:
             "BN": self.shape.columns,
             "BK": self.shape.depth,
             "GROUP": self.shape.group,
-            "PRECISION": "ieee",
         }
         self.limit = FLOAT16_LIMIT if block.x.dtype == torch.float16 else 0.0
 
@@ -201,7 +202,7 @@ class _Launcher:
             sums.kept = (kept, strip_top, column.top, sums.positive)
         x, y = self.x[rows], self.y
         with torch.cuda.device_of(x):
-            kernels.sums_kernel[(tiles_m * tiles_n,)](
+            sums_kernel[(tiles_m * tiles_n,)](
                 *(x, y, self.scale, *self.sides(rows, columns)),
                 *(row.top, row.total, column.top, column.total, positive),
                 *(row_best, column_best, kept, strip_top),
@@ -218,7 +219,7 @@ class _Launcher:
 
     def _merge(self, parts: LineSums, out: LineSums, *, accumulate: bool) -> None:
         num_parts, width = parts.top.shape
-        kernels.merge_kernel[(triton.cdiv(width, 128),)](
+        merge_kernel[(triton.cdiv(width, 128),)](
             *(parts.top, parts.total, out.top, out.total, num_parts, width),
             ACCUMULATE=accumulate,
             BP=16,
@@ -238,7 +239,7 @@ class _Launcher:
         x, y = self.inputs(rows, columns)
         shares = self.empty(self.programs(rows, columns) * self.strips)
         with torch.cuda.device_of(x):
-            kernels.grad_kernel[(self.programs(rows, columns),)](
+            grad_kernel[(self.programs(rows, columns),)](
                 *(x, y, self.scale, *self.sides(rows, columns), *lines, g, shares),
                 *(*self.sizes(rows, columns), x.stride(0), y.stride(0), x.shape[1], *targets),
                 **self.dot_options,
@@ -263,7 +264,7 @@ class _Launcher:
         shares = self.empty(tiles * strips)
         first_tile, first_strip = rows.start // self.shape.rows, columns.start // self.shape.strip
         with torch.cuda.device_of(logits):
-            kernels.kept_grad_kernel[(tiles * strips,)](
+            kept_grad_kernel[(tiles * strips,)](
                 logits[rows.start :, columns.start :],
                 strip_top[first_strip:, rows.start :],
                 tile_top[first_tile:, columns.start :],
@@ -282,7 +283,7 @@ class _Launcher:
         sums = self.empty(3, self.programs(rows, columns) * self.strips)
         x_norm, y_norm, x_labels, y_labels = self.sides(rows, columns)
         with torch.cuda.device_of(x):
-            kernels.sigmoid_kernel[(self.programs(rows, columns),)](
+            sigmoid_kernel[(self.programs(rows, columns),)](
                 *(x, y, self.scale, bias.reshape(1), x_norm, y_norm, x_labels, y_labels, gain, g),
                 *(sums, *self.sizes(rows, columns), x.stride(0), y.stride(0)),
                 *(x.shape[1], sums.stride(0)),

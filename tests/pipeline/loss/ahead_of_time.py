@@ -17,7 +17,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from pipeline.loss import kernels
+from pipeline.loss.clip_gradient_kernels import grad_kernel, kept_grad_kernel
+from pipeline.loss.clip_sums_kernels import merge_kernel, sums_kernel
+from pipeline.loss.sigmoid_kernel import sigmoid_kernel
 from pipeline.loss.tile_shapes import HALF, TileShape
 from pipeline.loss.triton_blocks import FLOAT16_LIMIT
 
@@ -37,16 +39,16 @@ class Case:
 
 
 CASES = (
-    Case("sums", kernels.sums_kernel, NORMS + LABELS + BEST + KEPT),
-    Case("sums, keeping", kernels.sums_kernel, NORMS + LABELS + BEST),
-    Case("sums, normalised, ids, top-1", kernels.sums_kernel, KEPT),
-    Case("gradient", kernels.grad_kernel, (*NORMS, *LABELS, "WEIGHT")),
-    Case("gradient, normalised, ids", kernels.grad_kernel, ()),
-    Case("gradient of kept", kernels.kept_grad_kernel, (*NORMS, "WEIGHT")),
-    Case("sigmoid", kernels.sigmoid_kernel, NORMS + LABELS),
-    Case("sigmoid, normalised, ids", kernels.sigmoid_kernel, ()),
-    Case("sigmoid, loss only", kernels.sigmoid_kernel, (*NORMS, *LABELS, "G")),
-    Case("merge", kernels.merge_kernel, ()),
+    Case("sums", sums_kernel, NORMS + LABELS + BEST + KEPT),
+    Case("sums, keeping", sums_kernel, NORMS + LABELS + BEST),
+    Case("sums, normalised, ids, top-1", sums_kernel, KEPT),
+    Case("gradient", grad_kernel, (*NORMS, *LABELS, "WEIGHT")),
+    Case("gradient, normalised, ids", grad_kernel, ()),
+    Case("gradient of kept", kept_grad_kernel, (*NORMS, "WEIGHT")),
+    Case("sigmoid", sigmoid_kernel, NORMS + LABELS),
+    Case("sigmoid, normalised, ids", sigmoid_kernel, ()),
+    Case("sigmoid, loss only", sigmoid_kernel, (*NORMS, *LABELS, "G")),
+    Case("merge", merge_kernel, ()),
 )
 
 
@@ -65,7 +67,7 @@ def compile_case(
     """Compile for an architecture such as 90, and features of "bf16", "fp16" or "fp32"."""
     constants: dict[str, Any] = {
         **{"EVEN": True, "BM": shape.rows, "BN": shape.columns, "BK": shape.depth},
-        **{"WIDTH": shape.strip, "GROUP": shape.group, "PRECISION": "ieee"},
+        **{"WIDTH": shape.strip, "GROUP": shape.group},
         "LIMIT": FLOAT16_LIMIT if dtype == "fp16" else 0.0,
         **{"ACCUMULATE": True, "BP": 16, "BW": 128},
     }
@@ -83,7 +85,7 @@ def compile_case(
         for i, name in enumerate(names)
         if signature[name] not in ("constexpr", "fp32")
     }
-    merging = case.kernel is kernels.merge_kernel
+    merging = case.kernel is merge_kernel
     compiled = triton.compile(
         ASTSource(case.kernel, signature, constexprs=constants, attrs=attributes),
         target=GPUTarget("cuda", architecture, 32),
