@@ -37,8 +37,9 @@ from data_tools.schema import (
     KEPT_STATUS,
     DataError,
     DatasetPaths,
+    table_writer,
 )
-from data_tools.table_stream import table_batches, table_writer
+from data_tools.table_stream import table_batches
 
 
 @dataclass(frozen=True)
@@ -233,16 +234,16 @@ def chosen_max_per_query(config: BalanceConfig, paths: DatasetPaths) -> int:
 def _write_kept(paths: DatasetPaths, missed: np.ndarray, decision: Decision) -> int:
     num_kept = 0
     with ExitStack() as stack:
-        write_rows = stack.enter_context(table_writer(paths.table("kept"), KEPT))
-        write_fates = stack.enter_context(table_writer(paths.fates("balance"), FATES))
+        rows_writer = stack.enter_context(table_writer(paths.table("kept"), KEPT))
+        fate_writer = stack.enter_context(table_writer(paths.fates("balance"), FATES))
         progress = stack.enter_context(StageProgress("balance", total=decision.candidates))
         for batch in table_batches(paths.table("candidates"), CANDIDATES):
             uids = batch.column("uid").to_pylist()
             probability = keep_probabilities(batch.column("query_ids"), missed)
             kept = unit_hashes(uids, decision.seed) < probability
             rows = batch.append_column("keep_probability", pa.array(probability, pa.float32()))
-            write_rows(rows.filter(pa.array(kept)))
-            write_fates(_fates(uids, kept, probability))
+            rows_writer.write_batch(rows.filter(pa.array(kept)))
+            fate_writer.write_batch(_fates(uids, kept, probability))
             num_kept += int(kept.sum())
             progress.advance(len(uids))
     return num_kept

@@ -39,8 +39,16 @@ from data_tools.balance import (
 )
 from data_tools.config import DatasetJob
 from data_tools.progress import StageProgress
-from data_tools.schema import BALANCED, CURATED, DROPPED, FATES, DataError, DatasetPaths
-from data_tools.table_stream import ROWS_PER_BATCH, on_disk_database, table_writer
+from data_tools.schema import (
+    BALANCED,
+    CURATED,
+    DROPPED,
+    FATES,
+    DataError,
+    DatasetPaths,
+    table_writer,
+)
+from data_tools.table_stream import ROWS_PER_BATCH, on_disk_database
 
 # tables/survival.parquet: how each query fared.
 SURVIVAL = pa.schema(
@@ -155,12 +163,13 @@ def _write_balanced(
 ) -> _Balanced:
     balanced, num_read = _Balanced(np.zeros(len(missed), np.int64)), 0
     with ExitStack() as stack:
-        write_rows = stack.enter_context(table_writer(paths.table("balanced"), BALANCED))
-        write_fates = stack.enter_context(table_writer(paths.fates("rebalance"), FATES))
+        rows_writer = stack.enter_context(table_writer(paths.table("balanced"), BALANCED))
+        fate_writer = stack.enter_context(table_writer(paths.fates("rebalance"), FATES))
         progress = stack.enter_context(StageProgress("rebalance", survival.num_curated))
         for batch, kept, probability in _decided(curated, missed, seed):
-            write_rows(batch.filter(pa.array(kept)))
-            write_fates(_fates(batch.column("uid").filter(pa.array(~kept)), probability[~kept]))
+            rows_writer.write_batch(batch.select(BALANCED.names).filter(pa.array(kept)))
+            dropped = batch.column("uid").filter(pa.array(~kept))
+            fate_writer.write_batch(_fates(dropped, probability[~kept]))
             ids = batch.column("query_ids").filter(pa.array(kept)).flatten().to_numpy()
             balanced.per_query += np.bincount(ids, minlength=len(missed))
             balanced.num_rows += int(kept.sum())
@@ -223,8 +232,8 @@ def _write_survival(
         "balanced": balanced.per_query,
         "survival": survival.rates().astype(np.float32),
     }
-    with table_writer(paths.root / "tables" / "survival.parquet", SURVIVAL) as write:
-        write(pa.RecordBatch.from_pydict(columns, SURVIVAL))
+    with table_writer(paths.root / "tables" / "survival.parquet", SURVIVAL) as writer:
+        writer.write_batch(pa.RecordBatch.from_pydict(columns, SURVIVAL))
 
 
 def told(survival: Survival) -> str:

@@ -3,9 +3,8 @@ them take the same memory."""
 
 from __future__ import annotations
 
-import os
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,25 +17,6 @@ from data_tools.schema import DataError
 ROWS_PER_BATCH = 65536
 # What DuckDB may hold before it sorts and joins on disk.
 MEMORY_LIMIT = "2GB"
-Write = Callable[[pa.RecordBatch], None]
-
-
-@contextmanager
-def table_writer(path: Path, schema: pa.Schema) -> Iterator[Write]:
-    """A function that appends a batch to the table at `path`. The table is whole when the block
-    ends, and what it was before when the block ends in an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-
-    def write(batch: pa.RecordBatch) -> None:
-        writer.write_batch(batch.select(schema.names).cast(schema))
-
-    try:
-        with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
-            yield write
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def table_batches(
