@@ -17,8 +17,10 @@ from data_tools.config.job import (
 )
 from data_tools.config.match import MatchConfig
 from data_tools.config.pack import PackConfig
+from data_tools.config.plan import PlanConfig
 from data_tools.config.problems import ConfigError
 from data_tools.config.queries import QueriesConfig
+from data_tools.config.report import ReportConfig
 from data_tools.config.search import SearchConfig
 from data_tools.config.servers import (
     BraveConfig,
@@ -44,8 +46,10 @@ __all__ = [
     "MatchConfig",
     "OpenverseConfig",
     "PackConfig",
+    "PlanConfig",
     "PoolConfig",
     "QueriesConfig",
+    "ReportConfig",
     "ResizeMode",
     "SearchConfig",
     "SearxngConfig",

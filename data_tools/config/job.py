@@ -13,14 +13,27 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from data_tools.config import balance, crawl, curate, match, pack, queries, search, sources
+from data_tools.config import (
+    balance,
+    crawl,
+    curate,
+    match,
+    pack,
+    plan,
+    queries,
+    report,
+    search,
+    sources,
+)
 from data_tools.config.balance import BalanceConfig
 from data_tools.config.crawl import CrawlConfig
 from data_tools.config.curate import CurateConfig
 from data_tools.config.match import MatchConfig
 from data_tools.config.pack import PackConfig
+from data_tools.config.plan import PlanConfig
 from data_tools.config.problems import ConfigError
 from data_tools.config.queries import QueriesConfig
+from data_tools.config.report import ReportConfig
 from data_tools.config.search import SearchConfig
 from data_tools.config.sources import SourcesConfig
 
@@ -29,7 +42,8 @@ CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
 
 @dataclass(kw_only=True, slots=True)
 class DatasetJob:
-    """A field a stage, in the order of the stages; `sources` is read by match and by search."""
+    """A field a stage, in the order of the stages; `sources` is read by match and by search, `plan`
+    by python -m data_tools.plan alone."""
 
     out_dir: str = ""
     queries: QueriesConfig = field(default_factory=QueriesConfig)
@@ -40,6 +54,8 @@ class DatasetJob:
     crawl: CrawlConfig = field(default_factory=CrawlConfig)
     curate: CurateConfig = field(default_factory=CurateConfig)
     pack: PackConfig = field(default_factory=PackConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
 
 
 ConfigStore.instance().store(name="dataset_schema", node=DatasetJob)
@@ -80,7 +96,15 @@ def validate(job: DatasetJob) -> list[str]:
     found += queries.problems(job.queries) + sources.problems(job.sources)
     found += match.problems(job.match) + search.problems(job.search)
     found += balance.problems(job.balance) + crawl.problems(job.crawl)
-    return found + curate.problems(job.curate) + pack.problems(job.pack)
+    found += curate.problems(job.curate) + pack.problems(job.pack)
+    found += report.problems(job.report) + plan.problems(job.plan)
+    if job.search.deficit_only and not job.balance.max_per_query:
+        found.append(
+            "search.deficit_only = True, balance.max_per_query = 0: which queries are short is "
+            "known only with a fixed t; give balance.max_per_query (python -m data_tools.plan "
+            "prints what balance.target_pairs or balance.tail_share come to)"
+        )
+    return found
 
 
 def to_yaml(job: DatasetJob) -> str:
