@@ -23,6 +23,7 @@ from data_tools.schema import DataError
 WIKIEXTRACTOR = re.compile(r"wiki_\d+$|.*\.jsonl?$")
 # Links that are no part of the sentence: [[File:Cat.jpg|thumb|left]], [[Category:Cats]]
 NOT_PROSE = ("file:", "image:", "category:")
+NOT_PROSE_TAGS = ("ref", "table", "gallery", "math", "timeline", "syntaxhighlight", "score")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,4 +93,7 @@ def _prose(wikitext: str, parse: Callable) -> str:
     for link in tree.filter_wikilinks(recursive=False):
         if str(link.title).strip().lower().startswith(NOT_PROSE):
             tree.remove(link)
+    for tag in tree.filter_tags(recursive=False):
+        if str(tag.tag).strip().lower() in NOT_PROSE_TAGS:
+            tree.remove(tag)
     return str(tree.strip_code())

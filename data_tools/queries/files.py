@@ -72,7 +72,8 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
         while piece := file.readline(LONGEST_PIECE_BYTES):
             if number == 1 and not kept:
                 piece = piece.removeprefix(b"\xef\xbb\xbf")
-            piece, ended = kept + piece, piece.endswith(b"\n")
+            ended = piece.endswith(b"\n") or len(piece) < LONGEST_PIECE_BYTES
+            piece = kept + piece
             # a piece that the limit cut goes on after its last space
             cut = len(piece) if ended else piece.rfind(b" ") + 1
             if cut:
