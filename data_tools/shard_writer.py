@@ -4,11 +4,10 @@ it."""
 from __future__ import annotations
 
 import hashlib
-import io
 import json
+import os
 import tarfile
 from pathlib import Path
-from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,21 +17,32 @@ from data_tools.manifest import INDEX, ShardEntry, file_sha256
 # pipeline.data reads an index in blocks of this many rows; equal row groups make that one read each
 INDEX_ROW_GROUP = 1024
 TAR_HEADER_BYTES = 512
+WRITE_BYTES = 4 << 20
+_NAME_BYTES, _SIZE_AT, _CHECKSUM_AT = 100, 124, 148
+# Its defaults are mtime 0, uid and gid 0, no names, mode 0644.
+_HEADER = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
+# Of a header whose name is empty, whose size is all zero bytes and whose checksum is blank.
+_BARE_SUM = sum(_HEADER) - sum(_HEADER[_SIZE_AT:136]) - sum(_HEADER[_CHECKSUM_AT:156]) + 8 * 32
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
-class _HashedFile(io.RawIOBase):
-    """A file being written, and the sha256 of what was written: no second pass over the shard."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self.digest, self.num_bytes = file, hashlib.sha256(), 0
-
-    def write(self, block: bytes) -> int:  # type: ignore[override]
-        self.digest.update(block)
-        self.num_bytes += len(block)
-        return self._file.write(block)
-
-    def tell(self) -> int:
-        return self.num_bytes
+def tar_header(name: str, size: int) -> bytes:
+    """What tarfile writes for a plain file (ustar, its defaults), 20 times faster: three of them a
+    sample were half of the packer's time."""
+    raw_name, raw_size = name.encode("ascii"), b"%011o\0" % size
+    if len(raw_name) > _NAME_BYTES or len(raw_size) != 12:
+        raise ValueError(f"{name} of {size} bytes does not fit the header of a tar")
+    checksum = _BARE_SUM + sum(raw_name) + sum(raw_size)
+    return b"".join(
+        (
+            raw_name.ljust(_NAME_BYTES, b"\0"),
+            _HEADER[_NAME_BYTES:_SIZE_AT],
+            raw_size,
+            _HEADER[136:_CHECKSUM_AT],
+            b"%06o\0 " % checksum,
+            _HEADER[156:],
+        )
+    )
 
 
 class ShardWriter:
@@ -40,45 +50,66 @@ class ShardWriter:
 
     def __init__(self, folder: Path, number: int) -> None:
         self._path = folder / f"{number:06d}.tar"
-        self._file = self._path.open("wb")
-        self._hashed = _HashedFile(self._file)
-        self._tar = tarfile.open(fileobj=self._hashed, mode="w", format=tarfile.USTAR_FORMAT)
+        self._aside = self._path.with_suffix(".tar.part")
+        self._file = self._aside.open("wb", buffering=0)
+        self._waiting: list[bytes] = []
+        self._num_waiting = self._num_bytes = 0
+        self._digest = hashlib.sha256()
         self._index: dict[str, list] = {name: [] for name in INDEX.names}
 
     @property
-    def keys(self) -> list[str]:
-        return self._index["key"]
-
-    @property
     def num_samples(self) -> int:
-        return len(self.keys)
+        return len(self._index["key"])
 
     def add(self, uid: str, image: bytes, caption: str, metadata: dict) -> None:
-        text = json.dumps(metadata, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         self._index["key"].append(uid)
         self._member(f"{uid}.jpg", image, "image")
-        self._member(f"{uid}.json", text.encode(), "json")
+        self._member(f"{uid}.json", _ENCODER.encode(metadata).encode(), "json")
         self._member(f"{uid}.txt", caption.encode(), "text")
+        if self._num_waiting >= WRITE_BYTES:
+            self._flush()
 
     def _member(self, name: str, content: bytes, column: str) -> None:
-        info = tarfile.TarInfo(name)  # its defaults: mtime 0, uid and gid 0, no names, mode 0644
-        info.size = len(content)
-        self._index[f"{column}_offset"].append(self._hashed.num_bytes + TAR_HEADER_BYTES)
-        self._index[f"{column}_size"].append(info.size)
-        self._tar.addfile(info, io.BytesIO(content))
+        size = len(content)
+        self._index[f"{column}_offset"].append(self._num_bytes + TAR_HEADER_BYTES)
+        self._index[f"{column}_size"].append(size)
+        self._append(tar_header(name, size), content, bytes(-size % tarfile.BLOCKSIZE))
+
+    def _append(self, *blocks: bytes) -> None:
+        self._waiting += blocks
+        added = sum(map(len, blocks))
+        self._num_waiting += added
+        self._num_bytes += added
+
+    def _flush(self) -> None:
+        """Write and hash: no second pass over the shard."""
+        block = memoryview(b"".join(self._waiting))
+        self._waiting, self._num_waiting = [], 0
+        self._digest.update(block)
+        while block:
+            block = block[self._file.write(block) :]
 
     def close(self) -> ShardEntry:
-        """Finish tar and index. The paths of the entry are below shards/, where the folder will
-        be."""
-        self._tar.close()
+        """Finish tar and index, which get their names. The paths of the entry are below shards/,
+        where the folder will be."""
+        self._append(bytes(2 * tarfile.BLOCKSIZE))
+        self._append(bytes(-self._num_bytes % tarfile.RECORDSIZE))
+        self._flush()
         self._file.close()
         index = self._path.with_suffix(".index.parquet")
         pq.write_table(pa.table(self._index, schema=INDEX), index, row_group_size=INDEX_ROW_GROUP)
+        os.replace(self._aside, self._path)
         return ShardEntry(
             path=f"shards/{self._path.name}",
             num_samples=self.num_samples,
-            num_bytes=self._hashed.num_bytes,
-            sha256=self._hashed.digest.hexdigest(),
+            num_bytes=self._num_bytes,
+            sha256=self._digest.hexdigest(),
             index_path=f"shards/{index.name}",
             index_sha256=file_sha256(index),
         )
+
+    def discard(self) -> None:
+        """Leave nothing of a shard that could not be finished."""
+        self._file.close()
+        for path in (self._aside, self._path, self._path.with_suffix(".index.parquet")):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,105 @@
+"""Where each sample goes: the global shuffle, and where one shard ends and the next begins.
+
+Samples lie in the order of a seeded hash of their uid, over all shards: candidates come grouped by
+query, and a batch of one query's pictures would have near-duplicates as negatives. Memory does not
+grow with the data set: DuckDB sorts and joins on disk.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from itertools import pairwise
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from data_tools.config import PackConfig
+from data_tools.schema import BALANCED, DataError, DatasetPaths
+
+SORT_MEMORY = "2GB"
+# A shard's rows are read by row group; this is about a shard of them.
+ROWS_PER_GROUP = 8192
+# Keys and punctuation of a sample's json, besides its texts.
+_JSON_BYTES = 420
+
+
+def write_order(config: PackConfig, paths: DatasetPaths, target: Path) -> None:
+    """The rows of BALANCED with what the kept table knows of them, in the order of the shuffle, and
+    `tar_bytes`: about what each takes in a tar. DataError when a row is not in the kept table."""
+    num_balanced = pq.read_metadata(paths.table("balanced")).num_rows
+    scratch = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    scratch.mkdir()
+    try:
+        keyed, ordered = scratch / "keyed.parquet", scratch / "ordered.parquet"
+        _write_keys(paths.table("balanced"), keyed, config.seed)
+        with duckdb.connect() as database:
+            database.execute(f"SET memory_limit = '{SORT_MEMORY}'")
+            database.execute("SET temp_directory = $at", {"at": str(scratch / "sort")})
+            database.execute("SET enable_progress_bar = false")
+            database.execute(
+                f"""
+                COPY (
+                    SELECT c.*, k.* EXCLUDE (uid, caption, width, height, keep_probability),
+                           {_TAR_BYTES} AS tar_bytes
+                    FROM read_parquet('{keyed}') c
+                    JOIN read_parquet('{paths.table("kept")}') k USING (uid)
+                    ORDER BY c.order_key, c.uid
+                ) TO '{ordered}' (FORMAT parquet, ROW_GROUP_SIZE {ROWS_PER_GROUP})
+                """
+            )
+        if pq.read_metadata(ordered).num_rows != num_balanced:
+            raise DataError(
+                f"some of {num_balanced} balanced pairs are not in {paths.table('kept')}: it was "
+                "changed after the crawl. Run the crawl again"
+            )
+        os.replace(ordered, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _padded(size: str) -> str:
+    """A member of a tar: its header, and its content up to a multiple of 512."""
+    return f"(512 + ({size} + 511) // 512 * 512)"
+
+
+_TEXTS = ("url", "page_url", "license", "license_url", "attribution", "source")
+_JSON = " + ".join(
+    [f"{_JSON_BYTES}", "strlen(array_to_string(captions, ''))", "8 * len(query_ids)"]
+    + [f"coalesce(strlen({name}), 0)" for name in _TEXTS]
+)
+_TAR_BYTES = f"{_padded('c.size')} + {_padded('strlen(c.caption)')} + {_padded(f'({_JSON})')}"
+
+
+def _write_keys(balanced: Path, target: Path, seed: int) -> None:
+    """The balanced table with `order_key` = xxh64(seed, "pack/" + uid). The prefix keeps the order
+    independent of balancing, which keeps a pair by the size of another hash of its uid."""
+    schema = BALANCED.append(pa.field("order_key", pa.uint64()))
+    with pq.ParquetFile(balanced) as source, pq.ParquetWriter(target, schema) as writer:
+        for batch in source.iter_batches(batch_size=65536, columns=BALANCED.names):
+            uids = batch.column("uid").to_pylist()
+            keys = [xxhash.xxh64_intdigest(f"pack/{uid}".encode(), seed % 2**64) for uid in uids]
+            rows = pa.Table.from_batches([batch]).select(BALANCED.names).cast(BALANCED)
+            writer.write_table(rows.append_column("order_key", pa.array(keys, pa.uint64())))
+
+
+def shard_ranges(config: PackConfig, order: Path) -> list[tuple[int, int]]:
+    """(first row, row after the last) of each shard."""
+    with pq.ParquetFile(order) as file:
+        num_rows = file.metadata.num_rows
+        if config.samples_per_shard is not None:
+            starts = [*range(0, num_rows, config.samples_per_shard), num_rows]
+            return list(pairwise(starts))
+        starts, filled = [0], 0
+        for number, batch in enumerate(file.iter_batches(65536, columns=["tar_bytes"])):
+            for row, size in enumerate(np.asarray(batch.column(0)).tolist(), 65536 * number):
+                if filled and filled + size > (config.target_shard_bytes or 0):
+                    starts.append(row)
+                    filled = 0
+                filled += size
+    return list(pairwise([*starts, num_rows]))

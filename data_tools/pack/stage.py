@@ -1,0 +1,200 @@
+"""The pack stage: order, shards in parallel, and all of it under its final names at once.
+
+What is not finished lies in .shards.FINGERPRINT.tmp, the fingerprint being that of settings and
+tables: shards that are whole there are not written again by the next run, whoever killed this one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_tools.config import DatasetJob, fingerprint
+from data_tools.manifest import Manifest, ShardEntry, file_sha256, save_manifest
+from data_tools.pack.order import shard_ranges, write_order
+from data_tools.pack.shards import entry_path, finished_shard, write_shard
+from data_tools.pack.upload import refuse_other_target, upload
+from data_tools.progress import StageProgress
+from data_tools.schema import FATES, PACKED, QUERIES, DataError, DatasetPaths, read_table
+from data_tools.tasks import ALL, Task
+from data_tools.workers import in_processes
+
+# What of a job says where, how fast or by whom, and nothing about the samples.
+NOT_OF_THE_DATA: dict[str, set[str] | None] = {
+    "out_dir": None,
+    "queries": {"path"},
+    "sources": {"contact", "timeout_s", "max_attempts"},
+    "match": {"processes"},
+    "search": {"give_up_after"},
+    "crawl": {"processes", "threads", "connections_per_host", "stall_timeout_s"},
+    "curate": {"processes"},
+    "pack": {"processes", "target_url"},
+}
+
+
+def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
+    """Write shards, indexes, sizes.json and the manifest, and copy them to pack.target_url. The
+    shards of an earlier run of this job are replaced; those of another job are refused by a
+    DataError, before anything is written."""
+    made_from = data_fingerprint(job, paths)
+    refuse_other_data_set(paths, made_from)
+    if job.pack.target_url:
+        refuse_other_target(job.pack.target_url, made_from)
+    work = work_folder(paths, made_from)
+    for leftover in paths.root.glob(".shards.*.tmp"):
+        if leftover != work:
+            shutil.rmtree(leftover)
+    entries = write_shards(job, paths, work, ALL)
+    manifest = Manifest(paths.root, made_from, tuple(entries))
+    try:
+        _write_fates(entries, work, paths)
+        _complete(work, entries, made_from)
+        put_in_place(work, paths, manifest)
+    except OSError as error:
+        raise _no_room(paths, error) from error
+    if job.pack.target_url:
+        upload(manifest, paths.root, job.pack.target_url)
+    num_bytes = sum(entry.num_bytes for entry in entries)
+    samples = sum(entry.num_samples for entry in entries)
+    return {"samples": samples, "shards": len(entries), "megabytes": round(num_bytes / 1e6)}
+
+
+def run_share(job: DatasetJob, paths: DatasetPaths, task: Task) -> dict[str, int]:
+    """One task's share of the shards. `run` does what no task did, and puts them in place."""
+    made_from = data_fingerprint(job, paths)
+    refuse_other_data_set(paths, made_from)
+    entries = write_shards(job, paths, work_folder(paths, made_from), task)
+    return {"samples": sum(entry.num_samples for entry in entries), "shards": len(entries)}
+
+
+def data_fingerprint(job: DatasetJob, paths: DatasetPaths) -> str:
+    """Of the queries and of every setting that decides about samples."""
+    settings = dataclasses.asdict(job)
+    for group, names in NOT_OF_THE_DATA.items():
+        if names is None:
+            del settings[group]
+        else:
+            settings[group] = {k: v for k, v in settings[group].items() if k not in names}
+    queries = read_table(paths.table("queries"), QUERIES)["query"].to_pylist()
+    return fingerprint(settings, hashlib.sha256("\n".join(queries).encode()).hexdigest())
+
+
+def refuse_other_data_set(paths: DatasetPaths, made_from: str) -> None:
+    found = None
+    marker = paths.shards / ".fingerprint"
+    try:
+        if paths.manifest.exists():
+            found = json.loads(paths.manifest.read_text())["config_fingerprint"]
+        elif marker.exists():
+            found = marker.read_text().strip()
+        elif paths.shards.exists() and any(paths.shards.iterdir()):
+            found = "unknown"
+    except (ValueError, KeyError, TypeError):
+        found = "unknown"
+    if found not in (None, made_from):
+        raise DataError(
+            f"{paths.root} holds another data set (fingerprint {found}, this job has {made_from}): "
+            f"give another out_dir, or delete {paths.manifest.name} and {paths.shards.name}/ there"
+        )
+
+
+def work_folder(paths: DatasetPaths, made_from: str) -> Path:
+    """Named by all that the bytes depend on; the crawl's tars are in the balanced table, by sha256
+    and place of every image."""
+    balanced = paths.table("balanced")
+    if not balanced.exists():
+        raise DataError(f"{balanced} does not exist: run the rebalance stage first")
+    if pq.read_metadata(balanced).num_rows == 0:
+        raise DataError(f"{balanced} has no rows: there is nothing to pack")
+    tables = [file_sha256(paths.table(name)) for name in ("balanced", "kept")]
+    return paths.root / f".shards.{fingerprint(made_from, *tables)}.tmp"
+
+
+def write_shards(
+    job: DatasetJob, paths: DatasetPaths, work: Path, task: Task
+) -> list[ShardEntry]:
+    """The task's shards, each in a process of its own or found whole, in the order of their
+    numbers."""
+    order = work / "order.parquet"
+    try:
+        work.mkdir(exist_ok=True)
+        if not order.exists():
+            write_order(job.pack, paths, order)
+        ranges = list(enumerate(shard_ranges(job.pack, order)))
+        mine = task.share(ranges)
+        found = {number: finished_shard(work, number) for number, _ in mine}
+
+        def missing() -> Iterator[tuple[Path, Path, Path, int, int, int]]:
+            for number, (start, stop) in mine:
+                if found[number] is None:
+                    yield order, paths.crawl, work, number, start, stop
+
+        total = sum(stop - start for _, (start, stop) in mine)
+        with StageProgress("pack", total) as progress:
+            progress.advance(sum(entry.num_samples for entry in found.values() if entry))
+            for entry in in_processes(write_shard, missing(), job.pack.processes):
+                found[int(Path(entry.path).stem)] = entry
+                progress.advance(entry.num_samples)
+    except (OSError, duckdb.Error) as error:
+        raise _no_room(paths, error) from error
+    return [entry for _, entry in sorted(found.items()) if entry is not None]
+
+
+def _no_room(paths: DatasetPaths, error: Exception) -> DataError:
+    return DataError(
+        f"cannot write the data set below {paths.root}: {error}. Make room or give another "
+        "out_dir, and run again: shards that are finished are kept"
+    )
+
+
+def _write_fates(entries: list[ShardEntry], work: Path, paths: DatasetPaths) -> None:
+    aside = work / "fates.parquet"
+    with pq.ParquetWriter(aside, FATES) as writer:
+        for entry in entries:
+            keys = pq.read_table(work / Path(entry.index_path).name, columns=["key"])["key"]
+            count = len(keys)
+            columns = {
+                "uid": keys,
+                "status": [PACKED] * count,
+                "http_status": pa.nulls(count, pa.int32()),
+                "detail": [entry.path] * count,
+            }
+            writer.write_table(pa.table(columns, schema=FATES))
+    paths.fates("pack").parent.mkdir(parents=True, exist_ok=True)
+    os.replace(aside, paths.fates("pack"))
+
+
+def _complete(work: Path, entries: list[ShardEntry], made_from: str) -> None:
+    """What the folder holds beside tars and indexes, and nothing else."""
+    sizes = {Path(entry.path).name: entry.num_samples for entry in entries}
+    (work / "sizes.json").write_text(json.dumps(sizes, indent=1) + "\n")
+    (work / ".fingerprint").write_text(made_from + "\n")
+    wanted = {"sizes.json", ".fingerprint"}
+    for entry in entries:
+        wanted |= {Path(entry.path).name, Path(entry.index_path).name}
+    for number in range(len(entries)):
+        entry_path(work, number).unlink(missing_ok=True)
+    for other in work.iterdir():
+        if other.name not in wanted:
+            shutil.rmtree(other) if other.is_dir() else other.unlink()
+
+
+def put_in_place(work: Path, paths: DatasetPaths, manifest: Manifest) -> None:
+    """Old manifest away, new shards in, new manifest: at no time does a manifest describe shards
+    that are not there, wherever this is killed."""
+    paths.manifest.unlink(missing_ok=True)
+    old = work.with_name(f"{work.name}.old.tmp")
+    if paths.shards.exists():
+        os.rename(paths.shards, old)
+    os.rename(work, paths.shards)
+    save_manifest(manifest, paths.manifest)
+    shutil.rmtree(old, ignore_errors=True)
