@@ -108,7 +108,7 @@ def wanted_queries(job: DatasetJob, paths: DatasetPaths, names: Sequence[str]) -
 def search_sources(config: SourcesConfig, paths: DatasetPaths) -> list[SearchSource]:
     """The enabled servers, in their order. Raises DataError that names the missing variable."""
     return [
-        server(config, paths.search_cursor / f"rates-{server.name}.json")
+        server(config, paths.search_cursor)
         for server in SERVERS
         if getattr(config, server.name).enabled
     ]

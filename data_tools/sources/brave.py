@@ -32,7 +32,7 @@ class BraveSource:
 
     name = "brave"
 
-    def __init__(self, sources: SourcesConfig, memory: Path | None = None) -> None:
+    def __init__(self, sources: SourcesConfig, folder: Path | None = None) -> None:
         config = sources.brave
         self.config = config
         self.address = config.endpoint
@@ -46,7 +46,7 @@ class BraveSource:
         self._headers = {"X-Subscription-Token": key, "Accept": "application/json"}
         limits = brave_limits(config)
         self._most = limits.max_per_query
-        limiter = limiter_for(limits, CONCURRENCY, sources, memory)
+        limiter = limiter_for(limits, CONCURRENCY, sources, self.name, folder)
         self._client = JsonClient(
             config.endpoint,
             sources,

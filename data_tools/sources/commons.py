@@ -16,6 +16,7 @@ from data_tools.sources.base import Candidate, SourceError
 from data_tools.sources.fields import encodable, pixels, search_words, visible
 from data_tools.sources.http import JsonClient
 from data_tools.sources.limits import commons_limits
+from data_tools.sources.pages import page_store
 from data_tools.sources.rates import limiter_for
 
 # Told as HTTP 200 with {"error": {"code": ...}}; they pass.
@@ -39,7 +40,7 @@ class CommonsSource:
 
     name = "commons"
 
-    def __init__(self, sources: SourcesConfig, memory: Path | None = None) -> None:
+    def __init__(self, sources: SourcesConfig, folder: Path | None = None) -> None:
         config = sources.commons
         self.config = config
         self.address = config.endpoint
@@ -51,8 +52,9 @@ class CommonsSource:
         self._client = JsonClient(
             config.endpoint,
             sources,
-            limiter_for(commons_limits(config), config.concurrency, sources, memory),
+            limiter_for(commons_limits(config), config.concurrency, sources, self.name, folder),
             concurrency=config.concurrency,
+            pages=page_store(self.name, folder),
         )
 
     def search(self, query: str, limit: int) -> Iterator[Candidate]:
@@ -69,7 +71,7 @@ class CommonsSource:
         batch: dict[int, dict[str, Any]] = {}
         continued: dict[str, str] = {}
         for _ in range(MAX_ANSWERS):
-            answer = self._client.get({**params, **continued}, _busy_reason)
+            answer = self._client.get_once({**params, **continued}, _is_whole, _busy_reason)
             for page in _pages(answer, query):
                 batch[page["pageid"]] = {**batch.get(page["pageid"], {}), **page}
             before, continued = continued, _continuation(answer)
@@ -112,6 +114,10 @@ class CommonsSource:
         if self.config.thumbnail_width:
             params["iiurlwidth"] = str(self.config.thumbnail_width)
         return params
+
+
+def _is_whole(answer: Any) -> bool:
+    return isinstance(answer, dict) and "error" not in answer
 
 
 def _busy_reason(answer: Any) -> str | None:

@@ -27,6 +27,7 @@ from data_tools.sources.fields import (
 from data_tools.sources.http import JsonClient
 from data_tools.sources.keys import Secrets, key_from
 from data_tools.sources.limits import flickr_limits
+from data_tools.sources.pages import page_store
 from data_tools.sources.rates import limiter_for
 
 CONCURRENCY = 2
@@ -78,7 +79,7 @@ class FlickrSource:
 
     name = "flickr"
 
-    def __init__(self, sources: SourcesConfig, memory: Path | None = None) -> None:
+    def __init__(self, sources: SourcesConfig, folder: Path | None = None) -> None:
         config = sources.flickr
         self.config = config
         self.address = config.endpoint
@@ -93,9 +94,10 @@ class FlickrSource:
         self._client = JsonClient(
             config.endpoint,
             sources,
-            limiter_for(limits, CONCURRENCY, sources, memory),
+            limiter_for(limits, CONCURRENCY, sources, self.name, folder),
             concurrency=CONCURRENCY,
             secrets=Secrets([self._key]),
+            pages=page_store(self.name, folder),
         )
         self._licenses: dict[int, tuple[str, str]] = {}
         self._licenses_lock = threading.Lock()
@@ -209,8 +211,11 @@ class FlickrSource:
             return self._licenses
 
     def _ask(self, params: dict[str, str]) -> dict[str, Any]:
-        answer = self._client.get(
-            {**params, "api_key": self._key, "format": "json", "nojsoncallback": "1"}, _busy_reason
+        answer = self._client.get_once(
+            {**params, "format": "json", "nojsoncallback": "1"},
+            _is_whole,
+            _busy_reason,
+            keys={"api_key": self._key},
         )
         if not isinstance(answer, dict):
             raise SourceError(
@@ -222,6 +227,10 @@ class FlickrSource:
                 raise SourceStopped(f"{KEY} is refused: {told}")
             raise SourceError(f"{params['method']}: {told}")
         return answer
+
+
+def _is_whole(answer: Any) -> bool:
+    return isinstance(answer, dict) and answer.get("stat") == "ok"
 
 
 def _busy_reason(answer: Any) -> str | None:

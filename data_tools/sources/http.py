@@ -20,6 +20,7 @@ from data_tools.config import SourcesConfig
 from data_tools.schema import DataError
 from data_tools.sources.base import SourceError, SourceStopped
 from data_tools.sources.keys import Secrets
+from data_tools.sources.pages import PageStore, page_key
 from data_tools.sources.rates import RateLimiter, come_back
 
 # 50 results with long descriptions are 0.5 MB; what is larger is no answer to what was asked.
@@ -75,7 +76,8 @@ class JsonClient:
 
     `limiter` can be shared by clients of one server. `secrets` are taken out of every text that
     leaves here. `hints` adds to the message of an HTTP status what to do about it. `heed` reads the
-    headers of every answer, for what they say of the server's quotas.
+    headers of every answer, for what they say of the server's quotas. What is in `pages` is not
+    asked again.
     """
 
     def __init__(
@@ -88,11 +90,13 @@ class JsonClient:
         secrets: Secrets | None = None,
         hints: Mapping[int, str] | None = None,
         heed: Callable[[Mapping[str, str]], None] | None = None,
+        pages: PageStore | None = None,
     ) -> None:
         self.endpoint, self.limiter = endpoint, limiter
         self.timeout_s, self.max_attempts = sources.timeout_s, sources.max_attempts
         self.num_requests = self.num_retries = 0
         self._secrets, self._hints, self._heed = secrets or Secrets(), hints or {}, heed
+        self._pages = pages
         self._count_lock = threading.Lock()
         self._client = httpx.Client(
             headers={"User-Agent": user_agent(sources.contact)},
@@ -116,6 +120,27 @@ class JsonClient:
         an HTTP status HttpError) for everything else, and when the attempts are used up.
         """
         return self._ask("GET", busy, params=params, headers=headers)
+
+    def get_once(
+        self,
+        params: Mapping[str, str],
+        whole: Callable[[Any], bool],
+        busy: Callable[[Any], str | None] = never_busy,
+        headers: Mapping[str, str] | None = None,
+        keys: Mapping[str, str] | None = None,
+    ) -> Any:
+        """As `get`, from `pages` where it was asked before; an answer that is `whole` goes there.
+        `keys` are parameters that do not tell requests apart, and are written nowhere."""
+        asked = {**params, **(keys or {})}
+        if self._pages is None:
+            return self.get(asked, busy, headers)
+        key = page_key(self.endpoint, params)
+        answer = self._pages.get(key)
+        if answer is None:
+            answer = self.get(asked, busy, headers)
+            if whole(answer):
+                self._pages.put(key, answer)
+        return answer
 
     def post(self, form: Mapping[str, str]) -> Any:
         """The answer to a POST of form fields, as of `get`."""

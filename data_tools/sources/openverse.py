@@ -28,6 +28,7 @@ from data_tools.sources.fields import (
 from data_tools.sources.http import HttpError, JsonClient
 from data_tools.sources.keys import Secrets, key_from
 from data_tools.sources.limits import OPENVERSE_KEYS, openverse_limits
+from data_tools.sources.pages import page_store
 from data_tools.sources.rates import Quota, RateLimiter, limiter_for
 
 CONCURRENCY = 2
@@ -46,7 +47,7 @@ class OpenverseSource:
 
     name = "openverse"
 
-    def __init__(self, sources: SourcesConfig, memory: Path | None = None) -> None:
+    def __init__(self, sources: SourcesConfig, folder: Path | None = None) -> None:
         config = sources.openverse
         self.config = config
         self.address = config.endpoint
@@ -59,7 +60,7 @@ class OpenverseSource:
         self._credentials = _credentials()
         self._secrets = Secrets(self._credentials)
         self._limits = openverse_limits(config, bool(self._credentials))
-        limiter = limiter_for(self._limits, CONCURRENCY, sources, memory)
+        limiter = limiter_for(self._limits, CONCURRENCY, sources, self.name, folder)
         self._images = JsonClient(
             f"{config.endpoint}images/",
             sources,
@@ -67,6 +68,7 @@ class OpenverseSource:
             concurrency=CONCURRENCY,
             secrets=self._secrets,
             heed=lambda headers: _heed(headers, limiter),
+            pages=page_store(self.name, folder),
         )
         self._tokens = JsonClient(
             f"{config.endpoint}auth_tokens/token/",
@@ -124,16 +126,16 @@ class OpenverseSource:
     def _ask(self, params: Mapping[str, str]) -> dict[str, Any]:
         """One page. A token that the server has forgotten is replaced once."""
         if not self._credentials:
-            return self._images.get(params)
+            return self._images.get_once(params, _is_whole)
         token = self._current_token()
         try:
-            return self._images.get(params, headers={"Authorization": f"Bearer {token}"})
+            return self._images.get_once(params, _is_whole, headers=_bearer(token))
         except HttpError as error:
             if error.status != 401:
                 raise
         token = self._current_token(refused=token)
         try:
-            return self._images.get(params, headers={"Authorization": f"Bearer {token}"})
+            return self._images.get_once(params, _is_whole, headers=_bearer(token))
         except HttpError as error:
             if error.status != 401:
                 raise
@@ -173,6 +175,10 @@ def _credentials() -> tuple[str, ...]:
     return tuple(key_from(variable, "source=openverse", KEYS_FROM) for variable in OPENVERSE_KEYS)
 
 
+def _bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
 def _heed(headers: Mapping[str, str], limiter: RateLimiter) -> None:
     """Quotas from `X-RateLimit-Limit-anon_burst: 20/min`, `X-RateLimit-Available-anon_burst: 7`.
 
@@ -191,11 +197,14 @@ def _heed(headers: Mapping[str, str], limiter: RateLimiter) -> None:
         limiter.adopt(quotas)
 
 
+def _is_whole(answer: Any) -> bool:
+    return isinstance(answer, dict) and isinstance(answer.get("results"), list)
+
+
 def _results(answer: Any, query: str) -> list[dict[str, Any]]:
-    results = answer.get("results") if isinstance(answer, dict) else None
-    if not isinstance(results, list):
+    if not _is_whole(answer):
         raise SourceError(f"{query!r}: the answer has no list of results: {str(answer)[:100]}")
-    return [result for result in results if isinstance(result, dict)]
+    return [result for result in answer["results"] if isinstance(result, dict)]
 
 
 def _candidate(result: dict[str, Any]) -> Candidate | None:

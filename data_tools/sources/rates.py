@@ -36,9 +36,9 @@ class Quota:
     used: int = 0
 
     def __str__(self) -> str:
-        names = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
-        window = names.get(int(self.window_s), f"{self.window_s:g} s")
-        return f"{self.num_requests:,} requests a {window}"
+        names = {60.0: "a minute", 3600.0: "an hour", 86400.0: "a day", 2592000.0: "a month"}
+        window = names.get(self.window_s, f"in {self.window_s:g} s")
+        return f"{self.num_requests:,} requests {window}"
 
 
 class Closed(Exception):
@@ -196,21 +196,21 @@ class RateLimiter:
             return
         counts = self._remembered | {_name(w.quota): w.counts for w in self._windows}
         self._memory.parent.mkdir(parents=True, exist_ok=True)
-        aside = self._memory.with_suffix(".tmp")
+        aside = self._memory.with_name(f".{self._memory.name}.tmp")
         aside.write_text(json.dumps({"not_before": self._not_before, "windows": counts}) + "\n")
         os.replace(aside, self._memory)
 
 
 def limiter_for(
-    limits: SourceLimits, concurrency: int, sources: SourcesConfig, memory: Path | None
+    limits: SourceLimits, concurrency: int, sources: SourcesConfig, name: str, folder: Path | None
 ) -> RateLimiter:
-    """Keeps to what the server allows and the job sets."""
+    """Keeps to what the server allows and the job sets; remembers it in the folder of cursors."""
     return RateLimiter(
         limits.requests_per_s,
         concurrency,
         [Quota(number, window_s) for number, window_s in limits.quotas()],
         sources.max_wait_s,
-        memory,
+        folder / f"{name}.rates" if folder else None,
     )
 
 

@@ -29,7 +29,7 @@ class SearxngSource:
 
     name = "searxng"
 
-    def __init__(self, sources: SourcesConfig, memory: Path | None = None) -> None:
+    def __init__(self, sources: SourcesConfig, folder: Path | None = None) -> None:
         config = sources.searxng
         self.config = config
         self.address = config.endpoint
@@ -42,7 +42,7 @@ class SearxngSource:
         self._client = JsonClient(
             f"{config.endpoint.rstrip('/')}/search",
             sources,
-            limiter_for(searxng_limits(config), CONCURRENCY, sources, memory),
+            limiter_for(searxng_limits(config), CONCURRENCY, sources, self.name, folder),
             concurrency=CONCURRENCY,
             hints=HINTS,
         )
