@@ -182,6 +182,8 @@ class JsonClient:
             self._heed(response.headers)
         text = body.decode("utf-8", "replace")
         said = f"HTTP {response.status_code}: {self.shown(text)}"
+        if hint := self._hints.get(response.status_code):
+            said += f" ({hint})"
         if response.status_code == 429 or response.status_code >= 500:
             raise self._try_again(said, response)
         if response.status_code != 200:
@@ -216,8 +218,6 @@ class JsonClient:
         return self._secrets.hidden_in(" ".join(text.split()))[:SHOWN_CHARS]
 
     def _refusal(self, said: str, response: httpx.Response) -> SourceError:
-        if hint := self._hints.get(response.status_code):
-            said += f" ({hint})"
         if where := response.headers.get("Location"):
             said += f" -> {self.shown(where)}: give that endpoint"
         return HttpError(response.status_code, said)
