@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from data_tools.config.problems import below
 
@@ -16,6 +17,65 @@ class ResizeMode(Enum):
     center_crop = "center_crop"
 
 
+# Options of img2dataset 1.47 that pass through crawl.img2dataset, and their type.
+IMG2DATASET_OPTIONS: dict[str, type] = {
+    "resize_only_if_bigger": bool,
+    "upscale_interpolation": str,
+    "downscale_interpolation": str,
+    "skip_reencode": bool,
+    "extract_exif": bool,
+}
+# The others are decided elsewhere, and said twice they could disagree.
+_BY_THE_DRIVER = "the driver decides it"
+_BY_THE_GUARD = "img2dataset talks to the guard only"
+IMG2DATASET_OWNED: dict[str, str] = {
+    "image_size": "give crawl.image_size",
+    "resize_mode": "give crawl.resize_mode",
+    "encode_quality": "give crawl.encode_quality",
+    "encode_format": "shards hold JPEG",
+    "disable_all_reencoding": "shards hold JPEG; give crawl.resize_mode=no and skip_reencode=true",
+    "processes_count": "give crawl.processes",
+    "thread_count": "give crawl.threads",
+    "number_sample_per_shard": "give crawl.samples_per_part",
+    "bbox_col": "give crawl.face_boxes.paths",
+    "min_image_size": "give crawl.min_image_side, which is judged before decoding",
+    "max_image_area": "give crawl.max_image_pixels, which is judged before decoding",
+    "max_aspect_ratio": "give crawl.max_image_aspect, which is judged before decoding",
+    "timeout": "give crawl.timeout_s",
+    "retries": "the guard retries; for another round give crawl.retry_rounds",
+    "user_agent_token": "give sources.contact",
+    "disallowed_header_directives": "give crawl.respect_robots_txt",
+    "compute_hash": "the guard hashes what the site sent",
+    "verify_hash": "the guard hashes what the site sent",
+    "url_list": _BY_THE_DRIVER,
+    "url_col": _BY_THE_DRIVER,
+    "caption_col": _BY_THE_DRIVER,
+    "input_format": _BY_THE_DRIVER,
+    "output_folder": _BY_THE_DRIVER,
+    "output_format": _BY_THE_DRIVER,
+    "save_additional_columns": _BY_THE_DRIVER,
+    "oom_shard_count": _BY_THE_DRIVER,
+    "incremental_mode": _BY_THE_DRIVER,
+    "max_shard_retry": _BY_THE_DRIVER,
+    "distributor": "parts are divided by --task I/N",
+    "subjob_size": "parts are divided by --task I/N",
+    "enable_wandb": _BY_THE_GUARD,
+    "wandb_project": _BY_THE_GUARD,
+}
+
+
+@dataclass(kw_only=True, slots=True)
+class FaceBoxesConfig:
+    """Tables that say where in each image the faces are, as DataComp publishes them; those faces
+    are blurred by img2dataset. An image that no table knows is not stored."""
+
+    paths: list[str] = field(default_factory=list)
+    """Parquet files or glob patterns; empty: nothing is blurred."""
+    url_column: str = "url"
+    boxes_column: str = "face_bboxes"
+    """Lists of [x_min, y_min, x_max, y_max], each from 0 to 1."""
+
+
 @dataclass(kw_only=True, slots=True)
 class CrawlConfig:
     image_size: int = 256
@@ -24,26 +84,49 @@ class CrawlConfig:
     """keep_ratio: the short side becomes image_size. Smaller images are not enlarged."""
     encode_quality: int = 95
     """JPEG quality, 1..100."""
+    img2dataset: dict[str, Any] = field(default_factory=dict)
+    """Further options of img2dataset by its own names; those the driver owns are refused."""
+    face_boxes: FaceBoxesConfig = field(default_factory=FaceBoxesConfig)
     processes: int = 2
     """img2dataset worker processes; each decodes on one core (about 80 images/s/core of 110 kB
     JPEGs)."""
-    threads: int = 32
-    """Downloads at a time, over all processes."""
+    threads: int = 128
+    """Downloads at a time, over all processes. One that waits for a slow site costs a thread and no
+    CPU: with 32, a list with a tenth of slow sites is fetched at the pace of those."""
     samples_per_part: int = 10000
     """URLs that one run of img2dataset takes; the unit of resuming a crawl."""
+    retry_rounds: int = 0
+    """After all parts: crawl again, so many times, the URLs that failed for a reason that may pass
+    (timeout, no connection, HTTP 429 or 5xx), and no others. Raise it to try once more."""
     timeout_s: float = 20.0
-    """For one URL in all: connect, redirects, body, further attempts."""
+    """For one URL in all: robots.txt, connect, redirects, body, further attempts."""
+    connect_timeout_s: float = 5.0
+    """For one attempt to reach a host."""
+    min_bytes_per_s: int = 1000
+    """A body that comes slower than this over five seconds is given up as a timeout. 0: none is."""
     connections_per_host: int = 8
-    """Downloads at a time from one host."""
+    """Downloads at a time from one host, of each task."""
+    requests_per_host_per_s: float = 10.0
+    """To one host, of each task; a Crawl-delay in its robots.txt lowers it. 0: as many as come."""
     max_image_bytes: int = 25_000_000
+    """Of one body, as sent and as inflated."""
     max_image_pixels: int = 50_000_000
-    """Checked in the file's header, before anything is decoded."""
+    """Checked in the file's header, before anything is decoded; so are the next three."""
+    min_image_side: int = 8
+    """Pixels; refuses tracking pixels and spacers. What is too small to train on is
+    curate.min_side's."""
+    max_image_side: int = 20_000
+    max_image_aspect: float = 20.0
+    """Longer side over shorter."""
     stall_timeout_s: float = 300.0
     """img2dataset is stopped, and the part reported, when nothing was finished for this long."""
     allow_private: list[str] = field(default_factory=list)
     """host:port pairs that may be fetched although their address is private or loopback. Everything
     else private is refused."""
     respect_robots_txt: bool = True
+    """robots.txt and the X-Robots-Tag header."""
+    respect_tdm_reservation: bool = True
+    """The header tdm-reservation: 1, by which a site reserves text and data mining."""
 
 
 def problems(config: CrawlConfig) -> list[str]:
@@ -53,8 +136,17 @@ def problems(config: CrawlConfig) -> list[str]:
             ("crawl.processes", config.processes, 1),
             ("crawl.threads", config.threads, 1),
             ("crawl.samples_per_part", config.samples_per_part, 1),
+            ("crawl.retry_rounds", config.retry_rounds, 0),
             ("crawl.timeout_s", config.timeout_s, 0.1),
+            ("crawl.connect_timeout_s", config.connect_timeout_s, 0.1),
+            ("crawl.min_bytes_per_s", config.min_bytes_per_s, 0),
             ("crawl.connections_per_host", config.connections_per_host, 1),
+            ("crawl.requests_per_host_per_s", config.requests_per_host_per_s, 0),
+            ("crawl.max_image_bytes", config.max_image_bytes, 1),
+            ("crawl.max_image_pixels", config.max_image_pixels, 1),
+            ("crawl.min_image_side", config.min_image_side, 1),
+            ("crawl.max_image_side", config.max_image_side, config.min_image_side),
+            ("crawl.max_image_aspect", config.max_image_aspect, 1),
             ("crawl.stall_timeout_s", config.stall_timeout_s, 1),
         ]
     )
@@ -65,4 +157,26 @@ def problems(config: CrawlConfig) -> list[str]:
         for entry in config.allow_private
         if not entry.rpartition(":")[2].isdigit()
     ]
+    return found + _option_problems(config)
+
+
+def _option_problems(config: CrawlConfig) -> list[str]:
+    found = []
+    for name, value in config.img2dataset.items():
+        if name in IMG2DATASET_OWNED:
+            found.append(f"crawl.img2dataset.{name}: {IMG2DATASET_OWNED[name]}")
+        elif name not in IMG2DATASET_OPTIONS:
+            found.append(
+                f"crawl.img2dataset.{name}: img2dataset has no such option; there are "
+                + ", ".join(IMG2DATASET_OPTIONS)
+            )
+        elif not isinstance(value, IMG2DATASET_OPTIONS[name]):
+            found.append(
+                f"crawl.img2dataset.{name} = {value}: give a {IMG2DATASET_OPTIONS[name].__name__}"
+            )
+    if config.img2dataset.get("skip_reencode") and config.face_boxes.paths:
+        found.append(
+            "crawl.img2dataset.skip_reencode = True: img2dataset stores small images as they came, "
+            "with their faces; leave it out or leave out crawl.face_boxes"
+        )
     return found

@@ -10,43 +10,32 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-import ssl
 import time
-import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 from urllib.parse import urljoin
-from weakref import WeakValueDictionary
 
 import aiohttp
+from multidict import CIMultiDictProxy
 from yarl import URL
 
 from data_tools.crawl.addresses import AddressPolicy, AddressRefused, CheckedResolver
+from data_tools.crawl.body import read_body
+from data_tools.crawl.fetch_error import Budget, FetchError, named
+from data_tools.crawl.hosts import HostBusy, HostTurns
 from data_tools.schema import canonical_url
 
 MAX_REDIRECTS = 5
 MAX_ATTEMPTS = 3
 # Longer URLs are data in disguise; no image of LAION-400M has one.
 MAX_URL_CHARS = 8192
+# An address stays pinned so long; it was checked when it was looked up.
+KEEP_ADDRESS_S = 300
+# A host that says "not before next month" is believed for a day.
+MAX_CLOSED_S = 24 * 3600.0
 _REDIRECTS = {301, 302, 303, 307, 308}
-_TRANSIENT = {408, 429, 500, 502, 503, 504}
-_WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
-Result = TypeVar("Result")
-
-
-class FetchError(Exception):
-    """`status` as the ledger has it ("failed:timeout"), the HTTP status where one was seen, and
-    what happened in words."""
-
-    def __init__(self, status: str, detail: str = "", http_status: int | None = None) -> None:
-        super().__init__(status, detail, http_status)
-        self.status, self.detail, self.http_status = status, detail, http_status
-        self.retry_after_s: float | None = None
-        """None: another attempt can't help. 0: it can, when is not known."""
-
-    def __str__(self) -> str:
-        return f"{self.status} {self.detail}".strip()
+_TRANSIENT = {408, 429, 502, 503, 504}
+Headers = CIMultiDictProxy[str]
 
 
 @dataclass(frozen=True)
@@ -54,49 +43,57 @@ class Response:
     content: bytes
     http_status: int
     url: URL
-    robots_tags: list[str]
-    """Values of X-Robots-Tag."""
 
 
-class Budget:
-    """Seconds that one URL may still spend on the wire. Waiting for its host's turn is our doing
-    and not counted."""
-
-    def __init__(self, seconds: float) -> None:
-        self.left = seconds
-
-    async def spend(self, work: Awaitable[Result]) -> Result:
-        started = time.monotonic()
-        try:
-            return await asyncio.wait_for(work, max(self.left, 0))
-        except asyncio.TimeoutError:
-            raise FetchError("failed:timeout", "the URL's deadline passed") from None
-        finally:
-            self.left -= time.monotonic() - started
+@dataclass(frozen=True)
+class FetchLimits:
+    connections_per_host: int
+    requests_per_host_per_s: float
+    """0: as many as come."""
+    connect_timeout_s: float
+    min_bytes_per_s: float
 
 
 async def _anyone(url: URL) -> None:
     """The permit of a request that asks nobody (robots.txt itself)."""
 
 
+def _anything(headers: Headers) -> None:
+    """The judge of a request whose headers say nothing that matters."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How a URL is to be fetched. `permit` is awaited for each address on the way, `judge` sees the
+    headers before the body is read; both raise FetchError where it must not be fetched."""
+
+    max_bytes: int
+    whole: bool = True
+    """False: a longer body is cut at max_bytes instead of refused."""
+    permit: Callable[[URL], Awaitable[None]] = _anyone
+    judge: Callable[[Headers], None] = _anything
+
+
 class Fetcher:
     """`async with Fetcher(...) as fetcher: response = await fetcher.get(url, Budget(20),
-    max_bytes)`."""
+    Wish(max_bytes))`."""
 
-    def __init__(self, policy: AddressPolicy, user_agent: str, connections_per_host: int) -> None:
-        self._policy = policy
-        self._per_host = connections_per_host
-        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+    def __init__(self, policy: AddressPolicy, user_agent: str, limits: FetchLimits) -> None:
+        self._policy, self._limits = policy, limits
+        self.turns = HostTurns(limits.connections_per_host, limits.requests_per_host_per_s)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(resolver=CheckedResolver(policy), limit=0),
+            connector=aiohttp.TCPConnector(
+                resolver=CheckedResolver(policy), limit=0, ttl_dns_cache=KEEP_ADDRESS_S
+            ),
             headers={
                 "User-Agent": user_agent,
                 "Accept": "image/*,*/*;q=0.1",
                 # Images are compressed already; what a server compresses nonetheless is inflated
-                # below, under the cap.
+                # in read_body, under the cap.
                 "Accept-Encoding": "identity",
             },
-            timeout=aiohttp.ClientTimeout(total=None),  # Budget is the deadline
+            # Budget is the deadline
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_timeout_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
@@ -108,19 +105,11 @@ class Fetcher:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def get(
-        self,
-        url: str,
-        budget: Budget,
-        max_bytes: int,
-        permit: Callable[[URL], Awaitable[None]] = _anyone,
-    ) -> Response:
-        """Fetch, with up to two more attempts where they can help and the budget allows. `permit`
-        is awaited for each address on the way and raises FetchError where it must not be
-        fetched."""
+    async def get(self, url: str, budget: Budget, wish: Wish) -> Response:
+        """Fetch, with up to two more attempts where they can help and the budget allows."""
         for attempt in range(MAX_ATTEMPTS):
             try:
-                return await self._follow(url, budget, max_bytes, permit)
+                return await self._follow(url, budget, wish)
             except FetchError as error:
                 if error.retry_after_s is None or attempt == MAX_ATTEMPTS - 1:
                     raise
@@ -131,15 +120,21 @@ class Fetcher:
                 await asyncio.sleep(wait_s)
         raise RuntimeError("not reached: the last attempt returns or raises")
 
-    async def _follow(
-        self, url: str, budget: Budget, max_bytes: int, permit: Callable[[URL], Awaitable[None]]
-    ) -> Response:
+    async def _follow(self, url: str, budget: Budget, wish: Wish) -> Response:
         for _ in range(MAX_REDIRECTS + 1):
             target = parse_url(url)
-            await permit(target)
-            turns = self._turns.setdefault(target.host or "", asyncio.Semaphore(self._per_host))
-            async with turns:
-                answer = await budget.spend(self._request(target, max_bytes))
+            await budget.spend(wish.permit(target))
+            name = host_name(target)
+            try:
+                async with self.turns.of(name):
+                    answer = await budget.spend(self._request(target, wish))
+            except HostBusy as error:
+                raise named(error) from None
+            except FetchError as error:
+                if error.http_status == 429 and (error.retry_after_s or 0) > budget.left:
+                    # its other URLs need not be told the same one by one
+                    self.turns.close(name, min(error.retry_after_s or 0, MAX_CLOSED_S))
+                raise
             if isinstance(answer, Response):
                 return answer
             url = answer
@@ -147,7 +142,7 @@ class Fetcher:
             "failed:too_many_redirects", f"more than {MAX_REDIRECTS}, the last to {url}"
         )
 
-    async def _request(self, url: URL, max_bytes: int) -> Response | str:
+    async def _request(self, url: URL, wish: Wish) -> Response | str:
         """The response, or the address it redirects to."""
         try:
             self._policy.check_literal(url.host or "", url.port or 0)
@@ -155,12 +150,18 @@ class Fetcher:
                 if response.status in _REDIRECTS:
                     return urljoin(str(url), response.headers.get("Location", ""))
                 if response.status != 200:
-                    raise _http_error(response)
-                content = await _read_body(response, max_bytes)
-                tags = response.headers.getall("X-Robots-Tag", [])
-                return Response(content, response.status, url, tags)
+                    raise _http_error(response.status, response.reason or "", response.headers)
+                wish.judge(response.headers)
+                content = await read_body(
+                    response, wish.max_bytes, self._limits.min_bytes_per_s, wish.whole
+                )
+                return Response(content, response.status, url)
         except (AddressRefused, aiohttp.ClientError, OSError, ValueError) as error:
-            raise _named(error) from error
+            raise named(error) from error
+
+
+def host_name(url: URL) -> str:
+    return f"{url.host}:{url.port}"
 
 
 def parse_url(url: str) -> URL:
@@ -180,72 +181,19 @@ def parse_url(url: str) -> URL:
     return parsed
 
 
-def _http_error(response: aiohttp.ClientResponse) -> FetchError:
-    error = FetchError(f"failed:http_{response.status}", response.reason or "", response.status)
-    if response.status in _TRANSIENT:
-        error.retry_after_s = _retry_after(response.headers.get("Retry-After", ""))
-    return error
+def _http_error(status: int, reason: str, headers: Mapping[str, str]) -> FetchError:
+    retry_after_s = None
+    if status in _TRANSIENT:
+        retry_after_s = _retry_after(headers.get("Retry-After", ""))
+    return FetchError(f"failed:http_{status}", reason, status, retry_after_s)
 
 
 def _retry_after(value: str) -> float:
     """Seconds from now, from either form of the header (RFC 9110, 10.2.3); 0 when it is absent or
     unreadable."""
-    if value.strip().isdigit():
-        return float(value)
+    if value.strip().isdecimal():
+        return float(value[:18])
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     except (TypeError, ValueError, OverflowError):
         return 0.0
-
-
-async def _read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    """The whole body, inflated; neither its wire form nor its inflated form may pass
-    `max_bytes`."""
-    declared = response.content_length
-    if declared is not None and declared > max_bytes:
-        raise FetchError(
-            "rejected:too_large", f"{declared} bytes declared, {max_bytes} allowed", response.status
-        )
-    encoding = response.headers.get("Content-Encoding", "identity").strip().lower() or "identity"
-    if encoding != "identity" and encoding not in _WINDOW_BITS:
-        raise FetchError(
-            "failed:content_encoding", f"'{encoding}' was not asked for", response.status
-        )
-    body, received = bytearray(), 0
-    inflater = None if encoding == "identity" else zlib.decompressobj(_WINDOW_BITS[encoding])
-    async for chunk in response.content.iter_any():
-        received += len(chunk)
-        if inflater is None:
-            body += chunk
-        else:
-            try:
-                body += inflater.decompress(chunk, max_bytes + 1 - len(body))
-            except zlib.error as error:
-                raise FetchError("failed:content_encoding", f"{error}", response.status) from error
-        if max(received, len(body)) > max_bytes:
-            raise FetchError("rejected:too_large", f"more than {max_bytes} bytes", response.status)
-    if inflater is not None and not inflater.eof:
-        raise FetchError("failed:read", f"the {encoding} stream is cut off", response.status)
-    return bytes(body)
-
-
-def _named(error: Exception) -> FetchError:
-    """The ledger's word for what aiohttp, the resolver or the socket raised; order matters,
-    subclasses come first."""
-    if isinstance(error, AddressRefused):
-        return FetchError("rejected:private_address", f"{error}")
-    if isinstance(error, aiohttp.InvalidURL):
-        return FetchError("rejected:bad_url", f"{error}")
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return FetchError("failed:dns", f"{error}")
-    if isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError)):
-        return FetchError("failed:tls", f"{error}")
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return FetchError("failed:connect", f"{error}")
-    if isinstance(error, (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError, OSError)):
-        broken = FetchError("failed:read", f"{error!r}")
-        broken.retry_after_s = 0.0
-        return broken
-    if isinstance(error, aiohttp.ClientError):
-        return FetchError("failed:protocol", f"{error!r}")
-    return FetchError("rejected:bad_url", f"{error!r}")

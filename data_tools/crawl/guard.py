@@ -8,9 +8,9 @@ is also the driver's sign that the crawl is alive.
 
     python -m data_tools.crawl.guard SETTINGS-AS-JSON
 
-Parts come as JSON lines on stdin, {"rows": parquet with uid and url, "fates": file to append to};
-each is answered on stdout by {"url": ...}. When stdin ends the process ends: a driver that was
-killed leaves no guard behind.
+Parts come as JSON lines on stdin, {"rows": parquet with url and upright_only, "fates": file to
+append to}; each is answered on stdout by {"url": ...}. When stdin ends the process ends: a driver
+that was killed leaves no guard behind.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import secrets
 import socket
 import sys
@@ -29,19 +30,29 @@ from typing import TextIO
 
 import pyarrow.parquet as pq
 from aiohttp import web
+from yarl import URL
 
 from data_tools.crawl.addresses import AddressPolicy
-from data_tools.crawl.fetch import Budget, Fetcher, FetchError, parse_url
-from data_tools.crawl.images import CheckedImage, ImageRefused, check_image
-from data_tools.crawl.robots import RobotsGate, check_robots_tags
+from data_tools.crawl.fetch import Fetcher, FetchLimits, Headers, Wish
+from data_tools.crawl.fetch_error import Budget, FetchError
+from data_tools.crawl.images import (
+    CheckedImage,
+    ImageLimits,
+    ImageRefused,
+    check_image,
+    is_plain_jpeg,
+)
+from data_tools.crawl.opt_out import check_robots_tags, check_tdm_reservation
+from data_tools.crawl.robots import RobotsGate
 from data_tools.schema import FETCHED_STATUS
 
 PRODUCT = "clip-pretrain"
+CANNOT_WRITE = os.EX_IOERR
 # Each may hold a decoded image: 50 megapixels in Pillow's 4 bytes a pixel are 200 MB.
 DECODE_THREADS = 2
 # getaddrinfo blocks, a dead name server for seconds: with asyncio's default of cores + 4 threads,
 # six dead names stop everybody.
-RESOLVER_THREADS = 64
+RESOLVER_THREADS = 256
 
 
 @dataclass(frozen=True)
@@ -50,10 +61,17 @@ class GuardSettings:
 
     user_agent: str
     timeout_s: float
+    connect_timeout_s: float
+    min_bytes_per_s: float
+    connections_per_host: int
+    requests_per_host_per_s: float
     max_image_bytes: int
     max_image_pixels: int
-    connections_per_host: int
+    min_image_side: int
+    max_image_side: int
+    max_image_aspect: float
     respect_robots_txt: bool
+    respect_tdm_reservation: bool
     allow_private: list[str]
 
 
@@ -75,15 +93,31 @@ class GuardFate:
 class Part:
     token: str
     urls: list[str]
+    upright_only: list[bool]
+    """Images whose pixels must stay where the file has them: their faces are to be blurred, and
+    were found there."""
     fates: TextIO
 
 
 class Guard:
     def __init__(self, settings: GuardSettings) -> None:
         self._settings = settings
+        limits = FetchLimits(
+            settings.connections_per_host,
+            settings.requests_per_host_per_s,
+            settings.connect_timeout_s,
+            settings.min_bytes_per_s,
+        )
         policy = AddressPolicy(settings.allow_private)
-        self._fetcher = Fetcher(policy, settings.user_agent, settings.connections_per_host)
+        self._fetcher = Fetcher(policy, settings.user_agent, limits)
         self._robots = RobotsGate(self._fetcher, PRODUCT, settings.timeout_s)
+        self._wish = Wish(settings.max_image_bytes, permit=self._permit, judge=self._judge)
+        self._sizes = ImageLimits(
+            settings.max_image_pixels,
+            settings.min_image_side,
+            settings.max_image_side,
+            settings.max_image_aspect,
+        )
         self._decoders = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode")
         self._part: Part | None = None
 
@@ -95,34 +129,37 @@ class Guard:
         """Serve the ids of this part and of no other; returns its token."""
         if self._part is not None:
             self._part.fates.close()
-        urls = pq.read_table(rows, columns=["url"])["url"].to_pylist()
-        self._part = Part(secrets.token_urlsafe(24), urls, fates.open("a", buffering=1))
+        table = pq.read_table(rows)
+        urls, upright_only = table["url"].to_pylist(), table["upright_only"].to_pylist()
+        token = secrets.token_urlsafe(24)
+        self._part = Part(token, urls, upright_only, fates.open("a", buffering=1))
         return self._part.token
 
     async def handle(self, request: web.Request) -> web.Response:
         part = self._part
         number = request.query.get("id", "")
-        if part is None or not secrets.compare_digest(request.match_info["token"], part.token):
+        if part is None or not secrets.compare_digest(
+            request.match_info["token"].encode(), part.token.encode()
+        ):
             raise web.HTTPNotFound()
         if not number.isascii() or not number.isdigit() or int(number) >= len(part.urls):
             raise web.HTTPNotFound()
-        fate, content = await self._fetch(int(number), part.urls[int(number)])
+        fate, content = await self._fetch(part, int(number))
         if not part.fates.closed:
-            part.fates.write(json.dumps(asdict(fate)) + "\n")
+            _write_or_die(part.fates, json.dumps(asdict(fate)) + "\n")
         if content is None:
             return web.Response(status=502, reason=fate.status)
         return web.Response(body=content, content_type="application/octet-stream")
 
-    async def _fetch(self, number: int, url: str) -> tuple[GuardFate, bytes | None]:
+    async def _fetch(self, part: Part, number: int) -> tuple[GuardFate, bytes | None]:
         http_status = None
         try:
-            response = await self._fetcher.get(
-                url, Budget(self._settings.timeout_s), self._settings.max_image_bytes, self._permit
-            )
+            budget = Budget(self._settings.timeout_s)
+            response = await self._fetcher.get(part.urls[number], budget, self._wish)
             http_status = response.http_status
-            if self._settings.respect_robots_txt:
-                check_robots_tags(response.robots_tags, PRODUCT)
-            image = await self._check(response.content)
+            image, digest = await self._check(response.content)
+            if image.turned and part.upright_only[number]:
+                raise ImageRefused("rejected:turned_face_boxes", "EXIF turns it, not its boxes")
         except FetchError as error:
             return GuardFate(number, error.status, error.http_status, one_line(error.detail)), None
         except ImageRefused as error:
@@ -131,19 +168,39 @@ class Guard:
             Exception
         ) as error:  # whatever a site provokes, its URL gets a fate and no other does
             return GuardFate(number, "failed:guard", http_status, one_line(f"{error!r}")), None
-        digest = hashlib.sha256(response.content).hexdigest()
-        fate = GuardFate(number, FETCHED_STATUS, http_status, "", image.width, image.height, digest)
+        size = (image.width, image.height)
+        fate = GuardFate(number, FETCHED_STATUS, http_status, "", *size, digest)
         return fate, image.content
 
-    async def _check(self, content: bytes) -> CheckedImage:
+    async def _check(self, content: bytes) -> tuple[CheckedImage, str]:
+        """The checked image and the hash of the site's bytes."""
+        if is_plain_jpeg(content):  # the way to another thread takes as long as the work
+            return self._hash_and_check(content)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._decoders, check_image, content, self._settings.max_image_pixels
-        )
+        return await loop.run_in_executor(self._decoders, self._hash_and_check, content)
 
-    async def _permit(self, url: object) -> None:
+    def _hash_and_check(self, content: bytes) -> tuple[CheckedImage, str]:
+        return check_image(content, self._sizes), hashlib.sha256(content).hexdigest()
+
+    async def _permit(self, url: URL) -> None:
         if self._settings.respect_robots_txt:
-            await self._robots.check(parse_url(str(url)))
+            await self._robots.check(url)
+
+    def _judge(self, headers: Headers) -> None:
+        if self._settings.respect_robots_txt:
+            check_robots_tags(headers, PRODUCT)
+        if self._settings.respect_tdm_reservation:
+            check_tdm_reservation(headers)
+
+
+def _write_or_die(fates: TextIO, line: str) -> None:
+    """A fate that can't be written down (disk full) is the end of the part: without it the driver
+    would take the URL for one that was never asked."""
+    try:
+        fates.write(line)
+    except OSError as error:
+        print(f"the crawl's guard can't write {fates.name}: {error}", file=sys.stderr, flush=True)
+        os._exit(CANNOT_WRITE)
 
 
 def one_line(text: str) -> str:

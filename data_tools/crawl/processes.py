@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from data_tools.crawl.guard import GuardSettings
+from data_tools.crawl.guard import CANNOT_WRITE, GuardSettings
 from data_tools.crawl.img2dataset_part import WORKER_KILLED
 from data_tools.schema import DataError
 
@@ -102,8 +102,9 @@ class GuardProcess:
         stop_group(self._process)
 
     def serve(self, rows: Path, fates: Path) -> str:
-        """Open a part: `rows` is a parquet with the column url, `fates` the file the guard appends
-        a JSON line to for each. Returns the address to which img2dataset adds ?id=N."""
+        """Open a part: `rows` is a parquet with the columns url and upright_only, `fates` the
+        file the guard appends a JSON line to for each. Returns the address to which img2dataset
+        adds ?id=N."""
         command = json.dumps({"rows": str(rows), "fates": str(fates)}) + "\n"
         try:
             self._stdin.write(command.encode())
@@ -128,8 +129,8 @@ class GuardProcess:
         code = self._process.poll()
         if code is not None:
             raise DataError(
-                f"the crawl's guard process ended with code {code} (-9: killed, out of memory?); "
-                "run again: finished parts are kept"
+                f"the crawl's guard process ended with code {code} (-9: killed, out of memory?; "
+                f"{CANNOT_WRITE}: disk full?); run again: finished parts are kept"
             )
 
     @property

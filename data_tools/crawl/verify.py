@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import os
 import tarfile
-from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import cv2
@@ -22,7 +24,43 @@ import pyarrow.parquet as pq
 from data_tools.crawl.guard import GuardFate
 from data_tools.schema import FATES, FETCHED, FETCHED_STATUS, DataError
 
-_COLUMNS = ["key", "uid", "status", "error_message", "width", "height"]
+_COLUMNS = ["key", "url_id", "status", "error_message", "width", "height"]
+_DISK_FULL = b"No space left on device"
+DECODE_THREADS = 2
+_NOT_ASKED = GuardFate(
+    -1, "rejected:no_face_boxes", detail="no table of crawl.face_boxes.paths knows the URL"
+)
+
+
+@dataclass(frozen=True)
+class PartUrls:
+    """The distinct URLs of a part, each with the uids of all its captions; the place of a URL is
+    its id between driver, guard and img2dataset."""
+
+    urls: list[str]
+    uids: list[list[str]]
+    face_boxes: list[list | None] | None
+    """None: no faces are to be blurred. An entry None: the image's faces are not known."""
+
+    def __len__(self) -> int:
+        return len(self.urls)
+
+    @classmethod
+    def of(cls, rows: pa.Table, blur: bool) -> PartUrls:
+        """`rows`: ROWS in which equal URLs are neighbours; `blur`: their boxes count."""
+        urls, uids, boxes = [], [], []
+        for url, group in groupby(rows.to_pylist(), key=lambda row: str(row["url"])):
+            members = list(group)
+            urls.append(url)
+            uids.append([row["uid"] for row in members])
+            boxes.append(members[0]["face_boxes"])
+        return cls(urls, uids, boxes if blur else None)
+
+    def asked(self) -> list[int]:
+        """The ids that are fetched: where faces are to be blurred, those whose faces are known."""
+        if self.face_boxes is None:
+            return list(range(len(self.urls)))
+        return [number for number, boxes in enumerate(self.face_boxes) if boxes is not None]
 
 
 @dataclass(frozen=True)
@@ -32,52 +70,85 @@ class PartResult:
 
 
 def verify_part(
-    images: Path, uids: list[str], num_shards: int, fates: Path, name: str
+    images: Path, urls: PartUrls, num_shards: int, fates: Path, log: Path, name: str
 ) -> PartResult:
     """Check the shards in the folder `images` and join them with the guard's `fates` file.
 
     `name` is how FETCHED shall name the folder, relative to the crawl folder. DataError names the
-    tar that is missing, truncated or does not agree with its stats.
+    tar that is missing, truncated or does not agree with its stats, and the URL without a fate.
     """
+    if _DISK_FULL in log.read_bytes():
+        raise DataError(f"the disk of {images} is full: free some of it")
     guard_fates = read_guard_fates(fates)
-    by_uid = {uids[number]: fate for number, fate in guard_fates.items()}
-    fetched, rows = [], {}
-    for number in range(num_shards):
-        tar = images / f"{number:05d}.tar"
-        shard_rows = _read_rows(tar)
-        members = _read_members(tar, shard_rows)
-        for row in shard_rows:
-            rows[row["uid"]] = row
-            if row["status"] == "success":
-                offset, size = members[row["key"]]
-                fate = by_uid.get(row["uid"])
-                if fate is None or fate.status != FETCHED_STATUS:
-                    raise DataError(f"{tar} holds {row['key']}, which the guard did not deliver")
-                fetched.append(
-                    {
-                        "uid": row["uid"],
-                        "shard": f"{name}/{tar.name}",
-                        "offset": offset,
-                        "size": size,
-                        "width": row["width"],
-                        "height": row["height"],
-                        "original_width": fate.width,
-                        "original_height": fate.height,
-                        "sha256": fate.sha256,
-                    }
-                )
-    decided = [_fate_row(uid, by_uid.get(uid), rows.get(uid)) for uid in uids]
+    missing = set(urls.asked()) - guard_fates.keys()
+    if missing:
+        raise DataError(f"{len(missing)} of {len(urls)} URLs have no fate in {fates}")
+    stored: dict[int, dict] = {}
+    rows: dict[int, dict] = {}
+    with ThreadPoolExecutor(DECODE_THREADS) as decoders:
+        for number in range(num_shards):
+            tar = images / f"{number:05d}.tar"
+            shard_rows = _read_rows(tar)
+            members = _read_members(tar, shard_rows, decoders)
+            for row in shard_rows:
+                rows[row["url_id"]] = row
+                if row["status"] == "success":
+                    stored[row["url_id"]] = _place(row, members, tar, f"{name}/{tar.name}")
+    return _join(urls, guard_fates, rows, stored)
+
+
+def _place(row: dict, members: dict[str, tuple[int, int]], tar: Path, shard: str) -> dict:
+    offset, size = members[row["key"]]
+    size_in_pixels = {"width": row["width"], "height": row["height"]}
+    return {"shard": shard, "offset": offset, "size": size, **size_in_pixels}
+
+
+def _join(
+    urls: PartUrls, guard_fates: dict[int, GuardFate], rows: dict[int, dict], stored: dict
+) -> PartResult:
+    fetched, decided = [], []
+    for number, uids in enumerate(urls.uids):
+        fate = guard_fates.get(number, _NOT_ASKED)
+        status, detail = _decide(fate, rows.get(number))
+        if number in stored and fate.status != FETCHED_STATUS:
+            raise DataError(
+                f"{stored[number]['shard']} holds an image of {urls.urls[number]}, which the guard "
+                "did not deliver"
+            )
+        for uid in uids:
+            decided.append(
+                {"uid": uid, "status": status, "http_status": fate.http_status, "detail": detail}
+            )
+            if status == FETCHED_STATUS:
+                original = {"original_width": fate.width, "original_height": fate.height}
+                place = stored[number]
+                fetched.append({"uid": uid, **place, **original, "sha256": fate.sha256})
     return PartResult(
         pa.Table.from_pylist(fetched, schema=FETCHED), pa.Table.from_pylist(decided, schema=FATES)
     )
 
 
+def _decide(guard: GuardFate, row: dict | None) -> tuple[str, str]:
+    """Status and detail: the guard knows why a fetch failed, img2dataset whether what the guard
+    delivered became an image."""
+    if guard.status != FETCHED_STATUS:
+        return guard.status, guard.detail
+    if row is None:
+        return "failed:img2dataset", "no row for it: see img2dataset.log"
+    if row["status"] == "success":
+        return FETCHED_STATUS, ""
+    if row["status"] == "failed_to_resize":
+        return "rejected:not_decodable", row["error_message"]
+    return "failed:img2dataset", row["error_message"]
+
+
 def read_guard_fates(path: Path) -> dict[int, GuardFate]:
-    """Row number -> its last fate."""
+    """Id -> its last fate."""
     fates = {}
-    for line in path.read_text().splitlines():
-        fate = GuardFate(**json.loads(line))
-        fates[fate.id] = fate
+    with path.open() as lines:
+        for line in lines:
+            fate = GuardFate(**json.loads(line))
+            fates[fate.id] = fate
     return fates
 
 
@@ -95,15 +166,19 @@ def _read_rows(tar: Path) -> list[dict]:
     return rows
 
 
-def _read_members(tar: Path, rows: list[dict]) -> dict[str, tuple[int, int]]:
+def _read_members(
+    tar: Path, rows: list[dict], decoders: ThreadPoolExecutor
+) -> dict[str, tuple[int, int]]:
     """Key -> offset and size of its image, each decoded once."""
     members = {}
     try:
         with tarfile.open(tar, "r:") as archive:
-            for member in archive:
-                stem, _, extension = member.name.rpartition(".")
-                if extension == "jpg":
-                    members[stem] = (member.offset_data, member.size)
+            for key, group in _grouped(archive):
+                found = {member.name.rpartition(".")[2]: member for member in group}
+                if key in members or found.keys() != {"jpg", "json"} or len(group) != 2:
+                    names = ", ".join(member.name for member in group)
+                    raise DataError(f"{tar}: {names} is no whole sample of an image and its json")
+                members[key] = (found["jpg"].offset_data, found["jpg"].size)
     except (tarfile.TarError, OSError) as error:
         raise DataError(f"{tar} is truncated or no tar: {error}") from error
     wanted = {row["key"] for row in rows if row["status"] == "success"}
@@ -111,32 +186,23 @@ def _read_members(tar: Path, rows: list[dict]) -> dict[str, tuple[int, int]]:
         raise DataError(f"{tar} holds {len(members)} images, its table has {len(wanted)}")
     descriptor = os.open(tar, os.O_RDONLY)
     try:
-        for key, (offset, size) in members.items():
-            content = np.frombuffer(os.pread(descriptor, size, offset), np.uint8)
-            # an eighth of the size is decoded without the inverse DCT but through all of the
-            # entropy coding
-            if not size or cv2.imdecode(content, cv2.IMREAD_REDUCED_GRAYSCALE_8) is None:
+        places = members.values()
+        decoded = decoders.map(lambda place: _decodes(descriptor, *place), places)
+        for key, whole in zip(members, decoded, strict=True):
+            if not whole:
                 raise DataError(f"{tar}: the image {key}.jpg does not decode")
     finally:
         os.close(descriptor)
     return members
 
 
-def _fate_row(uid: str, guard: GuardFate | None, row: dict | None) -> dict:
-    """The guard knows why a fetch failed, img2dataset whether what the guard delivered became an
-    image."""
-    http_status = guard.http_status if guard else None
-    if row is not None and row["status"] == "success":
-        status, detail = FETCHED_STATUS, ""
-    elif guard is not None and guard.status != FETCHED_STATUS:
-        status, detail = guard.status, guard.detail
-    elif row is not None and row["status"] == "failed_to_resize":
-        status, detail = "rejected:not_decodable", row["error_message"]
-    else:
-        status, detail = "failed:img2dataset", row["error_message"] if row else "no row for it"
-    return {"uid": uid, "status": status, "http_status": http_status, "detail": detail}
+def _grouped(archive: tarfile.TarFile) -> Iterator[tuple[str, list[tarfile.TarInfo]]]:
+    """Neighbours of one key, as every WebDataset reader groups them."""
+    for key, group in groupby(archive, key=lambda member: member.name.rpartition(".")[0]):
+        yield key, list(group)
 
 
-def fate_counts(fates: pa.Table) -> dict[str, int]:
-    """Status -> rows, the most frequent first."""
-    return dict(Counter(fates["status"].to_pylist()).most_common())
+def _decodes(descriptor: int, offset: int, size: int) -> bool:
+    # an eighth of the size is decoded without the inverse DCT but through all of the entropy coding
+    content = np.frombuffer(os.pread(descriptor, size, offset), np.uint8)
+    return bool(size) and cv2.imdecode(content, cv2.IMREAD_REDUCED_GRAYSCALE_8) is not None

@@ -19,11 +19,12 @@ CRAWLED = {
     "/rotated.jpg": "fetched",
     "/16bit.png": "fetched",
     "/transparent.png": "fetched",
-    "/pixel.gif": "fetched",
+    "/icon.gif": "fetched",
     "/cut.jpg": "rejected:not_decodable",
     "/status/404": "failed:http_404",
     "/loris.jpg": "failed:timeout",
     "/forbidden/a.jpg": "rejected:robots",
+    "/pixel.gif": "rejected:too_small",
     "/bomb.png": "rejected:too_many_pixels",
 }
 

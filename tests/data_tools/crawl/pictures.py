@@ -83,6 +83,41 @@ def animated(kind: str) -> bytes:
     return encode(frames[0], kind, save_all=True, append_images=frames[1:], duration=100)
 
 
+def rotated_png() -> bytes:
+    """As rotated_jpeg, its EXIF in a chunk."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encode(gradient().transpose(Image.Transpose.ROTATE_90), "PNG", exif=exif)
+
+
+def rotated_16_bit_tiff() -> bytes:
+    """16 bits, 40 wide and 60 high on disk, black above and white below; upright the black is on
+    the right."""
+    values = np.zeros((60, 40), np.uint16)
+    values[30:] = 65535
+    return encode(Image.fromarray(values), "TIFF", tiffinfo={274: 6})
+
+
+def header_png(width: int, height: int) -> bytes:
+    """8-bit RGB, all black."""
+    return _png(width, height, 8, 2, zlib.compress(b"\0" * ((3 * width + 1) * height), 1))
+
+
+def bomb_jpeg() -> bytes:
+    """A small JPEG whose header claims 60,000 x 60,000."""
+    content = bytearray(jpeg())
+    frame = content.index(b"\xff\xc0")
+    content[frame + 5 : frame + 9] = struct.pack(">HH", 60_000, 60_000)
+    return bytes(content)
+
+
+def bomb_gif() -> bytes:
+    """A canvas of 65,535 x 65,535."""
+    content = bytearray(encode(gradient(), "GIF"))
+    content[6:10] = struct.pack("<HH", 65_535, 65_535)
+    return bytes(content)
+
+
 def bomb_png(side: int = 12_000) -> bytes:
     """A header of side x side pixels and almost nothing behind it."""
     return _png(side, side, bit_depth=8, colour=2, data=zlib.compress(b"\0" * 1000))

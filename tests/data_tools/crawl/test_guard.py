@@ -17,29 +17,17 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from data_tools.crawl.guard import GuardSettings, one_line
+from data_tools.crawl.guard import one_line
+from data_tools.crawl.part import TO_GUARD
 from data_tools.crawl.processes import GuardProcess
 from data_tools.crawl.verify import read_guard_fates
 from data_tools.schema import DataError, write_table
 from tests.data_tools.crawl import pictures
 from tests.data_tools.crawl.hostile_server import canary, hostile_site
+from tests.data_tools.crawl.jobs import settings
 
-URLS = pa.schema([("url", pa.string())])
 DEADLINE_S = 3.0
 NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-def settings(**changes: object) -> GuardSettings:
-    values: dict = {
-        "user_agent": "clip-pretrain/test (+crawler@example.org)",
-        "timeout_s": DEADLINE_S,
-        "max_image_bytes": 5_000_000,
-        "max_image_pixels": 50_000_000,
-        "connections_per_host": 32,
-        "respect_robots_txt": True,
-        "allow_private": [],
-    }
-    return GuardSettings(**{**values, **changes})
 
 
 def get(url: str) -> tuple[int, bytes]:
@@ -50,12 +38,17 @@ def get(url: str) -> tuple[int, bytes]:
         return error.code, error.read()
 
 
+def write_rows(urls: list[str], folder: Path) -> None:
+    table = pa.table({"url": urls, "upright_only": [False] * len(urls)})
+    write_table(table, folder / "rows.parquet", TO_GUARD)
+
+
 class Asked:
     """Every URL asked of one guard, all at once: bodies and fates by URL."""
 
     def __init__(self, guard: GuardProcess, urls: list[str], folder: Path) -> None:
         folder.mkdir(exist_ok=True)
-        write_table(pa.table({"url": urls}), folder / "rows.parquet", URLS)
+        write_rows(urls, folder)
         (folder / "fates.jsonl").touch()
         self.guard_pid = guard._process.pid
         self.address = guard.serve(folder / "rows.parquet", folder / "fates.jsonl")
@@ -74,49 +67,18 @@ class Asked:
         return body
 
 
-# path on the hostile site -> the ledger's word
+# What test_hostile_table.py crawls, as far as the guard's own answers are looked at here.
 FATES = {
     "/ok.jpg": "fetched",
-    "/ok.png": "fetched",
     "/caf\u00e9 1.jpg": "fetched",
-    "/large.jpg": "fetched",
     "/rotated.jpg": "fetched",
-    "/16bit.png": "fetched",
-    "/16bit_rgb.png": "fetched",
-    "/float.tiff": "fetched",
-    "/cmyk.jpg": "fetched",
-    "/transparent.png": "fetched",
-    "/palette.png": "fetched",
-    "/animated.gif": "fetched",
-    "/pixel.gif": "fetched",
     "/gzip.jpg": "fetched",
     "/redirect_ok": "fetched",
     "/busy_once.jpg": "fetched",
-    "/other_bot.jpg": "fetched",
-    "/status/403": "failed:http_403",
     "/status/404": "failed:http_404",
-    "/status/204": "failed:http_204",
-    "/status/500": "failed:http_500",
-    "/busy_long.jpg": "failed:http_429",
+    "/busy_long.jpg": "failed:http_503",
     "/loris.jpg": "failed:timeout",
-    "/silent.jpg": "failed:timeout",
-    "/hang_up.jpg": "failed:read",
-    "/brotli.jpg": "failed:content_encoding",
-    "/loop": "failed:too_many_redirects",
-    "/redirect_nowhere": "failed:too_many_redirects",
-    "/redirect_file": "rejected:scheme",
-    "/redirect_forbidden": "rejected:robots",
     "/forbidden/a.jpg": "rejected:robots",
-    "/noai.jpg": "rejected:x_robots_tag",
-    "/gone_later.jpg": "rejected:x_robots_tag",
-    "/endless.jpg": "rejected:too_large",
-    "/declared_large.jpg": "rejected:too_large",
-    "/gzip_bomb.jpg": "rejected:too_large",
-    "/bomb.png": "rejected:too_many_pixels",
-    "/page.html": "rejected:not_an_image",
-    "/drawing.svg": "rejected:not_an_image",
-    "/empty.jpg": "rejected:not_an_image",
-    "/script.ps": "rejected:not_an_image",
 }
 
 
@@ -175,7 +137,7 @@ def test_retries_only_where_they_can_help(asked, site):
 
 
 def test_who_we_are_is_said_every_time(asked, site):
-    assert site.user_agents == {"clip-pretrain/test (+crawler@example.org)"}
+    assert site.user_agents == {"clip-pretrain/source (+crawler@example.org)"}
 
 
 def test_only_known_ids_below_the_token_are_served(asked):
@@ -259,7 +221,7 @@ def test_nobody_reaches_the_canary(tmp_path):
         ("User-agent: otherbot\nDisallow: /\n", True, "fetched"),
         (404, True, "fetched"),
         (403, True, "fetched"),
-        (500, True, "rejected:robots"),
+        (500, True, "failed:robots_unreachable"),
     ],
 )
 def test_robots_txt(tmp_path, robots, respected, status):
@@ -305,7 +267,7 @@ def test_a_new_part_ends_the_old_one(tmp_path):
 
 
 def test_a_dead_guard_is_told_and_not_waited_for(tmp_path):
-    write_table(pa.table({"url": ["http://a.invalid/"]}), tmp_path / "rows.parquet", URLS)
+    write_rows(["http://a.invalid/"], tmp_path)
     with GuardProcess(settings()) as guard:
         guard.serve(tmp_path / "rows.parquet", tmp_path / "fates.jsonl")
         guard.check_alive()

@@ -8,25 +8,29 @@ import tarfile
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data_tools.crawl import processes
-from data_tools.crawl.driver import ROWS
-from data_tools.crawl.guard import GuardFate, GuardSettings
+from data_tools.crawl.guard import GuardFate
 from data_tools.crawl.processes import GuardProcess, run_img2dataset
-from data_tools.crawl.verify import PartResult, read_guard_fates, verify_part
+from data_tools.crawl.verify import PartResult, PartUrls, read_guard_fates, verify_part
 from data_tools.schema import FATES, FETCHED, DataError, read_table
+from tests.data_tools.crawl.jobs import settings
 
 
 @pytest.fixture
 def part(crawled, tmp_path) -> Path:
-    return Path(shutil.copytree(crawled.paths.crawl / "part-00000", tmp_path / "part-00000"))
+    copy = shutil.copytree(crawled.paths.crawl / "part-00000", tmp_path / "part-00000")
+    shutil.copy(crawled.paths.crawl / "plan.parquet", copy)
+    return Path(copy)
 
 
 def verify(part: Path, num_shards: int = 1) -> PartResult:
-    uids = read_table(part / "rows.parquet", ROWS)["uid"].to_pylist()
-    images, fates = part / "images", part / "guard.jsonl"
-    return verify_part(images, uids, num_shards, fates, "part-00000/images")
+    rows = pq.ParquetFile(part / "plan.parquet").read_row_group(0)
+    images, fates, log = part / "images", part / "guard.jsonl", part / "img2dataset.log"
+    urls = PartUrls.of(rows, blur=False)
+    return verify_part(images, urls, num_shards, fates, log, "part-00000/images")
 
 
 def test_an_untouched_part_is_what_the_driver_recorded(part):
@@ -91,7 +95,8 @@ def test_an_image_the_guard_did_not_deliver_is_refused(part):
     """As when something else answered on the guard's port."""
     fates = part / "guard.jsonl"
     lines = fates.read_text().splitlines(keepends=True)
-    fates.write_text("".join(line for line in lines if '"fetched"' not in line))
+    told = [line.replace('"fetched"', '"failed:timeout"') for line in lines]
+    fates.write_text("".join(told))
     with pytest.raises(DataError, match="which the guard did not deliver"):
         verify(part)
 
@@ -107,8 +112,7 @@ def test_the_last_fate_of_a_row_counts(part):
 def test_a_failing_img2dataset_is_an_error_with_its_log(tmp_path):
     arguments, log = tmp_path / "arguments.json", tmp_path / "log"
     arguments.write_text(json.dumps({"url_list": str(tmp_path / "absent.parquet")}))
-    settings = GuardSettings("test (+a@example.org)", 1.0, 1, 1, 1, True, [])
-    with GuardProcess(settings) as guard:
+    with GuardProcess(settings()) as guard:
         with pytest.raises(DataError, match=r"ended with code 1(?s:.*)FileNotFoundError"):
             run_img2dataset(arguments, log, guard=guard, pulse=list, stall_timeout_s=60)
 
@@ -118,8 +122,7 @@ def test_a_stall_ends_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "START_UP_S", 0.0)
     arguments, log = tmp_path / "arguments.json", tmp_path / "log"
     arguments.write_text(json.dumps({"url_list": str(tmp_path / "absent.parquet")}))
-    settings = GuardSettings("test (+a@example.org)", 1.0, 1, 1, 1, True, [])
-    with GuardProcess(settings) as guard:
+    with GuardProcess(settings()) as guard:
         with pytest.raises(DataError, match="finished nothing for 0 s"):
             run_img2dataset(arguments, log, guard=guard, pulse=list, stall_timeout_s=0)
 

@@ -1,0 +1,104 @@
+"""The tables of the stage out of those of its parts: of each row the last word of the last round
+that took it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data_tools.crawl.fetch_error import PASSING
+from data_tools.crawl.part import Part
+from data_tools.schema import FATES, FETCHED, FETCHED_STATUS, DataError, DatasetPaths
+
+
+def collect(rounds: list[list[Part]], paths: DatasetPaths) -> dict[str, int]:
+    """Write fetched.parquet and the fates of the stage, part by part; returns the counts. DataError
+    when no image came."""
+    counts: Counter[str] = Counter()
+    retried = recovered = 0
+    with _table(paths.fates("crawl"), FATES) as fates:
+        for number, parts in enumerate(rounds):
+            for part in parts:
+                decided = part.read("fates", FATES)
+                found = _counted(decided)
+                if number > 0:
+                    retried += decided.num_rows
+                    recovered += found[FETCHED_STATUS]
+                if number + 1 < len(rounds):  # these are the next round's to tell
+                    passing = pc.is_in(decided["status"], value_set=pa.array(sorted(PASSING)))
+                    decided = decided.filter(pc.invert(passing))
+                    found = _counted(decided)
+                fates.write_table(decided)
+                counts += found
+    if not counts[FETCHED_STATUS]:
+        raise _nothing_came(rounds, counts)
+    with _table(paths.table("fetched"), FETCHED) as fetched:
+        for part in (part for parts in rounds for part in parts):
+            fetched.write_table(part.read("fetched", FETCHED))
+    totals = {
+        "kept": sum(counts.values()),
+        FETCHED_STATUS: counts[FETCHED_STATUS],
+        "failed": _sum(counts, "failed"),
+        "rejected": _sum(counts, "rejected"),
+    }
+    if len(rounds) > 1:
+        totals |= {"retried": retried, "recovered": recovered}
+    return totals
+
+
+def _counted(fates: pa.Table) -> Counter[str]:
+    counted = pc.value_counts(fates["status"])
+    return Counter({entry["values"]: entry["counts"] for entry in counted.to_pylist()})
+
+
+def _sum(counts: Counter[str], kind: str) -> int:
+    return sum(count for status, count in counts.items() if status.startswith(kind))
+
+
+@contextmanager
+def _table(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """A table written piece by piece, aside; it takes its name when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
+            yield writer
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _nothing_came(rounds: list[list[Part]], counts: Counter[str]) -> DataError:
+    """Nothing here is worth keeping, and parts that stayed would be taken for done by the next
+    run."""
+    for part in (part for parts in rounds for part in parts):
+        shutil.rmtree(part.folder)
+    listed = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    return DataError(
+        f"the crawl brought no image of {sum(counts.values())} URLs: {listed}. {_advice(counts)}"
+    )
+
+
+def _advice(counts: Counter[str]) -> str:
+    """What to try, by the most frequent fate."""
+    most = counts.most_common(1)[0][0]
+    advice = {
+        "rejected:private_address": "A server of your own is fetched from when it is named: "
+        "'crawl.allow_private=[host:port]'",
+        "rejected:robots": "The sites' robots.txt forbids it: ask another source",
+        "rejected:no_face_boxes": "Do the tables of crawl.face_boxes.paths list these URLs?",
+        "failed:robots_unreachable": "The sites' robots.txt can't be read: run again later",
+        "failed:dns": "Does this machine resolve names and reach the internet?",
+        "failed:connect": "Does this machine reach the internet, and do the servers run?",
+        "failed:timeout": "Does this machine reach the internet? Else raise crawl.timeout_s",
+    }
+    return advice.get(most, "Do the URLs still work? Open some of tables/kept.parquet")

@@ -1,0 +1,97 @@
+"""What went wrong with a URL, in the words of the ledger, and how long it may still take."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Awaitable
+from typing import TypeVar
+
+import aiohttp
+
+from data_tools.crawl.addresses import AddressRefused
+from data_tools.crawl.hosts import HostBusy
+
+Result = TypeVar("Result")
+# What another day may change; a retry round takes these. A missing page, a page that is none, an
+# address that is none and a site that does not want us stay what they are.
+PASSING = {
+    "failed:connect",
+    "failed:dns",
+    "failed:guard",
+    "failed:host_busy",
+    "failed:http_408",
+    "failed:http_429",
+    "failed:http_500",
+    "failed:http_502",
+    "failed:http_503",
+    "failed:http_504",
+    "failed:img2dataset",
+    "failed:read",
+    "failed:robots_unreachable",
+    "failed:timeout",
+}
+
+
+class FetchError(Exception):
+    """`status` as the ledger has it ("failed:timeout"), the HTTP status where one was seen, and
+    what happened in words."""
+
+    def __init__(
+        self,
+        status: str,
+        detail: str = "",
+        http_status: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(status, detail, http_status, retry_after_s)
+        self.status, self.detail, self.http_status = status, detail, http_status
+        self.retry_after_s = retry_after_s
+        """None: another attempt now can't help. 0: it can, when is not known."""
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.detail}".strip()
+
+
+class Budget:
+    """Seconds that one URL may still spend on the wire. Waiting for its host's turn is our doing
+    and not counted (HostTurns bounds it)."""
+
+    def __init__(self, seconds: float) -> None:
+        self.left = seconds
+
+    async def spend(self, work: Awaitable[Result]) -> Result:
+        started = time.monotonic()
+        try:
+            return await asyncio.wait_for(work, max(self.left, 0))
+        except asyncio.TimeoutError:
+            raise FetchError("failed:timeout", "the URL's deadline passed") from None
+        finally:
+            self.left -= time.monotonic() - started
+
+
+def named(error: Exception) -> FetchError:
+    """The ledger's word for what aiohttp, the resolver or the socket raised."""
+    if isinstance(error, HostBusy) and error.told:
+        return FetchError("failed:http_429", f"{error}", 429)
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        # the kernel has asked again twice by now
+        return FetchError("failed:connect", "no answer to the attempt to connect")
+    for kinds, status, retry_after_s in _NAMES:
+        if isinstance(error, kinds):
+            return FetchError(status, f"{error}" or repr(error), retry_after_s=retry_after_s)
+    return FetchError("rejected:bad_url", f"{error!r}")
+
+
+# Subclasses come first.
+_NAMES: list[tuple[type[Exception] | tuple[type[Exception], ...], str, float | None]] = [
+    (AddressRefused, "rejected:private_address", None),
+    (HostBusy, "failed:host_busy", None),
+    (aiohttp.InvalidURL, "rejected:bad_url", None),
+    (aiohttp.ClientConnectorDNSError, "failed:dns", None),
+    ((aiohttp.ClientSSLError, ssl.SSLError), "failed:tls", None),
+    (aiohttp.ClientConnectorError, "failed:connect", 0.0),
+    ((aiohttp.ClientPayloadError, aiohttp.ClientConnectionError, OSError), "failed:read", 0.0),
+    (aiohttp.ClientError, "failed:protocol", None),
+]

@@ -1,0 +1,133 @@
+"""The kept pairs as a stream in the order of their URL's hash, with the faces that are to be
+blurred.
+
+The order is that of a hash, so that the neighbours in a part are of different sites and no site is
+hammered. DuckDB sorts and joins on disk: 400 million pairs take as much memory as one million.
+"""
+
+from __future__ import annotations
+
+import glob
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from data_tools.config.crawl import FaceBoxesConfig
+from data_tools.crawl.plan import BOXES, ROWS
+from data_tools.schema import DataError, canonical_url
+
+_KEYED = pa.schema([("key", pa.uint64()), ("uid", pa.string()), ("url", pa.string())])
+_FACES = pa.schema([("url", pa.string()), ("face_boxes", BOXES)])
+SORT_MEMORY = "2GB"
+ROWS_PER_BATCH = 65536
+
+
+def source_of(kept: Path, boxes: FaceBoxesConfig) -> dict[str, object]:
+    """What the rows depend on. DataError when kept.parquet or the tables of boxes are missing."""
+    if not kept.exists():
+        raise DataError(f"{kept} does not exist: run python -m data_tools.balance first")
+    if pq.read_metadata(kept).num_rows == 0:
+        raise DataError(
+            "no pair was kept, so there is nothing to crawl: give other queries or sources"
+        )
+    files = _boxes_files(boxes)
+    return {
+        "kept": _identity(kept),
+        "face_boxes": [[str(file), *_identity(file)] for file in files],
+        "columns": [boxes.url_column, boxes.boxes_column] if files else [],
+    }
+
+
+def sorted_rows(kept: Path, boxes: FaceBoxesConfig, folder: Path) -> Iterator[pa.Table]:
+    """ROWS by (hash of URL, URL, uid); DuckDB spills below `folder`."""
+    scratch = folder / f".sort.{uuid.uuid4().hex[:8]}.tmp"
+    files = _boxes_files(boxes)
+    try:
+        with duckdb.connect() as database:
+            database.execute(f"SET memory_limit = '{SORT_MEMORY}'")
+            database.execute("SET temp_directory = $scratch", {"scratch": str(scratch)})
+            database.register("kept", pa.RecordBatchReader.from_batches(_KEYED, _keyed(kept)))
+            if files:
+                reader = pa.RecordBatchReader.from_batches(_FACES, _faces(files, boxes))
+                database.register("faces", reader)
+                # Two tables that know one image: the faces of both are blurred.
+                rows = database.sql(
+                    "SELECT uid, k.url AS url, f.face_boxes AS face_boxes FROM kept k LEFT JOIN"
+                    " (SELECT url, flatten(list(face_boxes)) AS face_boxes FROM faces"
+                    " WHERE face_boxes IS NOT NULL GROUP BY url)"
+                    " f ON k.url = f.url ORDER BY key, k.url, uid"
+                )
+            else:
+                rows = database.sql(
+                    "SELECT uid, url, NULL AS face_boxes FROM kept ORDER BY key, url, uid"
+                )
+            for batch in rows.to_arrow_reader(ROWS_PER_BATCH):
+                yield pa.Table.from_batches([batch]).cast(ROWS)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _keyed(kept: Path) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(kept) as file:
+        missing = {"uid", "url"} - set(file.schema_arrow.names)
+        if missing:
+            raise DataError(f"{kept} lacks the column(s) {sorted(missing)}: delete it, run again")
+        for batch in file.iter_batches(ROWS_PER_BATCH, columns=["uid", "url"]):
+            urls = [_canonical(url or "") for url in batch["url"].to_pylist()]
+            keys = [xxhash.xxh3_64_intdigest(url.encode("utf-8", "replace")) for url in urls]
+            yield pa.record_batch(
+                [pa.array(keys, pa.uint64()), batch["uid"].cast(pa.string()), pa.array(urls)],
+                schema=_KEYED,
+            )
+
+
+def _faces(files: list[Path], boxes: FaceBoxesConfig) -> Iterator[pa.RecordBatch]:
+    columns = [boxes.url_column, boxes.boxes_column]
+    for path in files:
+        with pq.ParquetFile(path) as file:
+            missing = [name for name in columns if name not in file.schema_arrow.names]
+            if missing:
+                raise DataError(
+                    f"{path} lacks the column(s) {missing}, it has {file.schema_arrow.names}: give "
+                    "crawl.face_boxes.url_column and .boxes_column"
+                )
+            for batch in file.iter_batches(ROWS_PER_BATCH, columns=columns):
+                urls = [_canonical(url or "") for url in batch[boxes.url_column].to_pylist()]
+                found = [_checked(each, path) for each in batch[boxes.boxes_column].to_pylist()]
+                yield pa.record_batch([pa.array(urls), pa.array(found, BOXES)], schema=_FACES)
+
+
+def _checked(boxes: list | None, path: Path) -> list | None:
+    for box in boxes or []:
+        if len(box) != 4 or not all(0 <= side <= 1 for side in box):
+            raise DataError(f"{path}: {box} is no box [x_min, y_min, x_max, y_max] from 0 to 1")
+    return boxes
+
+
+def _canonical(url: str) -> str:
+    """The form of the uid; a URL that has none stays as it is, and is refused by the guard."""
+    try:
+        return canonical_url(url)
+    except ValueError:
+        return url
+
+
+def _boxes_files(boxes: FaceBoxesConfig) -> list[Path]:
+    found = []
+    for pattern in boxes.paths:
+        names = sorted(glob.glob(pattern))
+        if not names:
+            raise DataError(f"crawl.face_boxes.paths: {pattern} names no file")
+        found += [Path(name) for name in names]
+    return found
+
+
+def _identity(file: Path) -> list[int]:
+    stat = file.stat()
+    return [stat.st_size, stat.st_mtime_ns]

@@ -1,0 +1,152 @@
+"""Which rows are crawled in which part: rows that come in order of their URL's hash, cut.
+
+    crawl/plan.parquet      ROWS; row group N is part N
+    crawl/plan.json         what it was made of, and for each part its rows, URLs and a digest
+
+All captions of one URL are neighbours and lie in one part, which fetches the URL once. Parts are
+written and read one at a time: nothing here grows with the number of pairs but the files.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data_tools.schema import DataError
+
+BOXES = pa.list_(pa.list_(pa.float32()))
+# `url` in its canonical form. `face_boxes` is null for an image that no table of boxes knows, and
+# for all when none is given.
+ROWS = pa.schema([("uid", pa.string()), ("url", pa.string()), ("face_boxes", BOXES)])
+# Another task of the array makes the same plan; 400 million rows take it less than two hours.
+WAIT_FOR_PLAN_S = 6 * 3600.0
+
+
+@dataclass(frozen=True)
+class PartSize:
+    rows: int
+    urls: int
+    digest: str
+    """Of uids, URLs and boxes."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    file: Path
+    parts: list[PartSize]
+
+    def read(self, index: int) -> pa.Table:
+        """The rows of one part: ROWS."""
+        with pq.ParquetFile(self.file) as file:
+            return file.read_row_group(index)
+
+
+def make_plan(
+    folder: Path, source: object, samples_per_part: int, rows: Callable[[], Iterable[pa.Table]]
+) -> Plan:
+    """The plan in `folder`, read when it was made of the same `source` (anything JSON), else made.
+
+    `rows()` gives ROWS tables in which equal URLs are neighbours. The tasks of an array come here
+    at the same time: one makes the plan, the others wait for it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    source = json.loads(json.dumps({"source": source, "samples_per_part": samples_per_part}))
+    with _alone(folder / ".plan.lock"):
+        found = _read_plan(folder, source)
+        return found if found is not None else _write_plan(folder, source, samples_per_part, rows())
+
+
+def _read_plan(folder: Path, source: object) -> Plan | None:
+    try:
+        recorded = json.loads((folder / "plan.json").read_text())
+        if recorded["made_of"] == source and (folder / "plan.parquet").exists():
+            return Plan(folder / "plan.parquet", [PartSize(**part) for part in recorded["parts"]])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # there is none, or none that can be read: it is made anew
+    return None
+
+
+def _write_plan(
+    folder: Path, source: object, samples_per_part: int, tables: Iterable[pa.Table]
+) -> Plan:
+    for leftover in folder.glob(".plan.*.tmp"):
+        leftover.unlink()
+    aside = folder / f".plan.{uuid.uuid4().hex[:8]}.tmp"
+    parts = []
+    with pq.ParquetWriter(aside, ROWS, compression="zstd") as writer:
+        for part in cut(tables, samples_per_part):
+            writer.write_table(part, row_group_size=part.num_rows)
+            num_urls = int(pc.count_distinct(part["url"]).as_py())
+            parts.append(PartSize(part.num_rows, num_urls, digest(part)))
+    # plan.json names the plan that plan.parquet is: it goes first and comes last.
+    (folder / "plan.json").unlink(missing_ok=True)
+    os.replace(aside, folder / "plan.parquet")
+    record = aside.with_suffix(".json.tmp")
+    record.write_text(json.dumps({"made_of": source, "parts": [asdict(part) for part in parts]}))
+    os.replace(record, folder / "plan.json")
+    return Plan(folder / "plan.parquet", parts)
+
+
+def cut(tables: Iterable[pa.Table], urls_per_part: int) -> Iterator[pa.Table]:
+    """Parts of so many distinct URLs, whatever the sizes of the tables; the last may be smaller."""
+    waiting: list[pa.Table] = []
+    last_url, ordinal, part = None, -1, 0
+    for table in tables:
+        if table.num_rows == 0:
+            continue
+        urls = table["url"].combine_chunks()
+        is_new = np.ones(table.num_rows, np.int64)
+        is_new[1:] = pc.not_equal(urls[1:], urls[:-1]).to_numpy(zero_copy_only=False)
+        is_new[0] = urls[0].as_py() != last_url
+        ordinals = ordinal + np.cumsum(is_new)
+        parts = ordinals // urls_per_part
+        starts = [0, *(np.flatnonzero(np.diff(parts)) + 1).tolist(), table.num_rows]
+        for start, stop in zip(starts[:-1], starts[1:], strict=True):
+            if int(parts[start]) != part:
+                yield pa.concat_tables(waiting).combine_chunks()
+                waiting, part = [], int(parts[start])
+            waiting.append(table.slice(start, stop - start))
+        last_url, ordinal = urls[-1].as_py(), int(ordinals[-1])
+    if waiting:
+        yield pa.concat_tables(waiting).combine_chunks()
+
+
+def digest(rows: pa.Table) -> str:
+    seen = hashlib.sha256()
+    for name in ("uid", "url"):
+        seen.update("\n".join(rows[name].to_pylist()).encode() + b"\0")
+    if rows["face_boxes"].null_count < rows.num_rows:
+        seen.update(json.dumps(rows["face_boxes"].to_pylist()).encode())
+    return seen.hexdigest()[:16]
+
+
+@contextmanager
+def _alone(lock_file: Path) -> Iterator[None]:
+    """The lock goes with the process. DataError when another holds it for hours."""
+    deadline = time.monotonic() + WAIT_FOR_PLAN_S
+    with lock_file.open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise DataError(
+                        f"another task has been planning the crawl for {WAIT_FOR_PLAN_S / 3600:.0f}"
+                        f" hours and holds {lock_file}: end it, and run again"
+                    ) from None
+                time.sleep(0.5)
+        yield
