@@ -2,17 +2,31 @@
 
 The same pair can come from several files, sources and queries; it is one sample, with the query ids
 of all. Which of the equal pairs gives the other fields depends on their content alone, so that the
-order of files and the number of processes change nothing.
+order of files and the number of processes change nothing: a searched pair tells more (licence,
+author) than a pool's and comes first; then the smallest.
+
+DuckDB sorts all rows by uid, on disk where memory ends; equal rows then lie together, and one pass
+in batches writes both tables. Memory does not grow with the number of candidates.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from data_tools.config import DatasetJob
+from data_tools.progress import StageProgress
 from data_tools.schema import (
     CANDIDATES,
     FATES,
@@ -22,45 +36,195 @@ from data_tools.schema import (
     DataError,
     DatasetPaths,
     read_table,
-    write_table,
 )
 
 FIELDS = [name for name in CANDIDATES.names if name not in ("uid", "query_ids")]
+POOL = "pool"
+ROWS_PER_BATCH = 65_536
+Row = dict[str, Any]
 
 
 def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
     """Write the candidates table, in the order of the uids, and its fates ("found", "matched").
     DataError when there is none."""
-    files = [paths.table("searched"), *sorted(paths.matched.glob("*.parquet"))]
-    row = ", ".join(f"'{name}': {name}" for name in FIELDS)
-    with duckdb.connect() as database:
-        # a searched pair tells more (licence, author) than a pool's: "pool" comes last
-        merged = database.sql(
-            f"""SELECT uid, unnest(first), query_ids FROM (
-                SELECT uid, list_sort(list_distinct(flatten(list(query_ids)))) AS query_ids,
-                       min({{'rank': source = 'pool', {row}}}) AS first
-                FROM read_parquet($files) GROUP BY uid)
-            ORDER BY uid""",
-            params={"files": [str(file) for file in files]},
-        ).to_arrow_table()
-    if merged.num_rows == 0:
-        asked = "pool" if job.sources.pool.enabled else "search server"
-        raise DataError(
-            f"no candidate was found: the {asked} has nothing for any query; use more common "
-            "words, or add a source (source=[commons,pool])"
-        )
-    write_table(merged, paths.table("candidates"), CANDIDATES)
-    status = [MATCHED if source == "pool" else FOUND for source in merged["source"].to_pylist()]
-    fates = pa.table({"uid": merged["uid"], "status": status})
-    for field in list(FATES)[2:]:
-        fates = fates.append_column(field, pa.nulls(len(fates), field.type))
-    write_table(fates, paths.fates("search"), FATES)
-    with_any = {query for ids in merged["query_ids"].to_pylist() for query in ids}
+    files = _inputs(paths)
     num_queries = read_table(paths.table("queries"), QUERIES).num_rows
+    with_any: set[int] = set()
+    num_rows = num_candidates = 0
+    with ExitStack() as stack:
+        outputs = [
+            stack.enter_context(_Output(path, schema))
+            for path, schema in (
+                (paths.table("candidates"), CANDIDATES),
+                (paths.fates("search"), FATES),
+            )
+        ]
+        progress = stack.enter_context(StageProgress("candidates"))
+        sorted_rows = stack.enter_context(_Sorted(files, paths, job.match.merge_memory_gb))
+        for batch in merged(_counted(sorted_rows, progress)):
+            outputs[0].write(batch)
+            outputs[1].write(_fates(batch))
+            with_any.update(pc.unique(pc.list_flatten(batch["query_ids"])).to_pylist())
+            num_candidates += batch.num_rows
+        num_rows = progress.done
+        if num_candidates == 0:
+            asked = "pool" if job.sources.pool.enabled else "search server"
+            raise DataError(
+                f"no candidate was found: the {asked} has nothing for any query; use more common "
+                "words, or add a source (source=[commons,pool])"
+            )
+        for output in outputs:
+            output.finish()
     return {
+        "rows": num_rows,
+        "repeated": num_rows - num_candidates,
         "queries_without_candidates": num_queries - len(with_any),
-        "candidates": merged.num_rows,
+        "candidates": num_candidates,
     }
+
+
+def _inputs(paths: DatasetPaths) -> list[Path]:
+    searched = paths.table("searched")
+    if not searched.exists():
+        raise DataError(f"{searched} does not exist: run python -m data_tools.search first")
+    return [searched, *sorted(paths.matched.glob("*.parquet"))]
+
+
+def merged(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Rows in the order of their uids, with those of one uid made one."""
+    last: Row | None = None  # of the batches so far; the next may go on with its uid
+    for batch in batches:
+        if batch.num_rows == 0:
+            continue
+        uids = batch["uid"]
+        changes = pc.not_equal(uids[1:], uids[:-1]).to_numpy(zero_copy_only=False)
+        starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
+        lengths = np.diff(starts, append=batch.num_rows)
+        if last is not None and last["uid"] == uids[0].as_py():
+            last = _one([last, *batch.slice(0, lengths[0]).to_pylist()])
+            starts, lengths = starts[1:], lengths[1:]
+            if len(starts) == 0:
+                continue
+        if last is not None:
+            yield _as_batch([last])
+        if len(starts) > 1:
+            yield _without_repeats(batch, starts[:-1], lengths[:-1])
+        last = _one(batch.slice(starts[-1]).to_pylist())
+    if last is not None:
+        yield _as_batch([last])
+
+
+def _without_repeats(
+    batch: pa.RecordBatch, starts: np.ndarray, lengths: np.ndarray
+) -> pa.RecordBatch:
+    repeated = lengths > 1
+    singles = batch.take(pa.array(starts[~repeated]))
+    if not repeated.any():
+        return singles
+    rows = [
+        _one(batch.slice(start, length).to_pylist())
+        for start, length in zip(starts[repeated].tolist(), lengths[repeated].tolist())
+    ]
+    both = pa.Table.from_batches([singles, _as_batch(rows)])
+    order = np.argsort(np.concatenate([np.flatnonzero(~repeated), np.flatnonzero(repeated)]))
+    return both.take(pa.array(order)).combine_chunks().to_batches()[0]
+
+
+def _one(rows: list[Row]) -> Row:
+    """The row that stands for all: fields of the best, query ids of all."""
+    if len(rows) == 1:
+        return rows[0]
+    ids = sorted({query for row in rows for query in row["query_ids"]})
+    ranked = sorted((_rank(row), place) for place, row in enumerate(rows))
+    return {**rows[ranked[0][1]], "query_ids": ids}
+
+
+def _rank(row: Row) -> tuple[object, ...]:
+    # what is unknown comes after all that is known
+    fields = [(row[name] is None, row[name] if row[name] is not None else 0) for name in FIELDS]
+    return (row["source"] == POOL, *fields)
+
+
+def _as_batch(rows: list[Row]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist(rows, CANDIDATES)
+
+
+def _fates(batch: pa.RecordBatch) -> pa.RecordBatch:
+    from_pool = pc.equal(batch["source"], POOL)
+    columns = {"uid": batch["uid"], "status": pc.if_else(from_pool, MATCHED, FOUND)}
+    nulls = [pa.nulls(batch.num_rows, field.type) for field in list(FATES)[2:]]
+    return pa.RecordBatch.from_arrays([*columns.values(), *nulls], schema=FATES)
+
+
+def _counted(
+    batches: Iterator[pa.RecordBatch], progress: StageProgress
+) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        yield batch
+        progress.advance(batch.num_rows)
+
+
+class _Sorted:
+    """`with _Sorted(...) as batches`: all rows of the files by uid."""
+
+    def __init__(self, files: list[Path], paths: DatasetPaths, memory_gb: float) -> None:
+        self._files = [str(file) for file in files]
+        self._memory = f"{memory_gb * 1000:.0f}MB"
+        self._scratch = paths.root / "tables" / ".candidates.sort"
+
+    def __enter__(self) -> Iterator[pa.RecordBatch]:
+        shutil.rmtree(self._scratch, ignore_errors=True)  # of a run that was killed
+        self._database = duckdb.connect(
+            config={"memory_limit": self._memory, "temp_directory": str(self._scratch)}
+        )
+        columns = ", ".join(CANDIDATES.names)
+        rows = self._database.sql(
+            f"SELECT {columns} FROM read_parquet($files) ORDER BY uid",
+            params={"files": self._files},
+        )
+        return (batch.cast(CANDIDATES) for batch in rows.to_arrow_reader(ROWS_PER_BATCH))
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._database.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        if isinstance(error, (duckdb.Error, pa.ArrowException)):
+            raise DataError(
+                f"the candidates could not be merged: {error}; the sort needs free disk in "
+                f"{self._scratch.parent} and match.merge_memory_gb = {self._memory}"
+            ) from error
+
+
+class _Output:
+    """A table written in batches: aside, until `finish` gives it its name."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        self._writer = pq.ParquetWriter(self._aside, schema, compression="zstd")
+        self._waiting: list[pa.RecordBatch] = []
+
+    def __enter__(self) -> _Output:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+        self._aside.unlink(missing_ok=True)
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._waiting.append(batch)
+        if sum(some.num_rows for some in self._waiting) >= ROWS_PER_BATCH:
+            self._flush()
+
+    def finish(self) -> None:
+        self._flush()
+        self._writer.close()
+        self._aside.replace(self._path)
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._writer.write_table(pa.Table.from_batches(self._waiting), 2 * ROWS_PER_BATCH)
+            self._waiting = []
 
 
 if __name__ == "__main__":

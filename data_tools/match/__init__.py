@@ -1,0 +1,15 @@
+"""Stage 2: which queries occur in the captions of the pools: sub-string match, as CLIP and MetaCLIP
+choose their pairs.
+
+Both sides are folded (data_tools/queries/fold.py). A match must be bounded: "cat" is in "a cat!",
+not in "category". Scripts that write no spaces between words (Chinese, Japanese, Thai, ...) have
+no such bounds, so there every occurrence counts.
+
+tokens.py cuts texts at the bounds, matcher.py finds queries in them, units.py makes a table of a
+piece of a pool, stage.py runs them all.
+"""
+
+from data_tools.match.counts import counts_per_query
+from data_tools.match.stage import inputs, run, run_share
+
+__all__ = ["counts_per_query", "inputs", "run", "run_share"]

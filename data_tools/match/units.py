@@ -1,0 +1,185 @@
+"""A unit of work: a pool file, or some row groups of a large one, and the table that it becomes.
+
+The table is written aside and renamed when it is whole; its footer says what it was made of, so
+that a run that goes on trusts a table only if file, queries and settings are still the same.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import xxhash
+
+from data_tools.config import MatchConfig, PoolConfig, fingerprint
+from data_tools.match.matcher import QueryMatcher
+from data_tools.schema import CANDIDATES, QUERIES, read_table
+from data_tools.sources.pool import (
+    Batch,
+    PoolFile,
+    RowCounts,
+    read_batches,
+    reading,
+    usable,
+    with_uids,
+)
+
+# Raised when the same input gives another table: no table of an older version is then trusted.
+FORMAT = 1
+FINGERPRINT, COUNTS = b"match_fingerprint", b"match_counts"
+ROW_GROUP_ROWS = 65_536
+# Columns where values repeat; of the others a dictionary would be built and thrown away.
+REPEATING = [
+    "page_url",
+    "license",
+    "license_url",
+    "attribution",
+    "source",
+    "query_ids.list.element",
+]
+
+
+@dataclass(frozen=True)
+class Unit:
+    file: PoolFile
+    part: int
+    num_parts: int
+
+    @property
+    def table_name(self) -> str:
+        stem = PurePosixPath(self.file.name.split("?")[0]).name.split(".")[0][:40]
+        digest = xxhash.xxh3_64_hexdigest(self.file.name.encode())
+        return f"{stem}-{digest}-{self.part:05d}-of-{self.num_parts:05d}.parquet"
+
+
+@dataclass(frozen=True)
+class MatchSettings:
+    """What a unit's table depends on besides its file."""
+
+    pool: PoolConfig
+    match: MatchConfig
+    queries: Path
+    queries_digest: str
+
+    def fingerprint(self, unit: Unit) -> str:
+        pool, match = (
+            {name: getattr(config, name) for name in config.__dataclass_fields__}
+            for config in (self.pool, self.match)
+        )
+        for name in ("enabled", "paths", "storage_options"):
+            del pool[name]
+        kept = {name: match[name] for name in ("case_sensitive", "max_caption_chars")}
+        return fingerprint(FORMAT, unit, pool, kept, self.queries_digest)
+
+
+def plan_units(files: list[PoolFile], unit_bytes: int) -> list[Unit]:
+    """From sizes alone, so that every task of an array plans the same without opening a file."""
+    units = []
+    for file in files:
+        num_parts = -(-file.size // unit_bytes) if file.kind == ".parquet" else 1
+        units += [Unit(file, part, max(num_parts, 1)) for part in range(max(num_parts, 1))]
+    return units
+
+
+def queries_digest(queries: Path, case_sensitive: bool) -> str:
+    """Of the forms that are matched, in their order."""
+    digest = xxhash.xxh3_128()
+    for chunk in _patterns(queries, case_sensitive).chunks:
+        lines = pc.binary_join_element_wise(chunk, "", "\n")
+        at = np.frombuffer(lines.buffers()[1], np.int32, len(lines) + 1, lines.offset * 4)
+        digest.update(memoryview(lines.buffers()[2])[at[0] : at[-1]])
+    return digest.hexdigest()
+
+
+def counts_of(table: Path, wanted_fingerprint: str) -> RowCounts | None:
+    """What the unit's rows became; None if the table is absent or made of something else."""
+    try:
+        stored = pq.read_metadata(table).metadata
+    except (OSError, pa.ArrowException):
+        return None
+    if stored.get(FINGERPRINT) != wanted_fingerprint.encode():
+        return None
+    return RowCounts(**json.loads(stored[COUNTS]))
+
+
+def match_unit(unit: Unit, settings: MatchSettings, folder: Path) -> RowCounts:
+    """Match the unit's captions and write its table (CANDIDATES) into `folder`. DataError names a
+    file that cannot be read."""
+    matcher = _matcher(settings.queries, settings.queries_digest, settings.match.case_sensitive)
+    counts = RowCounts()
+    aside = folder / f".{unit.table_name}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        with pq.ParquetWriter(
+            aside, CANDIDATES, compression="zstd", use_dictionary=REPEATING
+        ) as out:
+            waiting: list[pa.RecordBatch] = []
+            with reading(unit.file):
+                for batch in read_batches(unit.file, settings.pool, unit.part, unit.num_parts):
+                    waiting.append(_candidates(batch, settings, matcher, counts))
+                    if sum(some.num_rows for some in waiting) >= ROW_GROUP_ROWS:
+                        out.write_table(pa.Table.from_batches(waiting), ROW_GROUP_ROWS * 2)
+                        waiting = []
+            out.write_table(pa.Table.from_batches(waiting, CANDIDATES))
+            out.add_key_value_metadata(
+                {FINGERPRINT: settings.fingerprint(unit), COUNTS: json.dumps(vars(counts))}
+            )
+        os.replace(aside, folder / unit.table_name)
+    finally:
+        aside.unlink(missing_ok=True)
+    return counts
+
+
+def _candidates(
+    batch: Batch, settings: MatchSettings, matcher: QueryMatcher, counts: RowCounts
+) -> pa.RecordBatch:
+    counts.rows += batch.num_broken
+    counts.unreadable += batch.num_broken
+    if not batch.columns:
+        return pa.RecordBatch.from_pylist([], CANDIDATES)
+    rows = usable(batch.columns, settings.match.max_caption_chars)
+    counts.add(rows.counts)
+    found = matcher.match_many(rows.columns["caption"])
+    firsts = np.flatnonzero(np.diff(found.row, prepend=-1))
+    counts.unmatched += len(rows.columns["caption"]) - len(firsts)
+    matched_rows = pa.array(found.row[firsts])
+    columns = {name: column.take(matched_rows) for name, column in rows.columns.items()}
+    offsets = np.append(firsts, len(found.row)).astype(np.int32)
+    columns["query_ids"] = pa.ListArray.from_arrays(pa.array(offsets), pa.array(found.query))
+    matched = with_uids(columns)
+    counts.add(matched.counts)
+    counts.matched += len(matched.columns["uid"])
+    return _as_candidates(matched.columns, settings.pool.license)
+
+
+def _as_candidates(columns: dict[str, pa.Array], license: str) -> pa.RecordBatch:
+    count = len(columns["uid"])
+    constant = {"license": license, "source": "pool"}
+    if "license" in columns:  # LAION writes "?" for an unknown one
+        unknown = pc.is_in(columns["license"], pa.array(["", "?"]))
+        columns["license"] = pc.if_else(unknown, license, columns["license"])
+    for field in CANDIDATES:
+        if field.name not in columns:
+            text = constant.get(field.name, "") if field.type == pa.string() else None
+            columns[field.name] = pa.repeat(pa.scalar(text, field.type), count)
+    return pa.RecordBatch.from_arrays(
+        [columns[name] for name in CANDIDATES.names], schema=CANDIDATES
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _matcher(queries: Path, digest: str, case_sensitive: bool) -> QueryMatcher:
+    """Built once a process: 3 s at 500,000 queries. `digest` makes another table another key."""
+    patterns = _patterns(queries, case_sensitive).combine_chunks()
+    return QueryMatcher(patterns, case_sensitive)
+
+
+def _patterns(queries: Path, case_sensitive: bool) -> pa.ChunkedArray:
+    return read_table(queries, QUERIES)["query" if case_sensitive else "folded"]

@@ -1,0 +1,112 @@
+"""Which column of a file is the URL, which the caption, ...; and their values as one type each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pt
+
+from data_tools.config import PoolConfig
+
+ROLES = ("url", "caption", "width", "height", "license", "page_url", "mature")
+NUMBER = r"\A\s*[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?\s*\z"
+# LAION's words, and those of truth values. Any other, as LAION's UNSURE, is unknown.
+MATURE_WORDS = ("nsfw", "true", "yes", "t", "y")
+HARMLESS_WORDS = ("unlikely", "sfw", "false", "no", "f", "n")
+
+
+def choose_columns(config: PoolConfig, present: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The file's column for each role, and the settings for which it has none."""
+    chosen, missing = {}, []
+    for role in ROLES:
+        setting = f"{role}_column"
+        names = getattr(config, setting).split("|")
+        found = [name for name in names if name == "" or name in present]
+        if not found:
+            missing.append(f"sources.pool.{setting} = '{getattr(config, setting)}'")
+        elif found[0]:
+            chosen[role] = found[0]
+    return chosen, missing
+
+
+def convert(config: PoolConfig, role: str, values: pa.Array) -> pa.Array:
+    """url, caption: binary; width, height: int32 or null; mature: bool or null; others: string."""
+    if pt.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if role in ("url", "caption"):
+        return values.cast(pa.binary())
+    if role in ("width", "height"):
+        return _as_pixels(values)
+    if role == "mature":
+        return _as_mature(values, config.mature_above)
+    return pc.fill_null(_as_text(values), "")
+
+
+def is_text(kind: pa.DataType) -> bool:
+    if pt.is_dictionary(kind):
+        kind = kind.value_type
+    return any(
+        test(kind)
+        for test in (
+            pt.is_string,
+            pt.is_large_string,
+            pt.is_string_view,
+            pt.is_binary,
+            pt.is_large_binary,
+            pt.is_binary_view,
+        )
+    )
+
+
+def _as_text(values: pa.Array) -> pa.Array:
+    """Null where it is not UTF-8, or no single value."""
+    if not is_text(values.type):
+        try:
+            return values.cast(pa.string())
+        except pa.ArrowException:  # a list, a struct
+            return pa.nulls(len(values), pa.string())
+    raw = values.cast(pa.binary())
+    try:
+        return raw.cast(pa.string())
+    except pa.ArrowInvalid:
+        texts = [
+            None if value is None else value.decode(errors="replace") for value in raw.to_pylist()
+        ]
+        return pa.array(texts, pa.string())
+
+
+def _as_numbers(values: pa.Array) -> np.ndarray:
+    """float64; nan where it is no number."""
+    if is_text(values.type):
+        texts = _as_text(values)
+        numeric = pc.fill_null(pc.match_substring_regex(texts, NUMBER), False)
+        texts = pc.if_else(numeric, pc.utf8_trim_whitespace(texts), pa.scalar(None, pa.string()))
+        values = texts
+    try:
+        numbers = values.cast(pa.float64(), safe=False)
+    except pa.ArrowException:
+        numbers = pa.nulls(len(values), pa.float64())
+    return numbers.to_numpy(zero_copy_only=False)
+
+
+def _as_pixels(values: pa.Array) -> pa.Array:
+    numbers = _as_numbers(values)
+    with np.errstate(invalid="ignore"):
+        usable = (numbers >= 1) & (numbers < 2**31)
+    return pa.array(np.where(usable, numbers, 0).astype(np.int32), mask=~usable)
+
+
+def _as_mature(values: pa.Array, above: float) -> pa.Array:
+    if pt.is_boolean(values.type):
+        return values
+    numbers = _as_numbers(values)
+    mature, known = numbers > above, ~np.isnan(numbers)
+    if is_text(values.type):
+        words = pc.utf8_lower(pc.utf8_trim_whitespace(_as_text(values)))
+        for group, answer in ((MATURE_WORDS, True), (HARMLESS_WORDS, False)):
+            said = pc.is_in(words, pa.array(group)).to_numpy(zero_copy_only=False)
+            mature, known = np.where(said, answer, mature), known | said
+    return pa.array(mature, mask=~known)
