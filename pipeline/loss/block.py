@@ -6,7 +6,7 @@ functions over these types; gathering, combining and autograd never look at the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -101,6 +101,23 @@ class BlockSums:
     kept: tuple[Tensor, ...] = ()
 
 
+@dataclass(frozen=True)
+class SavedSums:
+    """What the backward has of the forward: sums over all ranks, and what the backend kept."""
+
+    row: LineSums
+    column: LineSums
+    kept: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The feature gradients to compute, of a block's x and y; the scalars' come in any case."""
+
+    x: bool = True
+    y: bool = True
+
+
 @dataclass
 class BlockGradient:
     """Backward result of a block for ``G_ij``, the derivative of the objective by the logit l_ij.
@@ -132,14 +149,10 @@ class BlockFunctions(Protocol):
     def block_grad(
         self,
         block: Block,
-        row: LineSums,
-        column: LineSums,
-        kept: Sequence[Tensor],
-        *,
+        sums: SavedSums,
+        wanted: Wanted,
         tile: Tile | None,
         label_smoothing: float,
-        need_x: bool,
-        need_y: bool,
     ) -> BlockGradient:
         """G_ij = exp(l_ij) / R_i + exp(l_ij) / C_j - 2 (1 - e) t_ij - 2 e / N.
 
@@ -148,19 +161,23 @@ class BlockFunctions(Protocol):
         """
 
     def block_sigmoid(
-        self,
-        block: Block,
-        bias: Tensor,
-        *,
-        tile: Tile | None,
-        need_gradient: bool,
-        need_x: bool,
-        need_y: bool,
+        self, block: Block, bias: Tensor, wanted: Wanted | None, tile: Tile | None
     ) -> tuple[Tensor, BlockGradient | None]:
         """Sum of softplus(z_ij), with z the logit plus bias, negated at positives.
 
-        Its gradient, G_ij = sigmoid(z_ij), negated at positives, is made in the same pass.
+        Its gradient, G_ij = sigmoid(z_ij), negated at positives, is made in the same pass, unless
+        ``wanted`` is None.
         """
+
+
+def tile_ranges(shape: Tile, tile: Tile) -> Iterator[tuple[slice, slice]]:
+    """Row and column ranges of the tiles of a matrix, row of tiles by row of tiles."""
+    for top in range(0, shape[0], tile[0]):
+        for left in range(0, shape[1], tile[1]):
+            yield (
+                slice(top, min(top + tile[0], shape[0])),
+                slice(left, min(left + tile[1], shape[1])),
+            )
 
 
 def inverse_norms(features: Tensor) -> Tensor:

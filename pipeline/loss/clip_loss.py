@@ -15,7 +15,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pipeline.loss.backends import choose_backend
-from pipeline.loss.block import BestLogits, Block, BlockFunctions, BlockSums, LineSums, Tile
+from pipeline.loss.block import (
+    BestLogits,
+    Block,
+    BlockFunctions,
+    BlockSums,
+    LineSums,
+    SavedSums,
+    Tile,
+    Wanted,
+)
 from pipeline.loss.checks import InputReport, agree
 from pipeline.loss.collectives import Ranks, combine_lines, combine_max
 from pipeline.loss.local_block import feature_gradient, make_block
@@ -159,9 +168,7 @@ def clip_loss(
     functions = choose_backend(backend, image_features, report)
     agree(report, ranks, exchange=check_inputs)
 
-    gather = text_features
-    if not isinstance(gather, TextGather):
-        gather = TextGather.checked(gather, ranks)
+    gather = TextGather.of(text_features, ranks)
     learns = any(x.requires_grad for x in (image_features, gather.anchor, logit_scale))
     options = _Options(
         backend=functions,
@@ -214,16 +221,11 @@ class _ClipLoss(torch.autograd.Function):
         saved, split = ctx.saved_tensors, ctx.num_block_tensors
         block = Block.restore(saved[:split], ctx.offset)
         row_top, row_total, column_top, column_total, *kept = saved[split:]
+        row, column = LineSums(row_top, row_total), LineSums(column_top, column_total)
+        sums, wanted = SavedSums(row, column, tuple(kept)), Wanted(*ctx.needs_input_grad[:2])
         with torch.autocast(block.x.device.type, enabled=False):
             gradient = ctx.options.backend.block_grad(
-                block,
-                LineSums(row_top, row_total),
-                LineSums(column_top, column_total),
-                kept,
-                tile=ctx.options.tile,
-                label_smoothing=ctx.options.label_smoothing,
-                need_x=ctx.needs_input_grad[0],
-                need_y=ctx.needs_input_grad[1],
+                block, sums, wanted, ctx.options.tile, ctx.options.label_smoothing
             )
             factor = upstream.to(block.accumulator) / (2 * len(block.x))
             scale_gradient = (gradient.log_scale * factor).reshape(ctx.scale_shape)

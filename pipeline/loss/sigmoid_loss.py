@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pipeline.loss.backends import choose_backend
-from pipeline.loss.block import Block, BlockFunctions, BlockGradient, Tile
+from pipeline.loss.block import Block, BlockFunctions, BlockGradient, Tile, Wanted
 from pipeline.loss.checks import InputReport, agree, agree_on_upstream
 from pipeline.loss.collectives import Ranks
 from pipeline.loss.local_block import feature_gradient, make_block
@@ -83,13 +83,8 @@ def sigmoid_loss(
         check_inputs=check_inputs,
         with_gradient=torch.is_grad_enabled(),
     )
-    gather = None
-    if isinstance(text_features, TextGather):
-        gather = text_features
-    elif mode == "gather":
-        gather = TextGather.checked(text_features, ranks)
-    if gather is not None:
-        text = gather.anchor
+    gather = TextGather.of(text_features, ranks) if mode == "gather" else None
+    text = text if gather is None else gather.anchor
     return _SigmoidLoss.apply(image_features, text, logit_scale, logit_bias, gather, pair_ids, plan)
 
 
@@ -106,15 +101,11 @@ class _Plan:
     def block_sigmoid(self, logit_bias: Tensor, needs: tuple[bool, ...]) -> BlockSigmoid:
         """The sums of one block, with its gradient where autograd will ask for one."""
 
+        wanted = Wanted(*needs[:2]) if self.with_gradient and any(needs) else None
+
         def compute(block: Block) -> tuple[Tensor, BlockGradient | None]:
-            return self.backend.block_sigmoid(
-                block,
-                logit_bias.detach().reshape(()).to(block.accumulator),
-                tile=self.tile,
-                need_gradient=self.with_gradient and any(needs),
-                need_x=needs[0],
-                need_y=needs[1],
-            )
+            bias = logit_bias.detach().reshape(()).to(block.accumulator)
+            return self.backend.block_sigmoid(block, bias, wanted, self.tile)
 
         return compute
 

@@ -95,8 +95,10 @@ class TextGather:
         self._start(text_features, ranks)
 
     @classmethod
-    def checked(cls, text_features: Tensor, ranks: Ranks) -> TextGather:
-        """Start with features that the caller has already agreed on."""
+    def of(cls, text_features: Tensor | TextGather, ranks: Ranks) -> TextGather:
+        """The gather that was passed, or one of features that the caller has agreed on."""
+        if isinstance(text_features, TextGather):
+            return text_features
         gather = cls.__new__(cls)
         gather._start(text_features, ranks)
         return gather

@@ -63,47 +63,13 @@ def tile_strips(
     WIDTH: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    """Row and column of this program's tile, and its dot products in strips, from left to right."""
-    pm, pn = _tile_place(num_rows, num_columns, BM, BN, GROUP)
-    dots = _tile_dots(
-        X, Y, pm, pn, num_rows, num_columns, x_stride, y_stride, depth, EVEN, BM, BN, BK
-    )
-    return pm, pn, _column_strips(dots, BM, BN, WIDTH)
+    """Row and column of this program's tile, and its <x_i, y_j> in float32, in strips of columns.
 
-
-@triton.jit
-def _tile_place(num_rows, num_columns, BM: tl.constexpr, BN: tl.constexpr, GROUP: tl.constexpr):
-    """Tile coordinates of this program; groups of GROUP tile rows share columns in L2."""
-    program = tl.program_id(0)
-    tiles_m = tl.cdiv(num_rows, BM)
-    tiles_n = tl.cdiv(num_columns, BN)
-    group = program // (GROUP * tiles_n)
-    height = min(tiles_m - group * GROUP, GROUP)
-    within = program % (GROUP * tiles_n)
-    return group * GROUP + within % height, within // height
-
-
-@triton.jit
-def _tile_dots(
-    X,
-    Y,
-    pm,
-    pn,
-    num_rows,
-    num_columns,
-    x_stride,
-    y_stride,
-    depth,
-    EVEN: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-):
-    """<x_i, y_j> of a tile in float32; rows and columns past the end repeat the first.
-
-    ``depth``, the features' dimension, is no constant: one binary serves all, and the loop is not
-    unrolled, which would cost sm_80 80 registers at 512. EVEN says that BK divides it.
+    Rows and columns past the end repeat the first. ``depth``, the features' dimension, is no
+    constant: one binary serves all, and the loop is not unrolled, which would cost sm_80 80
+    registers at 512. EVEN says that BK divides it.
     """
+    pm, pn = _tile_place(num_rows, num_columns, BM, BN, GROUP)
     rows = pm * BM + tl.arange(0, BM)
     columns = pn * BN + tl.arange(0, BN)
     rows = tl.where(rows < num_rows, rows, 0).to(tl.int64)
@@ -122,7 +88,19 @@ def _tile_dots(
         dots = tl.dot(a, b, dots, input_precision="ieee")
         x += BK
         y += BK
-    return dots
+    return pm, pn, _column_strips(dots, BM, BN, WIDTH)
+
+
+@triton.jit
+def _tile_place(num_rows, num_columns, BM: tl.constexpr, BN: tl.constexpr, GROUP: tl.constexpr):
+    """Tile coordinates of this program; groups of GROUP tile rows share columns in L2."""
+    program = tl.program_id(0)
+    tiles_m = tl.cdiv(num_rows, BM)
+    tiles_n = tl.cdiv(num_columns, BN)
+    group = program // (GROUP * tiles_n)
+    height = min(tiles_m - group * GROUP, GROUP)
+    within = program % (GROUP * tiles_n)
+    return group * GROUP + within % height, within // height
 
 
 @triton.jit

@@ -7,7 +7,7 @@ Logits are made tile by tile, in base 2: ``exp2`` needs no range reduction by ln
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -18,8 +18,11 @@ from pipeline.loss.block import (
     BlockGradient,
     BlockSums,
     LineSums,
+    SavedSums,
     Tile,
+    Wanted,
     accumulator_dtype,
+    tile_ranges,
 )
 
 LOG2E = math.log2(math.e)
@@ -48,12 +51,7 @@ class TiledBlock:
         self._buffers = [self.x.new_empty(self.tile[0] * self.tile[1]) for _ in range(2)]
 
     def tiles(self) -> Iterator[tuple[slice, slice]]:
-        for top in range(0, self.shape[0], self.tile[0]):
-            for left in range(0, self.shape[1], self.tile[1]):
-                yield (
-                    slice(top, min(top + self.tile[0], self.shape[0])),
-                    slice(left, min(left + self.tile[1], self.shape[1])),
-                )
+        return tile_ranges(self.shape, self.tile)
 
     def buffer(self, which: int, rows: slice, columns: slice) -> Tensor:
         """Scratch space for a tile; the next tile overwrites it."""
@@ -161,22 +159,15 @@ def _take_best(
 
 
 def block_grad(
-    block: Block,
-    row: LineSums,
-    column: LineSums,
-    kept: Sequence[Tensor] = (),
-    *,
-    tile: Tile | None,
-    label_smoothing: float = 0.0,
-    need_x: bool = True,
-    need_y: bool = True,
+    block: Block, sums: SavedSums, wanted: Wanted, tile: Tile | None, label_smoothing: float = 0.0
 ) -> BlockGradient:
     tiled = TiledBlock(block, tile)
+    row, column, kept = sums.row, sums.column, sums.kept
     row_share, column_share = row.total.reciprocal(), column.total.reciprocal()
     weight = torch.full_like(row_share, 2.0 * (1.0 - label_smoothing))
     if block.positive_weight is not None:
         weight *= block.positive_weight
-    sums = _FeatureGradient(tiled, need_x, need_y)
+    gradient = _FeatureGradient(tiled, wanted)
     for rows, columns in tiled.tiles():
         logits = kept[0][rows, columns] if kept else tiled.logits(rows, columns)
         g = torch.sub(logits, row.top[rows, None], out=tiled.buffer(1, rows, columns)).exp2_()
@@ -186,8 +177,8 @@ def block_grad(
         _subtract_targets(tiled, g, rows, columns, weight)
         if label_smoothing:
             g -= 2.0 * label_smoothing / tiled.shape[1]
-        sums.add(g, rows, columns)
-    return sums.finish()
+        gradient.add(g, rows, columns)
+    return gradient.finish()
 
 
 def _subtract_targets(
@@ -203,16 +194,10 @@ def _subtract_targets(
 
 
 def block_sigmoid(
-    block: Block,
-    bias: Tensor,
-    *,
-    tile: Tile | None,
-    need_gradient: bool,
-    need_x: bool,
-    need_y: bool,
+    block: Block, bias: Tensor, wanted: Wanted | None, tile: Tile | None
 ) -> tuple[Tensor, BlockGradient | None]:
     tiled = TiledBlock(block, tile)
-    sums = _FeatureGradient(tiled, need_x, need_y) if need_gradient else None
+    sums = None if wanted is None else _FeatureGradient(tiled, wanted)
     losses, biases = [], []
     for rows, columns in tiled.tiles():
         z = tiled.logits(rows, columns).mul_(LN2).add_(bias)
@@ -236,12 +221,12 @@ def block_sigmoid(
 class _FeatureGradient:
     """Accumulates G @ y and G.T @ x over tiles."""
 
-    def __init__(self, tiled: TiledBlock, need_x: bool, need_y: bool) -> None:
+    def __init__(self, tiled: TiledBlock, wanted: Wanted) -> None:
         self.tiled = tiled
-        self.need_x = need_x
+        self.wanted = wanted
         # sum G_ij l_ij is <x, dx> or <y, dy>: one is needed even if only the scale learns
-        self.x = torch.zeros_like(tiled.x) if need_x or not need_y else None
-        self.y = torch.zeros_like(tiled.y) if need_y else None
+        self.x = torch.zeros_like(tiled.x) if wanted.x or not wanted.y else None
+        self.y = torch.zeros_like(tiled.y) if wanted.y else None
 
     def add(self, g: Tensor, rows: slice, columns: slice) -> None:
         if self.x is not None:
@@ -263,7 +248,7 @@ class _FeatureGradient:
             self.y *= LN2 / block.scale
             if block.y_inverse_norm is not None:
                 self.y *= block.y_inverse_norm[:, None]
-        return BlockGradient(self.x if self.need_x else None, self.y, log_scale)
+        return BlockGradient(self.x if self.wanted.x else None, self.y, log_scale)
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:

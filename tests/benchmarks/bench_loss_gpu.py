@@ -11,7 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
-from pipeline.loss import triton_blocks
+from pipeline.loss import triton_launch
 from pipeline.loss.tile_shapes import CANDIDATES, TileShape
 from tests.benchmarks.bench_loss import LOG_SCALE, features, table
 from tests.benchmarks.loss_providers import Provider, gpu_providers, recompute
@@ -127,7 +127,7 @@ def report(sizes: Sequence[int]) -> str:
 
 @contextmanager
 def _using(shape: TileShape) -> Iterator[None]:
-    with mock.patch.object(triton_blocks, "HALF", shape):
+    with mock.patch.object(triton_launch, "HALF", shape):
         yield
 
 

@@ -21,7 +21,7 @@ from pipeline.loss.clip_gradient_kernels import grad_kernel, kept_grad_kernel
 from pipeline.loss.clip_sums_kernels import merge_kernel, sums_kernel
 from pipeline.loss.sigmoid_kernel import sigmoid_kernel
 from pipeline.loss.tile_shapes import HALF, TileShape
-from pipeline.loss.triton_blocks import FLOAT16_LIMIT
+from pipeline.loss.triton_launch import FLOAT16_LIMIT
 
 ARCHITECTURES = (80, 90, 100)
 FEATURES = ("X", "Y", "G")  # of the features' dtype; most other pointers are to float32

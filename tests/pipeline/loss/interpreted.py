@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.loss import clip_loss, sigmoid_loss, triton_blocks
+from pipeline.loss import clip_loss, sigmoid_loss, triton_blocks, triton_launch
 from pipeline.loss.backends import interpreting
 from pipeline.loss.block import Block
 from pipeline.loss.reference import clip_loss_reference, logits_matrix, top1_reference
@@ -144,7 +144,7 @@ def test_rows_in_several_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     image, text = correlated_features(300, 8, dtype=torch.float32)
     scale = torch.tensor([2.66])
     whole = clip_loss(image, text, scale, backend="triton", return_metrics=True, stash_bytes=0)
-    monkeypatch.setattr(triton_blocks, "FORWARD_LOGITS", 1)
+    monkeypatch.setattr(triton_launch, "FORWARD_LOGITS", 1)
     assert 300 > 8 * INTERPRETED.rows  # the least that a launch takes
     parts = clip_loss(image, text, scale, backend="triton", return_metrics=True, stash_bytes=0)
     torch.testing.assert_close(tuple(whole), tuple(parts))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.loss import ClipLossMetrics, clip_loss, tiled
-from pipeline.loss.block import Block, LineSums
+from pipeline.loss.block import Block, LineSums, SavedSums, Wanted
 from pipeline.loss.reference import clip_loss_reference, logits_matrix, top1_reference
 from tests.pipeline.loss.features import correlated_features
 
@@ -227,7 +227,7 @@ def test_virtual_ranks_compose() -> None:
     loss = (lse - 2 * positive).mean() / 2 * math.log(2.0)
     torch.testing.assert_close(loss, expected[0].squeeze())
     parts = [
-        tiled.block_grad(block, part.row, column, tile=(2, 5))
+        tiled.block_grad(block, SavedSums(part.row, column), Wanted(), tile=(2, 5))
         for block, part in zip(blocks, sums, strict=True)
     ]
     factor = scale.exp() / 24
