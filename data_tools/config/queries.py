@@ -81,6 +81,9 @@ class TextConfig:
     max_keys_in_memory: int = 4_000_000
     """Distinct words, and distinct pairs, held before they are spilled to disk; about 150 bytes
     each. Counts stay exact."""
+    num_processes: int = 1
+    """That read the mark-up of dumps, which is the slow part; what is counted does not depend on
+    it."""
     memory_limit_mib: int = 1024
     """For the query that sums the spilled counts."""
 
@@ -217,6 +220,7 @@ def _bounds(config: QueriesConfig) -> list[str]:
             ("queries.seed", config.seed, 0),
             *limits,
             ("queries.text.max_keys_in_memory", config.text.max_keys_in_memory, 1),
+            ("queries.text.num_processes", config.text.num_processes, 1),
             ("queries.text.memory_limit_mib", config.text.memory_limit_mib, 64),
             ("queries.unigrams.min_count", config.unigrams.min_count, 1),
             ("queries.bigrams.min_pair_count", config.bigrams.min_pair_count, 1),

@@ -1,5 +1,4 @@
-"""python -m data_tools.queries queries.path=my_queries.txt out_dir=data/mine ...: this stage
-alone."""
+"""python -m data_tools.queries queries=default out_dir=data/mine ...: this stage alone."""
 
 import sys
 

@@ -67,7 +67,7 @@ def count_text(config: QueriesConfig, wordnet: WordNet | None, folder: Path) -> 
                 _count(gloss, config, counts)
                 progress.advance()
         for path in expand(config.text.paths):
-            for article in read_articles(path):
+            for article in read_articles(path, config.text.num_processes):
                 _count(article.text, config, counts)
                 if article.title and config.titles.from_text:
                     titles.add(article.title, len(article.text))

@@ -68,7 +68,7 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     generated = [source for source in sources if source.name != "file"]
-    if generated:
+    if generated or config.total:
         print(_account(sources), flush=True)
     if not table.num_rows:
         raise DataError(

@@ -1,7 +1,10 @@
 import bz2
 import gzip
 import json
+import os
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -39,6 +42,51 @@ def test_articles_of_a_dump_without_mark_up(tmp_path):
     assert panda.title == "Red panda"
     assert panda.text.split() == "The red panda is a small mammal.".split()
     assert mercury == Article("Mercury (planet)", "A hot planet.")
+
+
+def test_number_of_processes_changes_nothing(tmp_path):
+    pages = "".join(
+        f"<page><title>{n}</title><text>Page {n} is ''{n % 7}''.</text></page>" for n in range(200)
+    )
+    path = tmp_path / "many.xml"
+    path.write_text(f"<mediawiki>{pages}</mediawiki>")
+    articles = list(read_articles(path, num_processes=2))
+    assert articles == list(read_articles(path))
+    assert articles[199] == Article("199", "Page 199 is 3.")
+
+
+def test_workers_end_with_a_parent_that_was_killed(tmp_path):
+    pages = "".join(f"<page><title>{n}</title><text>x</text></page>" for n in range(2000))
+    (tmp_path / "many.xml").write_text(f"<mediawiki>{pages}</mediawiki>")
+    script = tmp_path / "reader.py"
+    script.write_text(
+        "import multiprocessing, time\n"
+        "from pathlib import Path\n"
+        "from data_tools.queries.articles import read_articles\n"
+        "if __name__ == '__main__':\n"
+        "    articles = read_articles(Path('many.xml'), 2); next(articles)\n"
+        "    workers = multiprocessing.active_children()\n"
+        "    print(*[worker.pid for worker in workers], flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    command = [sys.executable, str(script)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=tmp_path, env=environment) as reader:
+        workers = [int(pid) for pid in reader.stdout.readline().split()]
+        reader.kill()
+    assert len(workers) == 2
+    deadline = time.monotonic() + 20
+    while alive := [pid for pid in workers if is_alive(pid)]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.1)
+
+
+def is_alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_dump_that_is_cut_off_is_told(tmp_path):
