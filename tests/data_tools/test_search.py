@@ -1,9 +1,5 @@
+import dataclasses
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from urllib.parse import urlsplit
 
@@ -12,7 +8,8 @@ import pytest
 
 from data_tools import candidates as merge
 from data_tools import match, queries, schema, search
-from data_tools.config import DatasetJob, PoolConfig
+from data_tools.build import build_stage
+from data_tools.config import BraveConfig, DatasetJob, FlickrConfig, PoolConfig
 from data_tools.demo.server import ApiFaults, Scripted, serve
 from data_tools.schema import (
     CANDIDATES,
@@ -23,7 +20,7 @@ from data_tools.schema import (
     read_table,
     write_table,
 )
-from tests.data_tools.local_web import CONTACT, animals, job_for
+from tests.data_tools.local_web import animals, job_for
 from tests.data_tools.tables import candidate
 
 # Finds: every cat by three of them, one cat by "no 3", the dog by "dog", nothing by "zebra".
@@ -38,12 +35,37 @@ def run_on(job, paths):
     }
 
 
+def search_on(job, paths):
+    """The search stage alone, of the queries as they are in the user's file."""
+    with open(job.queries.path) as file:
+        names = file.read().splitlines()
+    rows = [
+        {"query_id": number, "query": name, "folded": name, "origin": "user"}
+        for number, name in enumerate(names)
+    ]
+    write_table(pa.Table.from_pylist(rows, schema.QUERIES), paths.table("queries"), schema.QUERIES)
+    return search.run(job, paths)
+
+
+def searched(paths):
+    return read_table(paths.table("searched"), CANDIDATES)
+
+
+def captions(paths):
+    """By query id, in the order of the table."""
+    found = {}
+    for row in searched(paths).to_pylist():
+        (query,) = row["query_ids"]
+        found.setdefault(query, []).append(row["caption"])
+    return found
+
+
 def candidates(paths):
     return read_table(paths.table("candidates"), CANDIDATES)
 
 
 def cursor_file(paths):
-    (file,) = paths.search_cursor.iterdir()
+    (file,) = paths.search_cursor.glob("*.jsonl")
     return file
 
 
@@ -54,6 +76,15 @@ def asked(commons, limit="50"):
         for request in commons.api_requests
         if request["gsrlimit"] == limit
     )
+
+
+def with_licence(pictures):
+    by = "https://creativecommons.org/licenses/by/4.0/"
+    return [dataclasses.replace(picture, license_url=by) for picture in pictures]
+
+
+def searches_of(flickr):
+    return [r for r in flickr.requests if r["method"] == "flickr.photos.search"]
 
 
 def port_of(commons):
@@ -85,115 +116,154 @@ def test_the_table_does_not_depend_on_timing(tmp_path):
     faults = ApiFaults(maxlag_every=3, ratelimited_every=4, retry_after_s=0)
     with serve(animals(20)) as commons:
         job, paths = job_for(tmp_path / "threads", commons.endpoint, QUERIES, page_size=3)
-        run_on(job, paths)
+        search_on(job, paths)
         assert "concurrency" not in commons.refused
         ports = port_of(commons)
     with serve(animals(20), faults=faults, ports=ports) as commons:
         job, other = job_for(tmp_path / "one", commons.endpoint, QUERIES, page_size=7)
         job.sources.commons.concurrency = 1
         job.sources.max_attempts = 9
-        run_on(job, other)
+        search_on(job, other)
         assert set(commons.refused) == {"maxlag", "ratelimited"}
-    assert candidates(paths).equals(candidates(other))
+    assert searched(paths).equals(searched(other))
 
 
 def test_three_connections_at_most(tmp_path):
     with serve(animals(5), faults=ApiFaults(latency_s=0.02)) as commons:
         many = [f"cat {number}" for number in range(30)]
         job, paths = job_for(tmp_path, commons.endpoint, ["cat", *many])
-        run_on(job, paths)
+        search_on(job, paths)
     assert commons.refused == []
 
 
 def test_a_second_run_asks_nothing(tmp_path):
     with serve(animals(5)) as commons:
         job, paths = job_for(tmp_path, commons.endpoint, QUERIES)
-        run_on(job, paths)
-        first = candidates(paths)
+        search_on(job, paths)
+        first = searched(paths)
         num_requests = len(commons.api_requests)
-        counts = run_on(job, paths)
+        counts = search_on(job, paths)
     assert len(commons.api_requests) == num_requests
     assert counts["resumed"] == len(QUERIES)
-    assert candidates(paths).equals(first)
+    assert searched(paths).equals(first)
 
 
 def test_a_longer_list_asks_for_the_new_queries_only(tmp_path):
     with serve(animals(5)) as commons:
         job, paths = job_for(tmp_path, commons.endpoint, ["cat", "dog"])
-        run_on(job, paths)
+        search_on(job, paths)
         commons.api_requests.clear()
         job, paths = job_for(tmp_path, commons.endpoint, ["shadow", "dog", "cat"])
-        run_on(job, paths)
+        search_on(job, paths)
     assert list(asked(commons)) == [("filetype:bitmap shadow", "0")]
-    by_name = {row["caption"]: row["query_ids"] for row in candidates(paths).to_pylist()}
-    assert by_name["A dog"] == [1]
-    assert by_name["A cat & its shadow, no. 1"] == [0, 2]
+    assert captions(paths)[1] == ["A dog"]
+    assert captions(paths)[0] == captions(paths)[2]
 
 
 def test_another_limit_is_another_search(tmp_path):
     with serve(animals(5)) as commons:
         job, paths = job_for(tmp_path, commons.endpoint, ["cat"])
         job.search.limit_per_query = 2
-        assert run_on(job, paths)["candidates"] == 2
+        assert search_on(job, paths)["answers"] == 2
         job.search.limit_per_query = 4
-        assert run_on(job, paths)["candidates"] == 4
-    assert len(list(paths.search_cursor.iterdir())) == 2
+        assert search_on(job, paths)["answers"] == 4
+    assert len(list(paths.search_cursor.glob("*.jsonl"))) == 2
 
 
 @pytest.mark.parametrize("torn", ['{"query": "dog", "candida', '{"query": "dog"}', "\0\0\0"])
 def test_a_torn_last_line_is_asked_again(tmp_path, torn):
     with serve(animals(5)) as commons:
         job, paths = job_for(tmp_path, commons.endpoint, QUERIES)
-        run_on(job, paths)
-        whole = candidates(paths)
+        search_on(job, paths)
+        whole = searched(paths)
         file = cursor_file(paths)
         lines = [line for line in file.read_text().splitlines() if '"query": "dog"' not in line]
         file.write_text("\n".join([*lines, torn]))
+        (paths.search_cursor / "commons.pages").unlink()
         commons.api_requests.clear()
         for _ in range(2):
-            run_on(job, paths)
-            assert candidates(paths).equals(whole)
+            search_on(job, paths)
+            assert searched(paths).equals(whole)
     assert dict(asked(commons)) == {("filetype:bitmap dog", "0"): 1}
 
 
-def test_a_server_that_goes_down_keeps_what_was_found(tmp_path):
+def test_a_server_that_goes_down_keeps_what_was_found(tmp_path, capsys):
     many = [*QUERIES, *(f"cat {number}" for number in range(20))]
     with serve(animals(5)) as commons:
         job, paths = job_for(tmp_path, commons.endpoint, QUERIES)
-        run_on(job, paths)
+        search_on(job, paths)
         ports = port_of(commons)
     job, paths = job_for(tmp_path, commons.endpoint, many)
     job.sources.max_attempts = 2
-    paths.table("candidates").unlink()
+    paths.table("searched").unlink()
     with pytest.raises(DataError) as error:
-        run_on(job, paths)
+        search_on(job, paths)
     told = str(error.value)
+    assert told.startswith("20 queries got no answer")
     assert commons.endpoint in told
     assert "5 queries in a row" in told and "ConnectError" in told
     assert "6 answered queries are kept in" in told and str(cursor_file(paths)) in told
-    assert "run the same command" in told
-    assert not paths.table("candidates").exists()
+    assert "run the same command" in told and "search.max_failed_queries=20" in told
+    assert "5 queries in a row" in capsys.readouterr().err
+    assert not paths.table("searched").exists()
     with serve(animals(5), ports=ports) as commons:
-        counts = run_on(job, paths)
+        counts = search_on(job, paths)
     assert counts["resumed"] == len(QUERIES)
     assert not any(f"filetype:bitmap {query}" in dict(asked(commons)) for query in QUERIES)
 
 
-def test_single_failures_do_not_stop_the_search(tmp_path, capsys):
+def test_failed_queries_are_asked_again(tmp_path):
     with serve(animals(5)) as commons:
         commons.scripted.append(Scripted(400, "that one I do not like"))
         job, paths = job_for(tmp_path, commons.endpoint, QUERIES)
         job.sources.commons.concurrency = 1
-        counts = run_on(job, paths)
-        assert counts["failed_queries"] == 1
-        assert "'cat': HTTP 400: that one I do not like" in capsys.readouterr().err
+        with pytest.raises(DataError) as error:
+            search_on(job, paths)
+        told = str(error.value)
+        assert "1 queries got no answer\n  commons 'cat': HTTP 400: that one I do not" in told
+        assert "search.max_failed_queries=1" in told
+        assert not paths.table("searched").exists()
+        # the others were asked all the same
+        assert len(asked(commons)) == len(QUERIES) - 1
         commons.api_requests.clear()
-        assert run_on(job, paths)["failed_queries"] == 0
+        assert search_on(job, paths)["failed_queries"] == 0
     assert list(asked(commons)) == [("filetype:bitmap cat", "0")]
+    assert len(captions(paths)[0]) == 5
+
+
+def test_failed_queries_may_be_allowed(tmp_path, capsys):
+    with serve(animals(5)) as commons:
+        commons.scripted.extend([Scripted(400, "no")] * 2)
+        job, paths = job_for(tmp_path, commons.endpoint, QUERIES)
+        job.sources.commons.concurrency = 1
+        job.search.max_failed_queries = 2
+        assert search_on(job, paths)["failed_queries"] == 2
+    assert "2 queries got no answer" in capsys.readouterr().err
+    assert 0 not in captions(paths) and captions(paths)[2] == ["A dog"]
+
+
+def test_a_stage_with_failed_queries_is_not_done(tmp_path, capsys):
+    """The marker of build.py: absent after a failure, so that the same command asks again."""
+    with serve(animals(5)) as commons:
+        job, paths = job_for(tmp_path, commons.endpoint, QUERIES)
+        job.sources.commons.concurrency = 1
+        for stage in ("queries", "match"):
+            build_stage(stage, job)
+        commons.scripted.append(Scripted(400, "no"))
+        with pytest.raises(DataError, match="1 queries got no answer"):
+            build_stage("search", job)
+        with pytest.raises(DataError, match="candidates needs the stage search, which is not done"):
+            build_stage("candidates", job)
+        num_requests = len(commons.api_requests)
+        build_stage("search", job)
+        assert len(commons.api_requests) == num_requests + 1
+        build_stage("search", job)
+        assert len(commons.api_requests) == num_requests + 1
+    assert "(unchanged)" in capsys.readouterr().out
 
 
 def test_failures_apart_are_not_in_a_row(tmp_path):
-    """Fifteen failures, an answer after every third."""
+    """Fifteen failures, an answer after every third: the server is not given up."""
     with serve(animals(5)) as commons:
         job, paths = job_for(tmp_path, commons.endpoint, [f"cat {n:02d}" for n in range(20)])
         job.sources.commons.concurrency = 1
@@ -201,8 +271,78 @@ def test_failures_apart_are_not_in_a_row(tmp_path):
         answer = '{"batchcomplete": true}'
         one_round = [Scripted(400, "no")] * 3 + [Scripted(200, answer)]
         commons.scripted.extend(one_round * 5)
-        with pytest.raises(DataError, match="no candidate was found: 15 queries failed"):
-            run_on(job, paths)
+        with pytest.raises(DataError) as error:
+            search_on(job, paths)
+        assert not commons.scripted
+    told = str(error.value)
+    assert "15 queries got no answer" in told and "in a row" not in told
+    assert told.count("HTTP 400") == 5  # the first few are told, however many there are
+
+
+def test_one_server_that_stops_does_not_keep_the_others(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FLICKR_API_KEY", "demo-flickr-key")
+    with serve(with_licence(animals(5))) as commons:
+        job, paths = job_for(tmp_path, commons.endpoint, QUERIES)
+        flickr = FlickrConfig(enabled=True, permission="x", requests_per_second=1000.0)
+        flickr.endpoint = commons.flickr.endpoint
+        job.sources.flickr = flickr
+        job.sources.commons.concurrency = 1
+        commons.scripted.append(Scripted(429, "enough", {"Retry-After": "7200"}))
+        with pytest.raises(DataError) as error:
+            search_on(job, paths)
+        told = str(error.value)
+        assert "(commons) is not asked any more: HTTP 429: enough" in told
+        assert "asked again in 7200 s" in told and "flickr" not in told
+        assert len(searches_of(commons.flickr)) == len(QUERIES)
+        assert commons.api_requests == []
+        # a second run within the two hours asks neither
+        with pytest.raises(DataError, match="the server asked for a pause"):
+            search_on(job, paths)
+        assert commons.api_requests == [] and commons.refused == ["scripted"]
+        assert len(searches_of(commons.flickr)) == len(QUERIES)
+        (paths.search_cursor / "commons.rates").unlink()
+        counts = search_on(job, paths)
+    assert counts["resumed"] == len(QUERIES)
+    sources = searched(paths)["source"].to_pylist()
+    assert sources == ["commons"] * sources.count("commons") + ["flickr"] * sources.count("flickr")
+    assert sources.count("commons") == sources.count("flickr") > 0
+
+
+def test_a_missing_key_asks_nobody(tmp_path, monkeypatch):
+    monkeypatch.delenv("BRAVE_API_KEY", raising=False)
+    with serve(animals(5)) as commons:
+        job, paths = job_for(tmp_path, commons.endpoint, QUERIES)
+        job.sources.brave = BraveConfig(enabled=True, permission="x")
+        with pytest.raises(DataError, match="^BRAVE_API_KEY is not set"):
+            search_on(job, paths)
+    assert commons.api_requests == []
+
+
+def test_only_queries_that_the_pools_left_short_are_asked(tmp_path):
+    """cat has 3 of 3, dog 2 of 3, zebra none, shadow 4: the distinct pairs count."""
+    with serve(animals(5)) as commons:
+        job, paths = job_for(tmp_path, commons.endpoint, ["cat", "zebra", "dog", "shadow"])
+        search_on(job, paths)  # answers that deficit_only must not use
+        commons.api_requests.clear()
+        (paths.search_cursor / "commons.pages").unlink()
+        cursor_file(paths).unlink()
+        pairs = [(n, [0]) for n in range(3)] + [(3, [2]), (4, [2]), (4, [2]), (4, [2])]
+        pairs += [(10 + n, [3]) for n in range(4)]
+        rows = [
+            candidate(f"http://x.org/{n}", str(n), source="pool", query_ids=ids) for n, ids in pairs
+        ]
+        paths.matched.mkdir(parents=True)
+        file = paths.matched / "a.parquet"
+        write_table(pa.Table.from_pylist(rows, CANDIDATES), file, CANDIDATES)
+        job.search.deficit_only = True
+        job.balance.max_per_query = 3
+        counts = search_on(job, paths)
+    assert sorted(words for words, _ in asked(commons)) == [
+        "filetype:bitmap dog",
+        "filetype:bitmap zebra",
+    ]
+    assert captions(paths) == {2: ["A dog"]}
+    assert (counts["queries"], counts["queries_asked"], counts["answers"]) == (4, 2, 1)
 
 
 def test_nothing_found_at_all_names_the_fix(tmp_path):
@@ -277,52 +417,3 @@ def test_rows_merge_by_address_and_caption(tmp_path):
 def _row(url, caption, source, query_ids, **fields):
     uid = make_uid(url, caption)
     return candidate(url, caption, uid=uid, source=source, query_ids=query_ids, **fields)
-
-
-SEARCH_ALONE = """
-import sys
-from pathlib import Path
-from data_tools import candidates as merge
-from data_tools import match, queries, search
-from data_tools.config import load_job
-from data_tools.schema import DatasetPaths
-job = load_job(sys.argv[1:])
-paths = DatasetPaths(Path(job.out_dir))
-for stage in (queries, match, search, merge):
-    stage.run(job, paths)
-"""
-
-
-def test_kill_9_then_resume_gives_the_same_table_and_asks_nothing_twice(tmp_path):
-    many = [f"cat {number:02d}" for number in range(40)] + QUERIES
-    with serve(animals(40), faults=ApiFaults(latency_s=0.03)) as commons:
-        job, paths = job_for(tmp_path / "killed", commons.endpoint, many)
-        # the page size tells the runs apart in the server's log; it does not change an answer
-        command = [
-            *(sys.executable, "-c", SEARCH_ALONE),
-            *(f"out_dir={paths.root}", f"queries.path={job.queries.path}", "source=commons"),
-            *(f"sources.contact='{CONTACT}'", "sources.commons.requests_per_second=1000"),
-            f"sources.commons.endpoint='{commons.endpoint}'",
-        ]
-        process = subprocess.Popen([*command, "sources.commons.page_size=10"])
-        try:
-            deadline = time.monotonic() + 60
-            while len(commons.api_requests) < 15 and time.monotonic() < deadline:
-                time.sleep(0.005)
-        finally:
-            os.kill(process.pid, signal.SIGKILL)
-        assert process.wait(timeout=10) == -signal.SIGKILL
-        lines = cursor_file(paths).read_text().split("\n")[:-1]
-        finished = [json.loads(line)["query"] for line in lines]
-        assert 0 < len(finished) < len(many)
-
-        subprocess.run([*command, "sources.commons.page_size=11"], check=True, timeout=120)
-        before, after = asked(commons, "10"), asked(commons, "11")
-        assert not {words for words, _ in after} & {f"filetype:bitmap {q}" for q in finished}
-        assert max(after.values()) == 1
-        # what was asked twice is what was on its way when the kill came
-        assert len({words for words, _ in before} & {words for words, _ in after}) <= 3
-
-        job, whole = job_for(tmp_path / "whole", commons.endpoint, many)
-        run_on(job, whole)
-    assert candidates(paths).equals(candidates(whole))
