@@ -9,9 +9,11 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 BEFORE, AFTER = "#8c959f", "#0969da"
+# A line through 500,000 ranks would be megabytes of SVG: so many points show the same curve.
+MAX_POINTS = 400
 
 
 def pairs_per_query(found: np.ndarray, packed: np.ndarray, max_per_query: int) -> str:
@@ -19,9 +21,8 @@ def pairs_per_query(found: np.ndarray, packed: np.ndarray, max_per_query: int) -
     figure, axes = _axes()
     for counts, colour, label in ((found, BEFORE, "found"), (packed, AFTER, "packed")):
         ranked = np.sort(counts[counts > 0])[::-1]
-        axes.plot(
-            np.arange(1, len(ranked) + 1), ranked, ".-", color=colour, ms=3, lw=1, label=label
-        )
+        shown = _log_spaced(len(ranked))
+        axes.plot(shown + 1, ranked[shown], ".-", color=colour, ms=3, lw=1, label=label)
     if found.max(initial=0) > max_per_query:
         axes.axhline(max_per_query, color="#cf222e", lw=0.8, ls="--", label=f"t = {max_per_query}")
     axes.set(xscale="log", yscale="log", xlabel="rank of the query", ylabel="pairs")
@@ -29,15 +30,25 @@ def pairs_per_query(found: np.ndarray, packed: np.ndarray, max_per_query: int) -
     return _svg(figure)
 
 
-def caption_words(histogram: np.ndarray) -> str:
-    """Entry w of the histogram is the number of captions of w words; the last, those of more."""
+def _log_spaced(number: int) -> np.ndarray:
+    """Indexes below `number`, the first and the last among them, even on a log scale."""
+    if number <= MAX_POINTS:
+        return np.arange(number)
+    return np.unique(np.geomspace(1, number, MAX_POINTS).round().astype(np.int64)) - 1
+
+
+def histogram(counts: np.ndarray, counted: str, first: int = 0) -> str:
+    """Entry i of `counts` is the number of packed pairs with the value i; the last, of those with
+    more. Values below `first` are left out."""
     figure, axes = _axes()
-    axes.bar(np.arange(len(histogram)), histogram, color=AFTER, width=0.9)
-    last = len(histogram) - 1
-    ticks = [*range(0, last - 2, 5), last]
+    last = len(counts) - 1
+    axes.bar(np.arange(first, last + 1), counts[first:], color=AFTER, width=0.9)
+    step = 5 if last > 20 else 2 if last > 11 else 1
+    ticks = [*range(first, last - step // 2, step), last]
     axes.set_xticks(ticks, [str(tick) for tick in ticks[:-1]] + [f">{last - 1}"])
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="words in the caption", ylabel="packed pairs")
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.set(xlabel=counted, ylabel="packed pairs")
     return _svg(figure)
 
 
