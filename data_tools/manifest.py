@@ -4,8 +4,9 @@
      "shards": [{"path": "shards/000000.tar", "num_samples": n, "num_bytes": b, "sha256": "...",
                  "index_path": "shards/000000.index.parquet", "index_sha256": "..."}, ...]}
 
-Paths are relative to the manifest's folder. A shard's index holds, for each sample, the offset and
-size in the tar of its image, its text and its json, so that a sample is one pread and never a scan.
+Paths are relative to the manifest's folder; absolute ones are taken as they are. A shard's index
+holds, for each sample, the offset and size in the tar of its image, its text and its json, so that a
+sample is one pread and never a scan.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import hashlib
 import json
 import os
 import uuid
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -112,7 +114,7 @@ def load_manifest(path: Path | str) -> Manifest:
     try:
         content = json.loads(path.read_text())
         version = content["format_version"]
-        shards = tuple(ShardEntry(**entry) for entry in content["shards"])
+        shards = tuple(map(_checked_entry, content["shards"]))
         manifest = Manifest(path.parent, content["config_fingerprint"], shards)
         totals = (content["num_samples"], content["num_bytes"])
     except (KeyError, TypeError, ValueError) as error:
@@ -135,8 +137,21 @@ def load_manifest(path: Path | str) -> Manifest:
     return manifest
 
 
+def _checked_entry(content: dict) -> ShardEntry:
+    """ValueError names the shard, or its field, that an edit by hand made senseless."""
+    entry = ShardEntry(**content)
+    for name, kind in ShardEntry.__annotations__.items():
+        value = getattr(entry, name)
+        if kind == "str" and not (isinstance(value, str) and value):
+            raise ValueError(f"{name} of shard {entry.path!r} is {value!r}, no text")
+        if kind == "int" and not (type(value) is int and value >= 0):
+            raise ValueError(f"{name} of shard {entry.path!r} is {value!r}, no count")
+    return entry
+
+
 def _missing_or_changed(manifest: Manifest) -> list[str]:
-    problems = []
+    paths = Counter(shard.path for shard in manifest.shards)
+    problems = [f"shard {path} is there {count} times" for path, count in paths.items() if count > 1]
     for shard in manifest.shards:
         file = manifest.shard_path(shard)
         if not file.is_file():

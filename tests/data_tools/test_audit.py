@@ -141,3 +141,36 @@ def test_the_decoded_sample_is_spread_over_all_shards(own, monkeypatch):
     audit.audit(load_manifest(own.manifest), num_decoded=10)
     positions = [start + row for (_, rows), start in zip(seen, (0, 100, 200)) for row in rows]
     assert positions == list(range(0, 242, 24))
+
+
+def test_what_lies_beside_the_shards_is_compared_too(own, capsys):
+    """open_clip and webdataset go by the folder and by sizes.json."""
+    (own.shards / "000009.tar").write_bytes(b"left by hand")
+    (own.shards / "sizes.json").write_text('{"000000.tar": 100}')
+    code, printed = check(own, capsys)
+    assert code == 1
+    assert "000009.tar lies among the shards and is not in the manifest" in printed
+    assert "sizes.json does not hold the manifest's numbers" in printed
+
+
+def test_a_folder_is_as_good_as_its_manifest(own, capsys):
+    assert audit.main([str(own.root)]) == 0
+    assert "242 samples in 3 shards" in capsys.readouterr().out
+
+
+def test_two_processes_find_what_one_finds(own, capsys):
+    manifest = load_manifest(own.manifest)
+    with manifest.shard_path(manifest.shards[1]).open("r+b") as file:
+        file.seek(5000)
+        file.write(b"????")
+    assert audit.audit(manifest, 256, processes=2) == audit.audit(manifest, 256, processes=1) != []
+
+
+def test_a_checksum_edited_by_hand_names_the_shard(own, capsys):
+    text = own.manifest.read_text()
+    digest = load_manifest(own.manifest).shards[2].sha256
+    own.manifest.write_text(text.replace(digest, "f" * 64))
+    code, printed = check(own, capsys)
+    assert code == 1
+    assert "checksums differ from the manifest: shards/000002.tar" in printed
+    assert "000000.tar" not in printed and "000001.tar" not in printed

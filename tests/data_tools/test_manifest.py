@@ -119,3 +119,22 @@ def test_saving_is_whole_or_nothing(own, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         save_manifest(manifest, own.manifest)
     assert own.manifest.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("num_samples", "100"), ("num_samples", -1), ("num_bytes", 1.5), ("path", 7), ("sha256", None)],
+)
+def test_a_senseless_value_names_shard_and_field(own, field, value):
+    entries = shards_of(own)
+    entries[1][field] = value
+    edit(own, shards=entries)
+    with pytest.raises(ManifestError, match=f"{field} of shard"):
+        load_manifest(own.manifest)
+
+
+def test_a_shard_that_is_listed_twice_is_named(own):
+    entries = shards_of(own)
+    edit(own, shards=[*entries, entries[0]])
+    with pytest.raises(ManifestError, match="shard shards/000000.tar is there 2 times"):
+        load_manifest(own.manifest)
