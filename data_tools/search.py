@@ -57,7 +57,7 @@ class Unanswered:
             self.shown.append(f"{source.name} {query!r}: {reason}")
 
     def message(self) -> str:
-        head = f"{self.num_queries} queries got no answer"
+        head = f"{_queries(self.num_queries)} got no answer"
         return "\n  ".join([head, *self.stopped, *self.shown])
 
 
@@ -233,11 +233,15 @@ def _row(candidate: Candidate, source: str, query_id: int) -> dict[str, object] 
 
 def _given_up(source: SearchSource, in_a_row: int, error: SourceError, cursor: Cursor) -> str:
     stopped = isinstance(error, SourceStopped)
-    how = "is not asked any more" if stopped else f"failed for {in_a_row} queries in a row"
+    how = "is not asked any more" if stopped else f"failed for {_queries(in_a_row)} in a row"
     return (
         f"{source.address} ({source.name}) {how}: {error}; "
         f"{len(cursor)} answered queries are kept in {cursor.path}"
     )
+
+
+def _queries(count: int) -> str:
+    return "1 query" if count == 1 else f"{count:,} queries"
 
 
 if __name__ == "__main__":

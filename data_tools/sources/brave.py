@@ -98,9 +98,9 @@ def heed(headers: Mapping[str, str], limiter: RateLimiter) -> None:
     """Each header has an entry a window: `X-RateLimit-Policy: 1;w=1, 15000;w=2592000`,
     `X-RateLimit-Remaining: 0, 14523`, `X-RateLimit-Reset: 1, 1419704` (seconds). A limit of 0 is
     none."""
-    policy = re.findall(r"(\d+)\s*;\s*w=(\d+)", headers.get("X-RateLimit-Policy", ""))
-    remaining = re.findall(r"\d+", headers.get("X-RateLimit-Remaining", ""))
-    resets = re.findall(r"\d+", headers.get("X-RateLimit-Reset", ""))
+    policy = re.findall(r"\b(\d{1,12})\s*;\s*w=(\d{1,12})\b", headers.get("X-RateLimit-Policy", ""))
+    remaining = re.findall(r"\b\d{1,12}\b", headers.get("X-RateLimit-Remaining", ""))
+    resets = re.findall(r"\b\d{1,12}\b", headers.get("X-RateLimit-Reset", ""))
     windows = [
         (int(most), float(window_s), int(left), float(reset_s))
         for (most, window_s), left, reset_s in zip(policy, remaining, resets)

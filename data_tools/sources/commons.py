@@ -67,7 +67,7 @@ class CommonsSource:
         if not words:  # else Commons gives every picture it has
             return
         params = self._params(words, limit)
-        left = limit
+        seen: set[int] = set()
         batch: dict[int, dict[str, Any]] = {}
         continued: dict[str, str] = {}
         for _ in range(MAX_ANSWERS):
@@ -78,10 +78,11 @@ class CommonsSource:
             if "batchcomplete" in answer or not continued:
                 for page in sorted(batch.values(), key=lambda page: page["index"]):
                     candidate = _candidate(page)
-                    if candidate is not None:
-                        yield candidate
-                        left -= 1
-                    if left == 0:
+                    if candidate is None or page["pageid"] in seen:
+                        continue  # it moved to a later batch while we read
+                    seen.add(page["pageid"])
+                    yield candidate
+                    if len(seen) == limit:
                         return
                 batch = {}
             if not continued:

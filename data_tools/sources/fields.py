@@ -42,16 +42,16 @@ def encodable(text: str) -> str:
 
 def pixels(value: Any) -> int | None:
     """A width or height, given as a number or in digits; None for what is none."""
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        value = int(value)
-    return value if isinstance(value, int) and 0 < value < 2**31 else None
+    count = number(value)
+    return count if count is not None and 0 < count < 2**31 else None
 
 
 def number(value: Any) -> int | None:
-    """A count, given as a number or in digits; None for what is none."""
-    if isinstance(value, str) and value.isascii() and value.isdigit():
+    """A count, given as a number or in digits; None for what is none, and from 10^15 on."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,15}", value):
         return int(value)
-    return value if isinstance(value, int) and value >= 0 else None
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if whole and 0 <= value < 10**15 else None
 
 
 def web_address(value: Any) -> str:

@@ -251,7 +251,9 @@ def _candidate(photo: dict[str, Any], licenses: dict[int, tuple[str, str]]) -> C
     )
     if not url or not caption:
         return None
-    license_name, license_url = licenses.get(number(photo.get("license")) or 0, ("", ""))
+    license_id = number(photo.get("license"))
+    known = licenses.get(license_id) if license_id is not None else None
+    license_name, license_url = known or ("", "")
     owner, key = plain(photo.get("owner")), plain(str(photo.get("id") or ""))
     return Candidate(
         url=url,

@@ -21,7 +21,7 @@ from data_tools.schema import DataError
 from data_tools.sources.base import SourceError, SourceStopped
 from data_tools.sources.keys import Secrets
 from data_tools.sources.pages import PageStore, page_key
-from data_tools.sources.rates import RateLimiter, come_back
+from data_tools.sources.rates import LONGEST_PAUSE_S, RateLimiter, come_back
 
 # 50 results with long descriptions are 0.5 MB; what is larger is no answer to what was asked.
 MAX_ANSWER_BYTES = 20_000_000
@@ -190,7 +190,7 @@ class JsonClient:
             raise self._refusal(said, response)
         try:
             answer = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):  # nested 100,000 deep
             raise SourceError(f"the answer is not JSON; {said}") from None
         if reason := busy(answer):
             raise self._try_again(self.shown(reason), response)
@@ -234,19 +234,21 @@ class JsonClient:
 
 
 def retry_after_s(value: str, now: datetime | None = None) -> float | None:
-    """Seconds that a Retry-After header (seconds or HTTP-date) asks for; None if it asks nothing.
+    """Seconds, a year at most, that a Retry-After header (seconds or HTTP-date) asks for; None if
+    it asks nothing.
 
     RFC 9110, section 10.2.3.
     """
     value = value.strip()
     if value.isascii() and value.isdigit():
-        return float(value)
+        return min(float(value), LONGEST_PAUSE_S)
     try:
         when = parsedate_to_datetime(value)
     except (ValueError, TypeError):
         return None
     when = when if when.tzinfo else when.replace(tzinfo=timezone.utc)
-    return max(0.0, (when - (now or datetime.now(timezone.utc))).total_seconds())
+    wait_s = (when - (now or datetime.now(timezone.utc))).total_seconds()
+    return min(max(0.0, wait_s), LONGEST_PAUSE_S)
 
 
 def _backoff(error: Exception) -> bool | float:

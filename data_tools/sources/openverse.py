@@ -187,7 +187,7 @@ def _heed(headers: Mapping[str, str], limiter: RateLimiter) -> None:
     quotas = []
     for name in sorted(headers):
         scope = name.lower().partition("x-ratelimit-limit-")[2]
-        told = re.fullmatch(r"(\d+)/([smhd])[a-z]*", headers[name].strip().lower())
+        told = re.fullmatch(r"(\d{1,12})/([smhd])[a-z]*", headers[name].strip().lower())
         if scope and told:
             available = number(headers.get(f"x-ratelimit-available-{scope}", ""))
             most = int(told[1])

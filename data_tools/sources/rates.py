@@ -23,6 +23,8 @@ from data_tools.sources.limits import SourceLimits
 
 # A window is counted in so many slots: memory is bounded, and at most 1 % of the quota is wasted.
 SLOTS = 100
+# A header can say anything.
+LONGEST_PAUSE_S = 366 * 86400.0
 # Shorter ones are over before a killed run is started again.
 REMEMBERED_PAUSE_S = 1.0
 
@@ -133,7 +135,8 @@ class RateLimiter:
         raise Closed
 
     def pause(self, seconds: float) -> None:
-        """No turn for anybody during the next `seconds`."""
+        """No turn for anybody during the next `seconds`, a year at most."""
+        seconds = min(seconds, LONGEST_PAUSE_S)
         with self._lock:
             self._not_before = max(self._not_before, time.time() + seconds)
             if seconds > REMEMBERED_PAUSE_S:

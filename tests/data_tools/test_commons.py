@@ -200,6 +200,7 @@ def test_an_error_told_as_http_200_is_shown_and_not_repeated(commons_source):
     [
         (Scripted(200, "<html>maintenance</html>"), "not JSON.*maintenance"),
         (Scripted(200, "[1, 2]"), "no object"),
+        (Scripted(200, "[" * 200_000), "not JSON"),
         (Scripted(301, "", {"Location": "https://new.example.org/"}), "new.example.org"),
         (Scripted(200, " " * 20_000_001), "larger than"),
     ],
@@ -238,6 +239,18 @@ def test_half_a_surrogate_pair_becomes_a_question_mark(commons_source):
         commons.scripted.append(Scripted(200, f'{{"query": {{"pages": [{page}]}}}}'))
         (found,) = commons_source(commons.endpoint).search("cat", 100)
     assert found.caption == "cat ?"
+
+
+def test_a_picture_that_moves_to_a_later_batch_is_given_once(commons_source):
+    def batch(number, more):
+        info = f'[{{"url": "http://x.org/{number}.png"}}]'
+        page = f'{{"pageid": {number}, "index": 1, "title": "Cat {number}", "imageinfo": {info}}}'
+        ends = f'"continue": {{"gsroffset": {more}}}, ' if more else ""
+        return Scripted(200, f'{{{ends}"batchcomplete": true, "query": {{"pages": [{page}]}}}}')
+
+    with serve(animals(2)) as commons:
+        commons.scripted.extend([batch(1, 1), batch(1, 2), batch(2, 0)])
+        assert names(commons_source(commons.endpoint).search("cat", 100)) == ["1.png", "2.png"]
 
 
 def test_a_continue_that_is_none_ends(commons_source):
@@ -370,6 +383,8 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
         ("soon", None),
         ("-5", None),
         ("٣", None),
+        ("9" * 400, 366 * 86400.0),
+        ("Thu, 01 Jan 9999 12:00:30 GMT", 366 * 86400.0),
     ],
 )
 def test_retry_after(value, seconds):

@@ -226,3 +226,11 @@ def test_openverse_at_its_documented_rate(clock, has_key, hour, day):
     within_day = sum(moment < 86400.0 for moment in moments)
     assert 0.97 * hour <= within_hour <= hour
     assert 0.9 * day <= within_day <= day
+
+
+@pytest.mark.parametrize("seconds", [1e12, 1e300, float("inf")])
+def test_a_pause_of_ages_is_one_of_a_year(clock, tmp_path, seconds):
+    memory = tmp_path / "rates.json"
+    clock.limiter(1.0, memory=memory).pause(seconds)
+    with pytest.raises(SourceStopped, match="at 2027-01-02 12:00:00 UTC"):
+        clock.limiter(1.0, memory=memory).take()

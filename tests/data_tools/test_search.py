@@ -220,7 +220,7 @@ def test_failed_queries_are_asked_again(tmp_path):
         with pytest.raises(DataError) as error:
             search_on(job, paths)
         told = str(error.value)
-        assert "1 queries got no answer\n  commons 'cat': HTTP 400: that one I do not" in told
+        assert "1 query got no answer\n  commons 'cat': HTTP 400: that one I do not" in told
         assert "search.max_failed_queries=1" in told
         assert not paths.table("searched").exists()
         # the others were asked all the same
@@ -250,7 +250,7 @@ def test_a_stage_with_failed_queries_is_not_done(tmp_path, capsys):
         for stage in ("queries", "match"):
             build_stage(stage, job)
         commons.scripted.append(Scripted(400, "no"))
-        with pytest.raises(DataError, match="1 queries got no answer"):
+        with pytest.raises(DataError, match="1 query got no answer"):
             build_stage("search", job)
         with pytest.raises(DataError, match="candidates needs the stage search, which is not done"):
             build_stage("candidates", job)
