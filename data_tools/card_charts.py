@@ -41,11 +41,14 @@ def histogram(counts: np.ndarray, counted: str, first: int = 0) -> str:
     """Entry i of `counts` is the number of packed pairs with the value i; the last, of those with
     more. Values below `first` are left out."""
     figure, axes = _axes()
+    over = counts[-1] > 0
+    if not over:  # an empty tail is left out, down to ten bars
+        counts = counts[: max(first + 10, int(np.flatnonzero(counts).max(initial=0)) + 1)]
     last = len(counts) - 1
     axes.bar(np.arange(first, last + 1), counts[first:], color=AFTER, width=0.9)
     step = 5 if last > 20 else 2 if last > 11 else 1
     ticks = [*range(first, last - step // 2, step), last]
-    axes.set_xticks(ticks, [str(tick) for tick in ticks[:-1]] + [f">{last - 1}"])
+    axes.set_xticks(ticks, [f">{last - 1}" if over and n == last else str(n) for n in ticks])
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set(xlabel=counted, ylabel="packed pairs")

@@ -13,13 +13,14 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 68em; ma
        padding: 0 1.2em; }
 h1 { font-size: 1.6em; margin-bottom: .4em; }
 h2 { font-size: 1.2em; margin: 2.2em 0 .5em; padding-top: .6em; border-top: 1px solid var(--line); }
-h3 { font-size: 1em; margin: 0 0 .3em; } p { max-width: 52em; margin: .4em 0 .8em; }
+h3 { font-size: 1em; margin: 1em 0 .3em; } p { max-width: 52em; margin: .4em 0 .8em; }
 table { border-collapse: collapse; } td, th { padding: .15em 1.2em .15em 0; text-align: left;
        border-bottom: 1px solid var(--line); vertical-align: top; overflow-wrap: anywhere; }
 th { font-weight: 600; color: var(--quiet); white-space: nowrap; }
+td:first-child:not(.number) { min-width: 7em; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .side { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 28em), 1fr));
-       gap: 1.2em 2.5em; align-items: start; } .side > * { min-width: 0; }
+       gap: 1.2em 2.5em; align-items: start; } .side > * { min-width: 0; overflow-x: auto; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(11em, 1fr)); gap: 1em; }
 figure { margin: 0; font-size: 12px; line-height: 1.35; overflow-wrap: anywhere; }
 figure img { max-width: 100%; height: 9em; object-fit: contain; outline: 1px solid var(--line); }

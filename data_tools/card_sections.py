@@ -64,17 +64,17 @@ def queries(facts: Facts) -> str:
     return section(
         "Queries",
         paragraph(
-            f"{capped:,} of {of.num_queries:,} queries found {above} pairs, and had them thinned; "
-            f"{empty:,} found none."
+            f"{capped:,} of {of.num_queries:,} queries found {above} pairs; {empty:,} found none. "
+            "A query can end above t: a pair stays for the sake of its rarest query."
         ),
+        "<h3>By source</h3>",
+        table(("source", "queries", "found nothing", above, "pairs found"), of.by_source),
+        paragraph("A pair counts for each query in it."),
+        names(f"Found nothing, {len(of.without_pairs)} of {empty:,}:", of.without_pairs),
         side(
-            "<h3>By source</h3>"
-            + table(("source", "queries", "found nothing", above, "pairs found"), of.by_source)
-            + paragraph("A pair counts for each query in it.")
-            + names(f"Found nothing, {len(of.without_pairs)} of {empty:,}:", of.without_pairs),
             f"<h3>Pairs per query, before and after</h3>{drawn}",
+            f"<h3>The {len(of.top)} queries that found most</h3>{most}",
         ),
-        f"<h3>The {len(of.top)} queries that found most</h3>{most}",
     )
 
 
