@@ -2,8 +2,8 @@
 
 A Counter takes what it can hold, is then written to a parquet file and emptied; DuckDB sums the
 files, and spills in its turn. Nothing rare is pruned, so counts do not depend on the order of the
-text. English Wikipedia (2.4e9 words) has some 1e8 distinct pairs: a few tens of files, several GB
-below the job's folder while the stage runs.
+text. The price is disk, below the job's folder while the stage runs: 6 bytes a word at 200,000 keys
+in memory, so some 10 GB for English Wikipedia (2.4e9 words), which takes about two core-hours.
 """
 
 from __future__ import annotations
