@@ -62,7 +62,10 @@ def upload(manifest: Manifest, local: Path, url: str) -> None:
     try:
         if files.exists(f"{root}/{MANIFEST}") and files.cat_file(f"{root}/{MANIFEST}") != content:
             files.rm_file(f"{root}/{MANIFEST}")
-        files.makedirs(f"{root}/shards", exist_ok=True)
+        # Object stores (bucket/key, no slash in front) have no folders, and s3fs would make a bucket
+        # of a mistyped name.
+        if root.startswith("/"):
+            files.makedirs(f"{root}/shards", exist_ok=True)
         with StageProgress("upload", total=len(names)) as progress:
             for name in names:
                 digest = digests.get(name) or file_sha256(local / name)

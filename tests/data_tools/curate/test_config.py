@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+
+from data_tools.config import ClassifierConfig, CurateConfig, PackConfig
+from data_tools.config import curate as curate_config
+from data_tools.config import pack as pack_config
+from data_tools.config.curate import in_words
+
+
+def test_the_defaults_are_valid():
+    assert curate_config.problems(CurateConfig()) == []
+    assert pack_config.problems(PackConfig()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"max_aspect_ratio": 0.5}, "curate.max_aspect_ratio = 0.5: must be >= 1"),
+        ({"min_caption_chars": 9, "max_caption_chars": 8}, "min_caption_chars = 9: is above"),
+        ({"near_duplicate_bits": 9}, "curate.near_duplicate_bits = 9: at most 8 of 64"),
+        ({"max_contamination_bits": -1}, "curate.max_contamination_bits = -1: must be >= 0"),
+        ({"languages": ["English"]}, "curate.languages has 'English': give ISO 639 codes"),
+        ({"unsafe_terms_path": "/no/terms"}, "unsafe_terms_path = /no/terms: no such file"),
+        ({"evaluation_sets": ["/no/set"]}, "evaluation_sets has /no/set, which does not exist"),
+        ({"classifiers": [ClassifierConfig(target="mine")]}, "target = 'mine': give package.module"),
+        ({"processes": 0}, "curate.processes = 0: must be >= 1"),
+    ],
+)
+def test_each_problem_names_field_value_and_fix(settings, told):
+    (problem,) = curate_config.problems(CurateConfig(**settings))
+    assert told in problem
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"samples_per_shard": None}, "give one of them"),
+        ({"target_shard_bytes": 10**8}, "give one of them, and null for the other"),
+        ({"samples_per_shard": 0}, "pack.samples_per_shard = 0: must be >= 1"),
+        (
+            {"samples_per_shard": None, "target_shard_bytes": 7},
+            "pack.target_shard_bytes = 7: must be >= 100000",
+        ),
+        ({"processes": 0}, "pack.processes = 0: must be >= 1"),
+    ],
+)
+def test_each_problem_of_packing(settings, told):
+    (problem,) = pack_config.problems(PackConfig(**settings))
+    assert told in problem
+
+
+def test_rules_in_words_are_those_that_are_on():
+    told = in_words(CurateConfig(max_aspect_ratio=None, near_duplicate_bits=0, languages=["en"]))
+    assert "one sample for pictures within 0 of 64 bits of a hash" in told
+    assert any(phrase.startswith("language en") for phrase in told)
+    assert not any("aspect" in phrase or "{" in phrase for phrase in told)
