@@ -27,6 +27,8 @@ from pipeline.distributed import World
 from pipeline.state import StepMetrics, TrainState
 
 WANDB_ID = "wandb_id"
+# Waiting below this share of a step is noise of single slow batches.
+INPUT_BOUND_SHARE = 0.1
 
 
 class MetricsProcessor:
@@ -41,6 +43,7 @@ class MetricsProcessor:
         self._replaced = 0
         self._flops = 0.0
         self._key_checksum = 0
+        self._lines_input_bound = 0
         self._bar: Progress | None = None
         self._wandb: Any = None
         self._mark = time.monotonic()
@@ -122,6 +125,7 @@ class MetricsProcessor:
             "perf/tflops_per_rank": flops / elapsed / self._world.world_size / 1e12,
             "perf/memory_gib": _memory_gib(device),
             "data/wait_s": wait_sum / self._world.world_size,
+            "data/wait_share": wait_sum / self._world.world_size / (elapsed / max(1, num_steps)),
             "data/replaced_samples": replaced,
             "data/key_checksum": checksum_sum % 2**24,
         }
@@ -130,6 +134,7 @@ class MetricsProcessor:
         if self._world.is_main:
             self._write(state.step, line)
             self._show(state.step, line)
+            self._tell_if_input_bound(line["data/wait_share"])
 
     def log_eval(self, state: TrainState, results: dict[str, dict[str, Any]]) -> None:
         """Scores of an evaluation, as eval/<data set>/<metric>. Not collective."""
@@ -174,6 +179,14 @@ class MetricsProcessor:
             left = (self._steps - step) * line["perf/step_s"]
             print(f"step {step}/{self._steps}  {shown}  {left / 60:.1f} min left", flush=True)
 
+    def _tell_if_input_bound(self, share: float) -> None:
+        """At the second line in a row: the first one of a run holds its cold start."""
+        self._lines_input_bound = self._lines_input_bound + 1 if share >= INPUT_BOUND_SHARE else 0
+        if self._lines_input_bound == 2:
+            config = self._config
+            cpus = (os.cpu_count() or 1) // max(1, config.cluster.ranks_per_node)
+            print(input_bound_verdict(share, config.data.num_workers, cpus), file=sys.stderr)
+
     def _forget_after(self, step: int) -> None:
         """A killed run has logged steps that its checkpoint does not hold; they come again, and
         once is enough."""
@@ -186,6 +199,18 @@ class MetricsProcessor:
             aside.write_text("".join(kept))
             os.replace(aside, path)
             self._file = path.open("a")
+
+
+def input_bound_verdict(share: float, num_workers: int, cpus_per_rank: int) -> str:
+    """What to do about steps that wait for data for `share` of their time."""
+    if num_workers < cpus_per_rank:
+        fix = f"raise data.num_workers from {num_workers}"
+    else:
+        fix = (
+            f"data.num_workers = {num_workers} already, one for each of the rank's CPUs: give it "
+            f"more CPUs, or store the images smaller"
+        )
+    return f"input-bound: {100 * share:.0f} % of step time; {fix}"
 
 
 def _start_wandb(config: TrainJob, run_dir: Path) -> Any:

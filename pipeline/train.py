@@ -60,7 +60,7 @@ def train(config: TrainJob) -> None:
     metrics = MetricsProcessor(config, world)
 
     metrics.start(state)
-    batches = loader.batches(state.samples_seen)
+    batches = loader.batches(state.samples_seen, world.device)
     while state.step < config.train.steps:
         asked = time.monotonic()
         batch = next(batches)

@@ -18,7 +18,9 @@ from pipeline.config.composition import (
     to_yaml,
 )
 from pipeline.config.schema import (
+    CaptionChoice,
     ClusterConfig,
+    ColourConfig,
     ConfigError,
     DataConfig,
     DeepSpeedConfig,
@@ -27,6 +29,7 @@ from pipeline.config.schema import (
     LossConfig,
     ModelConfig,
     Precision,
+    SourceConfig,
     Stem,
     TextConfig,
     TrainConfig,
@@ -38,7 +41,9 @@ from pipeline.config.validation import validate
 
 __all__ = [
     "CONF_DIR",
+    "CaptionChoice",
     "ClusterConfig",
+    "ColourConfig",
     "ConfigError",
     "DataConfig",
     "DeepSpeedConfig",
@@ -47,6 +52,7 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "Precision",
+    "SourceConfig",
     "Stem",
     "TextConfig",
     "TrainConfig",

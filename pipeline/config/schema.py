@@ -24,6 +24,17 @@ class Precision(Enum):
     float32."""
 
 
+class CaptionChoice(Enum):
+    """Which caption of a sample is used; those besides its .txt are `captions` in its json."""
+
+    own = "own"
+    """The .txt."""
+    random = "random"
+    """One of all, each as likely; drawn anew in each epoch."""
+    longest = "longest"
+    shortest = "shortest"
+
+
 class WandbMode(Enum):
     auto = "auto"
     """Online when an API key is at hand (WANDB_API_KEY or a login), else offline."""
@@ -70,10 +81,41 @@ class ModelConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class SourceConfig:
+    manifest: str = ""
+    weight: float = 1.0
+    """Share of all samples that come from this data set, relative to the other weights; above its
+    share of the sizes it is up-sampled: it goes through more epochs."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ColourConfig:
+    """SimCLR's colour augmentation (arXiv 2002.05709); off by default, as in CLIP."""
+
+    jitter_probability: float = 0.0
+    """Share of the samples whose colours are changed by the four strengths below."""
+    brightness: float = 0.32
+    """Factors are uniform in 1 +- this; hue is turned by up to this share of the circle."""
+    contrast: float = 0.32
+    saturation: float = 0.32
+    hue: float = 0.08
+    grayscale_probability: float = 0.0
+
+
+@dataclass(kw_only=True, slots=True)
 class DataConfig:
     manifest: str = ""
     """manifest.json of a data set made by `make shards`, or by `python -m data_tools.audit` for a
-    foreign one."""
+    foreign one; a path or, for object stores, a URL that fsspec knows (s3://, gs://)."""
+    mixture: list[SourceConfig] = field(default_factory=list)
+    """Several data sets instead of `manifest`: [{manifest: A, weight: 3}, {manifest: B, weight:
+    1}]."""
+    stream: list[str] = field(default_factory=list)
+    """Instead of `manifest`: tars that cannot be read by index, as webdataset takes them (pipe:,
+    http:, with braces). Not exactly resumable, no epochs."""
+    resample: bool = False
+    """Each epoch draws its samples by their keep_probability, from the files that `python -m
+    pipeline.data.keep_probability MANIFEST` makes; for data sets that were packed unbalanced."""
     chunk_size: int = 16
     """Consecutive samples that one lane of the batch reads; 1 is a full shuffle, more means fewer,
     longer reads."""
@@ -83,6 +125,10 @@ class DataConfig:
     """Batches decoded ahead, a rank."""
     crop_scale_min: float = 0.9
     """Smallest area of the random resized crop, as a share of the image; 1.0 only resizes."""
+    colour: ColourConfig = field(default_factory=ColourConfig)
+    caption_choice: CaptionChoice = CaptionChoice.own
+    caption_dropout: float = 0.0
+    """Share of the samples whose caption is replaced by the empty text."""
     max_bad_fraction: float = 0.001
     """Undecodable samples, as a share of those read, above which training stops and names the worst
     shards."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pipeline.config.schema import ModelConfig, Stem, TrainJob
+from pipeline.config.schema import DataConfig, ModelConfig, Stem, TrainJob
 
 
 def validate(job: TrainJob) -> list[str]:
@@ -14,19 +14,46 @@ def validate(job: TrainJob) -> list[str]:
         problems.append("run_dir is not given: add run_dir=runs/NAME")
     elif os.path.exists(job.run_dir) and not os.path.isdir(job.run_dir):
         problems.append(f"run_dir = {job.run_dir}: is a file; name a folder")
-    if not job.data.manifest:
-        problems.append(
-            "data.manifest is not given: add data.manifest=DIR/manifest.json (made by `make "
-            "shards`)"
-        )
-    elif not os.path.isfile(job.data.manifest):
-        problems.append(
-            f"data.manifest = {job.data.manifest}: no such file; `make shards` writes it"
-        )
+    problems += _validate_sources(job.data)
     for folder in job.eval.datasets:
         if not os.path.isdir(folder):
             problems.append(f"eval.datasets: {folder} is no folder; correct or remove it")
     return problems + _validate_ranges(job) + _validate_batch(job) + _validate_model(job.model)
+
+
+def _validate_sources(data: DataConfig) -> list[str]:
+    given = [
+        name
+        for name in ("manifest", "mixture", "stream")
+        if getattr(data, name)  # one of the three
+    ]
+    if not given:
+        return [
+            "data.manifest is not given: add data.manifest=DIR/manifest.json (made by `make "
+            "shards`)"
+        ]
+    problems = []
+    if len(given) > 1:
+        problems.append(
+            " and ".join(f"data.{name}" for name in given) + " are given: they exclude each other; "
+            "a data set more goes into data.mixture"
+        )
+    manifests = [("data.manifest", data.manifest)] if data.manifest else []
+    for number, source in enumerate(data.mixture):
+        manifests.append((f"data.mixture[{number}].manifest", source.manifest))
+        if not source.weight > 0:
+            problems.append(
+                f"data.mixture[{number}].weight = {source.weight}: must be > 0; leave the data "
+                f"set out instead"
+            )
+    problems += [
+        f"{name} = {path}: no such file; `make shards` writes it"
+        for name, path in manifests
+        if "://" not in path and not os.path.isfile(path)
+    ]
+    if data.stream and data.resample:
+        problems.append("data.resample = true: a stream has no index to draw from; give a manifest")
+    return problems
 
 
 def _validate_ranges(job: TrainJob) -> list[str]:
@@ -59,6 +86,13 @@ def _validate_ranges(job: TrainJob) -> list[str]:
     shares = [
         ("data.crop_scale_min", data.crop_scale_min, "of the image's area"),
         ("data.max_bad_fraction", data.max_bad_fraction, "of the samples read"),
+        ("data.caption_dropout", data.caption_dropout, "of the samples"),
+        ("data.colour.jitter_probability", data.colour.jitter_probability, "of the samples"),
+        ("data.colour.grayscale_probability", data.colour.grayscale_probability, "of the samples"),
+        ("data.colour.brightness", data.colour.brightness, "around a factor of 1"),
+        ("data.colour.contrast", data.colour.contrast, "around a factor of 1"),
+        ("data.colour.saturation", data.colour.saturation, "around a factor of 1"),
+        ("data.colour.hue", data.colour.hue, "of the circle of hues"),
     ]
     problems += [
         f"{name} = {value}: a share {what}, give 0 to 1"

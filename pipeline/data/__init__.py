@@ -2,6 +2,7 @@
 each global batch out.
 """
 
+from pipeline.data.ahead import Loader
 from pipeline.data.batch import Batch
 from pipeline.data.eval_set import EvalSet, load_eval_set
 from pipeline.data.eval_shards import EvalSetError
@@ -13,6 +14,7 @@ __all__ = [
     "Batch",
     "EvalSet",
     "EvalSetError",
+    "Loader",
     "LoaderError",
     "Tokenizer",
     "TrainLoader",

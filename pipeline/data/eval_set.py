@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from pipeline.data.eval_shards import EvalSample, EvalSetError, list_shards, read_shard
-from pipeline.data.reader import FilePool
+from pipeline.data.files import FilePool
 from pipeline.data.transforms import eval_transform
 
 _NUM_THREADS = 4

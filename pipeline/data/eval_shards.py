@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.data.reader import FilePool
+from pipeline.data.files import FilePool
 
 _IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 # WebDataset's rule: the key ends at the first dot of the file's name.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 
 # Below this many samples read a share says little: at the default 0.001 ten bad samples are borne
@@ -43,8 +44,7 @@ class FaultLog:
         self.num_read = 0
         self.num_bad = 0
         self.examples: list[str] = []
-        """The first faults, in the order of the run; each line names reason, key, shard and offset.
-        """
+        """The first faults, in the order of the run, as printed."""
         self._by_shard: Counter[str] = Counter()
 
     def record(self, num_read: int, errors: list[SampleError]) -> None:
@@ -54,7 +54,11 @@ class FaultLog:
         self.num_read += num_read
         self.num_bad += len(errors)
         self._by_shard.update(error.shard for error in errors)
-        self.examples += [str(error) for error in errors[: _EXAMPLES_KEPT - len(self.examples)]]
+        for error in errors[: _EXAMPLES_KEPT - len(self.examples)]:
+            self.examples.append(str(error))
+            print(f"bad sample replaced: {error}", file=sys.stderr)
+            if len(self.examples) == _EXAMPLES_KEPT:
+                print("further bad samples are counted, not printed", file=sys.stderr)
         if errors and self.num_bad > max_bad(self.num_read, self.max_bad_fraction):
             raise LoaderError(self._verdict())
 

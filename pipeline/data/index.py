@@ -4,7 +4,6 @@ and kept in an LRU.
 
 from __future__ import annotations
 
-import os
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
@@ -17,11 +16,19 @@ import pyarrow.parquet as pq
 
 from data_tools.manifest import Manifest, ShardEntry
 from pipeline.data.faults import LoaderError, SampleError, max_bad
+from pipeline.data.storage import LocalStorage, Storage
 
-# 60 bytes a row: 4,096 blocks are 250 MB at most. A rank needs one or two blocks a lane at a time.
+# 75 bytes a row: 4,096 blocks are 315 MB at most. A rank needs one or two blocks a lane at a time.
 _ROWS_PER_BLOCK = 1024
 _MAX_BLOCKS = 4096
-_NUMBERS = ("image_offset", "image_size", "text_offset", "text_size")
+_NUMBERS = (
+    "image_offset",
+    "image_size",
+    "text_offset",
+    "text_size",
+    "json_offset",
+    "json_size",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +44,14 @@ class SampleLocation:
     image_size: int
     text_offset: int
     text_size: int
+    json_offset: int = -1
+    json_size: int = -1
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
     keys: pa.Array
-    numbers: np.ndarray  # (rows, 4) int64, columns as _NUMBERS
+    numbers: np.ndarray  # (rows, 6) int64, columns as _NUMBERS
 
 
 class SampleIndex:
@@ -50,8 +59,10 @@ class SampleIndex:
     call from threads.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, storage: Storage | None = None) -> None:
+        """`storage` defaults to the manifest's folder."""
         self._manifest = manifest
+        self._storage = storage or LocalStorage(str(manifest.root))
         self._ends = list(accumulate(shard.num_samples for shard in manifest.shards))
         self._blocks: OrderedDict[tuple[int, int], _Block] = OrderedDict()
         self._lock = threading.Lock()
@@ -72,15 +83,12 @@ class SampleIndex:
                 -1,
             ) from error
         key = block.keys[row % _ROWS_PER_BLOCK].as_py()
-        image_offset, image_size, text_offset, text_size = block.numbers[
-            row % _ROWS_PER_BLOCK
-        ].tolist()
-        path = os.path.join(self._manifest.root, shard.path)
-        if max(image_offset + image_size, text_offset + text_size) > shard.num_bytes:
+        numbers = block.numbers[row % _ROWS_PER_BLOCK].tolist()
+        image_offset, image_size, text_offset, text_size, json_offset, json_size = numbers
+        ends = (image_offset + image_size, text_offset + text_size, json_offset + json_size)
+        if max(ends) > shard.num_bytes:
             raise SampleError("index points past the shard's end", key, shard.path, image_offset)
-        return SampleLocation(
-            key, shard.path, path, image_offset, image_size, text_offset, text_size
-        )
+        return SampleLocation(key, shard.path, self._storage.path(shard.path), *numbers)
 
     def check_first_shard(self, max_bad_fraction: float) -> None:
         """Raises LoaderError if the first shard lacks all its images or captions, or more of them
@@ -88,9 +96,8 @@ class SampleIndex:
         """
         shard = next(shard for shard in self._manifest.shards if shard.num_samples)
         try:
-            table = pq.read_table(
-                self._manifest.index_path(shard), columns=["image_size", "text_size"]
-            )
+            with pq.ParquetFile(self._storage.open_table(shard.index_path)) as file:
+                table = file.read(columns=["image_size", "text_size"], use_threads=False)
         except (OSError, pa.ArrowException, ValueError) as error:
             raise LoaderError(
                 f"index {shard.index_path} cannot be read: {error}. Pack the data set again"
@@ -126,7 +133,7 @@ class SampleIndex:
         """Every block that the row groups around the wanted one cover whole."""
         first_row = wanted * _ROWS_PER_BLOCK
         stop_row = min(first_row + _ROWS_PER_BLOCK, shard.num_samples)
-        with pq.ParquetFile(self._manifest.index_path(shard)) as file:
+        with pq.ParquetFile(self._storage.open_table(shard.index_path)) as file:
             if file.metadata.num_rows != shard.num_samples:
                 raise ValueError(
                     f"{file.metadata.num_rows} rows, the manifest says {shard.num_samples}"

@@ -26,6 +26,7 @@ lowered to N // B where B chunks of the asked length would not fit.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,8 @@ def mix64(values: KeyArray) -> KeyArray:
     return values ^ (values >> np.uint64(31))
 
 
-def _keys(seed: int, epochs: IntArray, purpose: int) -> KeyArray:
+def keys_of(seed: int, epochs: IntArray, purpose: int) -> KeyArray:
+    """A uniform 64-bit word for each epoch, another for each seed and purpose."""
     start = np.full(epochs.shape, seed % 2**64, dtype=np.uint64)
     keyed = mix64(mix64(start) + epochs.astype(np.uint64) * np.uint64(_GOLDEN))
     return mix64(keyed + np.uint64(purpose))
@@ -78,7 +80,32 @@ def _feistel(values: KeyArray, side: np.uint64, keys: KeyArray) -> KeyArray:
     return left * side + right
 
 
-class SampleOrder:
+class Order(ABC):
+    """Which sample each position of a run holds; a closed form of the position."""
+
+    global_batch_size: int
+    chunk_size: int
+    num_samples: int
+    """Of an epoch."""
+
+    @abstractmethod
+    def samples(self, positions: IntArray) -> IntArray:
+        """Sample numbers at these positions of the run, in any order and of any epochs."""
+
+    def batch(self, samples_seen: int, start: int = 0, stop: int | None = None) -> IntArray:
+        """Samples of elements start..stop (default: all) of the global batch that begins at
+        position `samples_seen`.
+        """
+        if samples_seen < 0 or samples_seen % self.global_batch_size:
+            raise ValueError(
+                f"samples_seen is {samples_seen}, not a multiple of the global batch size "
+                f"{self.global_batch_size}: a run cannot change its global batch size"
+            )
+        stop = self.global_batch_size if stop is None else stop
+        return self.samples(np.arange(samples_seen + start, samples_seen + stop, dtype=np.int64))
+
+
+class SampleOrder(Order):
     """Which sample each position of the run holds. Pure: two instances with equal arguments give
     equal orders.
     """
@@ -106,18 +133,6 @@ class SampleOrder:
         self._num_chunks, self._rest = divmod(num_samples, self.chunk_size)
         self._num_rows, self._last_width = divmod(self._num_chunks, global_batch_size)
 
-    def batch(self, samples_seen: int, start: int = 0, stop: int | None = None) -> IntArray:
-        """Samples of elements start..stop (default: all) of the global batch that begins at
-        position `samples_seen`.
-        """
-        if samples_seen < 0 or samples_seen % self.global_batch_size:
-            raise ValueError(
-                f"samples_seen is {samples_seen}, not a multiple of the global batch size "
-                f"{self.global_batch_size}: a run cannot change its global batch size"
-            )
-        stop = self.global_batch_size if stop is None else stop
-        return self.samples(np.arange(samples_seen + start, samples_seen + stop, dtype=np.int64))
-
     def samples(self, positions: IntArray) -> IntArray:
         """Sample numbers (0..num_samples-1) at these positions of the run, in any order and of any
         epochs.
@@ -125,16 +140,16 @@ class SampleOrder:
         epochs, inside = np.divmod(positions, self.num_samples)
         chunks, steps = self._chunk_and_step(inside)
         full = chunks < self._num_chunks
-        keys = _keys(self.seed, epochs, _CHUNK)
+        keys = keys_of(self.seed, epochs, _CHUNK)
         chunks[full] = permute(chunks[full], self._num_chunks, keys[full])
         # The short chunk keeps its inner order: its length differs, and it is c samples of a whole
         # epoch at most.
         turn = mix64(
-            _keys(self.seed, epochs, _INNER) + chunks.astype(np.uint64) * np.uint64(_GOLDEN)
+            keys_of(self.seed, epochs, _INNER) + chunks.astype(np.uint64) * np.uint64(_GOLDEN)
         )
         turn = (turn % np.uint64(self.chunk_size)).astype(np.int64)
         steps = np.where(full, (steps + turn) % self.chunk_size, steps)
-        cut = (_keys(self.seed, epochs, _CUT) % np.uint64(self.num_samples)).astype(np.int64)
+        cut = (keys_of(self.seed, epochs, _CUT) % np.uint64(self.num_samples)).astype(np.int64)
         return (cut + chunks * self.chunk_size + steps) % self.num_samples
 
     def _chunk_and_step(self, inside: IntArray) -> tuple[IntArray, IntArray]:

@@ -2,61 +2,137 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
 import numpy as np
 
-from data_tools.manifest import Manifest
+from pipeline.config import CaptionChoice, DataConfig
+from pipeline.data.captions import choose_caption
+from pipeline.data.colour import ColourAugmentation
+from pipeline.data.dataset import DataSet
 from pipeline.data.decode import decode_rgb
 from pipeline.data.faults import SampleError
-from pipeline.data.index import SampleIndex
+from pipeline.data.index import SampleIndex, SampleLocation
 from pipeline.data.reader import ShardReader
-from pipeline.data.tokenizer import clean_caption
 from pipeline.data.transforms import (
     SampleRandom,
-    crop_and_resize,
     decode_reduction,
     random_crop_box,
+    resized_crop,
+    write_planes,
 )
 
 
+class RawSample(NamedTuple):
+    key: str
+    shard: str
+    offset: int
+    """Of the image, in bytes; -1 where it is not known."""
+    image: bytes
+    text: bytes
+    json: bytes
+
+
+class SampleDecoder:
+    """Bytes -> pixels and caption, by the options of a job. Safe to call from threads."""
+
+    def __init__(self, config: DataConfig, *, image_size: int, seed: int) -> None:
+        self._config = config
+        self._colour = ColourAugmentation(config.colour)
+        self._image_size = image_size
+        self._seed = seed
+
+    def decode(self, raw: RawSample, position: int, out: np.ndarray) -> str:
+        """Pixels into `out`, uint8 (3, image_size, image_size); returns the cleaned caption.
+
+        `position`, the sample's place in the run, keys all that is random. Raises SampleError.
+        """
+        config = self._config
+        random = SampleRandom(self._seed, position)
+        try:
+            image = decode_rgb(raw.image, self._reduction)
+            height, width = image.shape[:2]
+            box = random_crop_box(width, height, scale_min=config.crop_scale_min, random=random)
+            pixels = self._colour(resized_crop(image, box, self._image_size), random)
+            caption = choose_caption(
+                raw.text, raw.json, config.caption_choice, config.caption_dropout, random
+            )
+        except ValueError as error:  # of decode: DecodeError and UnicodeDecodeError are such
+            raise SampleError(str(error), raw.key, raw.shard, raw.offset) from error
+        write_planes(pixels, out)
+        return caption
+
+    def _reduction(self, width: int, height: int) -> int:
+        return decode_reduction(
+            width,
+            height,
+            image_size=self._image_size,
+            scale_min=self._config.crop_scale_min,
+        )
+
+
 class SampleSource:
-    """Reads, decodes and crops samples of a data set. Safe to call from threads."""
+    """Reads and decodes samples of one or more data sets, numbered through all of them. Safe to
+    call from threads.
+    """
 
     def __init__(
-        self, manifest: Manifest, *, image_size: int, crop_scale_min: float, seed: int
+        self,
+        datasets: Sequence[DataSet],
+        config: DataConfig,
+        *,
+        image_size: int,
+        num_lanes: int,
+        seed: int,
     ) -> None:
-        self.index = SampleIndex(manifest)
-        self._reader = ShardReader()
-        self._image_size = image_size
-        self._crop_scale_min = crop_scale_min
-        self._seed = seed
+        """`num_lanes` of this rank: each reads on at another place."""
+        self._datasets = tuple(datasets)
+        self._ends = list(accumulate(dataset.num_samples for dataset in datasets))
+        self._indices = [SampleIndex(dataset.manifest, dataset.storage) for dataset in datasets]
+        self._readers = [
+            ShardReader(dataset.storage.reader(_chunk_bytes(dataset, config.chunk_size), num_lanes))
+            for dataset in datasets
+        ]
+        self._decoder = SampleDecoder(config, image_size=image_size, seed=seed)
+        self._with_json = config.caption_choice is not CaptionChoice.own
+
+    def check_first_shards(self, max_bad_fraction: float) -> None:
+        """Raises LoaderError for a data set without images or captions in its first shard."""
+        for index in self._indices:
+            index.check_first_shard(max_bad_fraction)
 
     def load(self, sample: int, position: int, out: np.ndarray) -> tuple[str, str]:
         """Pixels of sample number `sample` into `out`, uint8 (3, image_size, image_size).
 
-        Returns (key, cleaned caption). `position`, the sample's place in the run, keys the crop.
-        Raises SampleError if the sample cannot be read or decoded, or has no caption.
+        Returns (key, cleaned caption). `position`, the sample's place in the run, keys what is
+        random. Raises SampleError if it cannot be read or decoded, or has no caption.
         """
-        location = self.index.locate(sample)
-        image_bytes, text_bytes = self._reader.read(location)
+        number = bisect_right(self._ends, sample)
+        inside = sample - (self._ends[number - 1] if number else 0)
         try:
-            caption = clean_caption(text_bytes.decode())
-            if not caption:
-                raise ValueError("empty caption")
-            image = decode_rgb(image_bytes, self._reduction)
-        except ValueError as error:  # of decode: DecodeError and UnicodeDecodeError are such
-            raise SampleError(
-                str(error), location.key, location.shard, location.image_offset
-            ) from error
-        height, width = image.shape[:2]
-        random = SampleRandom(self._seed, position)
-        box = random_crop_box(width, height, scale_min=self._crop_scale_min, random=random)
-        crop_and_resize(image, box, out)
-        return location.key, caption
+            location = self._indices[number].locate(inside)
+            raw = self._read(self._readers[number], location)
+            return raw.key, self._decoder.decode(raw, position, out)
+        except SampleError as error:
+            if len(self._datasets) == 1:
+                raise
+            place = f"{self._datasets[number].name}/{error.shard}"
+            raise SampleError(error.reason, error.key, place, error.offset) from error
 
     def close(self) -> None:
-        self._reader.close()
+        for reader in self._readers:
+            reader.close()
 
-    def _reduction(self, width: int, height: int) -> int:
-        return decode_reduction(
-            width, height, image_size=self._image_size, scale_min=self._crop_scale_min
-        )
+    def _read(self, reader: ShardReader, location: SampleLocation) -> RawSample:
+        if self._with_json:
+            image, text, json = reader.read_with_json(location)
+        else:
+            (image, text), json = reader.read(location), b""
+        return RawSample(location.key, location.shard, location.image_offset, image, text, json)
+
+
+def _chunk_bytes(dataset: DataSet, chunk_size: int) -> int:
+    return -(-dataset.manifest.num_bytes // max(1, dataset.num_samples)) * chunk_size

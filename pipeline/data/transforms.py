@@ -95,15 +95,21 @@ def crop_and_resize(image: np.ndarray, box: tuple[int, int, int, int], out: np.n
     """Resize a crop of an RGB (height, width, 3) image into `out`, uint8 (3, image_size,
     image_size).
     """
+    write_planes(resized_crop(image, box, out.shape[1]), out)
+
+
+def resized_crop(image: np.ndarray, box: tuple[int, int, int, int], image_size: int) -> np.ndarray:
+    """A crop (left, top, width, height) of an RGB image at uint8 (image_size, image_size, 3)."""
     left, top, width, height = box
-    image_size = out.shape[1]
     shrink = max(width, height) / image_size
     interpolation = cv2.INTER_AREA if shrink >= _AREA_FROM_SHRINK else cv2.INTER_CUBIC
     crop = image[top : top + height, left : left + width]
-    resized = cv2.resize(crop, (image_size, image_size), interpolation=interpolation)
-    cv2.split(
-        resized, list(out)
-    )  # writes into the planes of `out`, 5 times as fast as a transposing copy
+    return cv2.resize(crop, (image_size, image_size), interpolation=interpolation)
+
+
+def write_planes(image: np.ndarray, out: np.ndarray) -> None:
+    """RGB (size, size, 3) into the planes of `out`, 5 times as fast as a transposing copy."""
+    cv2.split(image, list(out))
 
 
 def eval_transform(data: bytes, image_size: int) -> np.ndarray:

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 
 from pipeline.config import DataConfig
-from pipeline.data import Batch, TrainLoader, build_train_loader
+from pipeline.data import Batch, build_train_loader
+from pipeline.data.loader import TrainLoader
 
 IMAGE_SIZE = 16
 CONTEXT_LENGTH = 24
 
 
 def loader_of(
-    manifest: Path,
+    manifest: Path | str,
     global_batch_size: int = 8,
     rank: int = 0,
     world_size: int = 1,
@@ -23,7 +24,7 @@ def loader_of(
     **config: Any,
 ) -> TrainLoader:
     """A loader of IMAGE_SIZE pixels; `config` are fields of DataConfig."""
-    return build_train_loader(
+    loader = build_train_loader(
         DataConfig(manifest=str(manifest), **{"prefetch_batches": 2, **config}),
         image_size=IMAGE_SIZE,
         context_length=CONTEXT_LENGTH,
@@ -32,9 +33,13 @@ def loader_of(
         world_size=world_size,
         seed=seed,
     )
+    assert isinstance(loader, TrainLoader)
+    return loader
 
 
-def read_batches(manifest: Path, count: int, samples_seen: int = 0, **kwargs: Any) -> list[Batch]:
+def read_batches(
+    manifest: Path | str, count: int, samples_seen: int = 0, **kwargs: Any
+) -> list[Batch]:
     """The first batches from a position on, of a loader made as `loader_of` makes it."""
     with loader_of(manifest, **kwargs) as loader:
         iterator = loader.batches(samples_seen)

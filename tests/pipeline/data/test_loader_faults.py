@@ -198,7 +198,7 @@ def test_an_unexpected_error_in_a_thread_reaches_the_consumer(manifest, monkeypa
 
 
 def test_storage_that_does_not_answer_is_an_error(manifest, monkeypatch):
-    monkeypatch.setattr("pipeline.data.loader._STALL_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("pipeline.data.ahead.STALL_TIMEOUT_S", 1.0)
     release = threading.Event()
     real = os.pread
     monkeypatch.setattr(os, "pread", lambda *args: release.wait(30) and real(*args))

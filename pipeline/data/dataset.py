@@ -1,0 +1,112 @@
+"""A data set as training opens it: its manifest, where its files lie, and that they are there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_tools.manifest import FORMAT_VERSION, Manifest, ManifestError, ShardEntry
+from pipeline.data.storage import LocalStorage, RemoteStorage, open_storage
+
+# A stat takes 2 us on a local disk and 0.3 ms on a parallel file system, where these overlap.
+_STAT_THREADS = 8
+# Of an object store each rank asks for so many shards at start; a request takes 50 ms.
+_MAX_REMOTE_CHECKS = 64
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """`name` tells data sets of a mixture apart: the path or URL of the manifest's folder."""
+
+    name: str
+    manifest: Manifest
+    storage: LocalStorage | RemoteStorage
+    num_samples: int
+
+
+def open_dataset(location: str, rank: int = 0, world_size: int = 1) -> DataSet:
+    """Read a manifest from a path or URL, and check that every world_size-th shard from `rank` on
+    is there with its size: together the ranks check all of them (of an object store, 64 a rank).
+
+    Raises ManifestError with the first ten things wrong. Checksums are not computed here.
+    """
+    folder, _, name = location.rpartition("/")
+    storage = open_storage(folder or ("/" if location.startswith("/") else "."))
+    try:
+        text = (
+            Path(location).read_bytes()
+            if isinstance(storage, LocalStorage)
+            else storage.read_file(name)
+        )
+    except FileNotFoundError as error:
+        raise ManifestError(
+            f"no manifest at {location}: give the manifest.json that `make shards` wrote (or run "
+            f"it first)"
+        ) from error
+    manifest, problems = _parse(text, location, folder or ".")
+    share = manifest.shards[rank::world_size]
+    if isinstance(storage, RemoteStorage):
+        share = share[:_MAX_REMOTE_CHECKS]
+    problems += _missing_or_changed(share, storage)
+    if problems:
+        shown = "\n  ".join(problems[:_SHOWN])
+        more = f"\n  (+{len(problems) - _SHOWN} more)" if len(problems) > _SHOWN else ""
+        raise ManifestError(
+            f"{location}:\n  {shown}{more}\npack the data set again, or restore the named files"
+        )
+    return DataSet(folder or ".", manifest, storage, manifest.num_samples)
+
+
+def _parse(text: bytes, location: str, folder: str) -> tuple[Manifest, list[str]]:
+    try:
+        content = json.loads(text)
+        version = content["format_version"]
+        shards = tuple(ShardEntry(**entry) for entry in content["shards"])
+        manifest = Manifest(Path(folder), content["config_fingerprint"], shards)
+        totals = (content["num_samples"], content["num_bytes"])
+        sums = (manifest.num_samples, manifest.num_bytes)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ManifestError(
+            f"{location} is not a manifest of format {FORMAT_VERSION}: {error!r}"
+        ) from error
+    problems = []
+    if totals != sums:
+        problems.append("num_samples or num_bytes is not the sum over the shards: edited by hand?")
+    if version != FORMAT_VERSION:
+        problems.append(f"format_version is {version}, this code reads {FORMAT_VERSION}")
+    return manifest, problems
+
+
+def _missing_or_changed(
+    shards: Sequence[ShardEntry], storage: LocalStorage | RemoteStorage
+) -> list[str]:
+    def look(part: Sequence[ShardEntry]) -> list[str]:
+        return [problem for shard in part for problem in _problems_of(shard, storage)]
+
+    step = max(1, min(256, -(-len(shards) // _STAT_THREADS)))
+    parts = [shards[start : start + step] for start in range(0, len(shards), step)]
+    with ThreadPoolExecutor(_STAT_THREADS, thread_name_prefix="open-dataset") as pool:
+        return [problem for problems in pool.map(look, parts) for problem in problems]
+
+
+def _problems_of(shard: ShardEntry, storage: LocalStorage | RemoteStorage) -> list[str]:
+    problems = []
+    try:
+        size = storage.size(shard.path)
+        if size != shard.num_bytes:
+            problems.append(f"shard {shard.path} has {size} bytes, {shard.num_bytes} were packed")
+    except FileNotFoundError:
+        problems.append(f"shard {shard.path} is missing")
+    except OSError as error:
+        problems.append(f"shard {shard.path} cannot be looked at: {error}")
+    try:
+        storage.size(shard.index_path)
+    except FileNotFoundError:
+        problems.append(f"index {shard.index_path} is missing")
+    except OSError as error:
+        problems.append(f"index {shard.index_path} cannot be looked at: {error}")
+    return problems
