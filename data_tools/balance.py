@@ -72,7 +72,7 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
     kept = _write_kept(paths, missed, decision)
     decision = Decision(**{**asdict(decision), "kept": kept})
     _write_decision(decision, paths)
-    print(told(decision, job.balance), flush=True)
+    print(told(decision, job.balance), file=sys.stderr, flush=True)
     return {
         "candidates": decision.candidates,
         "max_per_query": decision.max_per_query,

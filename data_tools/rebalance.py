@@ -126,7 +126,7 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
         rows = database.sql(_CURATED, params=tables)
         balanced = _write_balanced(rows, paths, missed, job.balance.seed, survival)
     _write_survival(paths, counts, survival, balanced)
-    print(told(survival), flush=True)
+    print(told(survival), file=sys.stderr, flush=True)
     dropped = survival.num_curated - balanced.num_rows
     return {
         "kept": survival.num_kept,

@@ -145,7 +145,7 @@ def test_run_writes_kept_rows_and_a_fate_for_each(tmp_path):
 
 def test_run_tells_what_was_decided(tmp_path, capsys):
     counts, _, _ = run_on(candidates([[0]] * 300 + [[1]] * 40), tmp_path, target_pairs=100)
-    told = capsys.readouterr().out
+    told = capsys.readouterr().err
     assert counts["max_per_query"] == 60  # 40 of query 1 and 60 of query 0
     assert "t = 60: 1 queries are capped; those below it have 11.8% of 340 matches" in told
     assert f"kept {counts['kept']} pairs, expected 100 +- 7" in told  # sqrt(300 * 1/5 * 4/5) = 6.9
@@ -157,7 +157,7 @@ def test_run_tells_what_was_decided(tmp_path, capsys):
 def test_a_target_out_of_reach_keeps_all_and_says_so(tmp_path, capsys):
     counts, kept, _ = run_on(candidates([[0]] * 30), tmp_path, target_pairs=31)
     assert kept.num_rows == 30 and counts["capped_queries"] == 0
-    assert "balance.target_pairs = 31 is more than there is" in capsys.readouterr().out
+    assert "balance.target_pairs = 31 is more than there is" in capsys.readouterr().err
 
 
 def test_no_candidates_give_an_empty_table(tmp_path):

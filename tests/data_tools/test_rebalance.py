@@ -119,7 +119,7 @@ def test_what_is_dropped_is_told(tmp_path, capsys):
     paths = balanced_once(tmp_path, rows, job)
     alive = curate(paths, by_half)
     counts = rebalance.run(job, paths)
-    told = capsys.readouterr().out.splitlines()[-1]
+    told = capsys.readouterr().err.splitlines()[-1]
     rate = len(alive) / counts["kept"]
     assert f"{rate:.1%} of the kept pairs survived" in told
     assert f"balance.expected_survival={int(1000 * rate) / 1000:g}" in told
