@@ -200,7 +200,7 @@ def main(arguments: list[str], stage: str | None = None) -> int:
     parser.add_argument("overrides", nargs="*", help="of conf/dataset.yaml, as field=value")
     options = parser.parse_intermixed_args(arguments)
     try:
-        job = load_job(options.overrides)
+        job = load_job(options.overrides, stage or options.until)
         if stage is None:
             build(job, options.until)
         else:

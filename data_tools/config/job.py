@@ -61,16 +61,16 @@ class DatasetJob:
 ConfigStore.instance().store(name="dataset_schema", node=DatasetJob)
 
 
-def load_job(overrides: list[str]) -> DatasetJob:
+def load_job(overrides: list[str], until: str = "report") -> DatasetJob:
     """Compose conf/dataset.yaml with Hydra overrides (`queries.path=q.txt source=commons`) and
-    validate the result."""
+    validate what the stages up to `until` read."""
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             composed = compose("dataset", overrides)
         job: DatasetJob = OmegaConf.to_object(composed)  # type: ignore[assignment]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"the configuration does not compose: {_whole_story(error)}") from error
-    problems = validate(job)
+    problems = validate(job, until)
     if problems:
         raise ConfigError("the dataset job is not valid:\n  " + "\n  ".join(problems))
     return job
@@ -86,14 +86,20 @@ def _whole_story(error: BaseException) -> str:
     return "\n  ".join(dict.fromkeys(told))
 
 
-def validate(job: DatasetJob) -> list[str]:
-    """Every problem as `field = value: what is wrong, what to do`; empty when the job can start."""
+def validate(job: DatasetJob, until: str = "report") -> list[str]:
+    """Every problem as `field = value: what is wrong, what to do`; empty when the job can start.
+
+    A list of queries can be made before anybody has thought of whom to ask: `until="queries"`.
+    """
     found = []
     if not job.out_dir:
         found.append("out_dir is not given: add out_dir=DIR")
     elif os.path.exists(job.out_dir) and not os.path.isdir(job.out_dir):
         found.append(f"out_dir = {job.out_dir}: is a file; name a folder")
-    found += queries.problems(job.queries) + sources.problems(job.sources)
+    found += queries.problems(job.queries)
+    if until == "queries":
+        return found
+    found += sources.problems(job.sources)
     found += match.problems(job.match) + search.problems(job.search)
     found += balance.problems(job.balance) + crawl.problems(job.crawl)
     found += curate.problems(job.curate) + pack.problems(job.pack)

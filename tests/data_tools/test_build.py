@@ -75,6 +75,14 @@ def test_a_stage_that_is_not_divided(words, capsys):
     assert "balance is not divided" in capsys.readouterr().err
 
 
+def test_a_list_of_queries_needs_nobody_to_ask(words, capsys):
+    assert build.main(words[:2], stage="queries") == 0
+    assert build.main([*words[:2], "--until", "queries"]) == 0
+    assert told(capsys)["queries"] == "unchanged"
+    assert build.main(words[:2]) == 2
+    assert "sources: none is enabled" in capsys.readouterr().err
+
+
 def test_no_such_stage(words, tmp_path, capsys):
     assert build.main(["--until", "balanse", *words]) == 2
     assert "--until balanse: there is no such stage" in capsys.readouterr().err
