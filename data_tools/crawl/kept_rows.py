@@ -48,13 +48,18 @@ def sorted_rows(kept: Path, boxes: FaceBoxesConfig, folder: Path) -> Iterator[pa
     """ROWS by (hash of URL, URL, uid); DuckDB spills below `folder`."""
     scratch = folder / f".sort.{uuid.uuid4().hex[:8]}.tmp"
     files = _boxes_files(boxes)
+    raised: list[DataError] = []
     try:
         with duckdb.connect() as database:
             database.execute(f"SET memory_limit = '{SORT_MEMORY}'")
             database.execute("SET temp_directory = $scratch", {"scratch": str(scratch)})
-            database.register("kept", pa.RecordBatchReader.from_batches(_KEYED, _keyed(kept)))
+            database.register(
+                "kept", pa.RecordBatchReader.from_batches(_KEYED, _noted(_keyed(kept), raised))
+            )
             if files:
-                reader = pa.RecordBatchReader.from_batches(_FACES, _faces(files, boxes))
+                reader = pa.RecordBatchReader.from_batches(
+                    _FACES, _noted(_faces(files, boxes), raised)
+                )
                 database.register("faces", reader)
                 # Two tables that know one image: the faces of both are blurred.
                 rows = database.sql(
@@ -69,8 +74,21 @@ def sorted_rows(kept: Path, boxes: FaceBoxesConfig, folder: Path) -> Iterator[pa
                 )
             for batch in rows.to_arrow_reader(ROWS_PER_BATCH):
                 yield pa.Table.from_batches([batch]).cast(ROWS)
+    except duckdb.Error as error:
+        if raised:
+            raise raised[0] from None
+        raise DataError(f"the kept pairs could not be sorted in {scratch}: {error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _noted(batches: Iterator[pa.RecordBatch], raised: list[DataError]) -> Iterator[pa.RecordBatch]:
+    """DuckDB makes an error of its own of what its input raises."""
+    try:
+        yield from batches
+    except DataError as error:
+        raised.append(error)
+        raise
 
 
 def _keyed(kept: Path) -> Iterator[pa.RecordBatch]:

@@ -35,6 +35,8 @@ class Site:
     robots: str | int = ROBOTS_OPEN
     delay_s: float = 0.0
     redirect_to: str = ""
+    flaky_status: int = 503
+    """Of /flaky/N.jpg."""
     host: str = ""
     requests: Counter[str] = field(default_factory=Counter)
     user_agents: set[str] = field(default_factory=set)
@@ -72,7 +74,9 @@ class Site:
             return await ODD[path](self, request)
         if path.startswith("/status/"):
             return web.Response(status=int(path.split("/")[2]))
-        if path.startswith("/n/"):  # any number of different pictures
+        if path.startswith("/flaky/") and self.flaky_status != 200:
+            return web.Response(status=self.flaky_status, headers={"Retry-After": "60"})
+        if path.startswith(("/n/", "/flaky/")):  # any number of different pictures
             number = int(path.split("/")[2].split(".")[0])
             return web.Response(body=pictures.jpeg(50 + number % 40, 50 + number // 40))
         return web.Response(status=404)

@@ -83,5 +83,7 @@ if __name__ == "__main__":
     out_dir = Path(sys.argv[1])
     try:
         print(crawl.run(make_job(out_dir, **json.loads(sys.argv[2])), DatasetPaths(out_dir)))
-    except DataError as error:
+    except (DataError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,25 +1,20 @@
-"""The crawl stage with the real img2dataset: what arrives, what a second run does, what a kill
-leaves."""
+"""The crawl stage with the real img2dataset: what arrives, what a second run does, what is
+refused."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
-import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
-import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data_tools import crawl
-from data_tools.schema import FATES, FETCHED, DataError, DatasetPaths, read_table
+from data_tools.schema import FATES, DataError, DatasetPaths, read_table
+from data_tools.tasks import Task
 from tests.data_tools.crawl import pictures
 from tests.data_tools.crawl.conftest import CRAWLED
 from tests.data_tools.crawl.hostile_server import hostile_site
@@ -104,171 +99,131 @@ def test_nothing_kept_is_an_error(tmp_path):
         crawl.run(make_job(tmp_path), DatasetPaths(tmp_path))
 
 
-class Driver:
-    """The stage in a process of its own, to be killed."""
-
-    def __init__(self, out_dir: Path, **settings: object) -> None:
-        self.out_dir = out_dir
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "tests.data_tools.crawl.jobs",
-                str(out_dir),
-                json.dumps(settings),
-            ],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.family: set[psutil.Process] = set()
-
-    def descendants(self) -> list[psutil.Process]:
-        """Every process the driver ever had, with the children of its children."""
-        self.family.update(psutil.Process(self.process.pid).children(recursive=True))
-        return list(self.family)
-
-    def until(self, what: Callable[[], bool], seconds: float = 60) -> None:
-        deadline = time.monotonic() + seconds
-        while not what():
-            assert self.process.poll() is None, f"ended too early: {self.process.communicate()}"
-            assert time.monotonic() < deadline, "it did not come to that"
-            self.descendants()
-            time.sleep(0.05)
-
-    def urls_done(self, part: str = "part-*") -> int:
-        logs = (self.out_dir / "crawl").glob(f".{part}.*.tmp/guard.jsonl")
-        return sum(log.read_bytes().count(b"\n") for log in logs)
-
-    def end(self, seconds: float = 30) -> tuple[int, str]:
-        _, errors = self.process.communicate(timeout=seconds)
-        return self.process.returncode, errors
+def test_a_url_with_several_captions_is_fetched_once_and_given_to_all(tmp_path):
+    with hostile_site() as site:
+        urls = [site.url("/n/1.jpg")] * 3 + [site.url("/n/2.jpg"), site.url("/status/404")] * 2
+        rows = write_kept(tmp_path, urls)
+        paths = DatasetPaths(tmp_path)
+        counts = crawl.run(make_job(tmp_path, allow_private=[site.host]), paths)
+        assert counts == {"kept": 7, "fetched": 5, "failed": 2, "rejected": 0}
+        assert site.requests["/n/1.jpg"] == site.requests["/n/2.jpg"] == 1
+    fetched = fetched_rows(paths)
+    assert len({fetched[row["uid"]]["offset"] for row in rows[:3]}) == 1
+    assert fetched[rows[0]["uid"]]["offset"] != fetched[rows[3]["uid"]]["offset"]
+    fates = read_table(paths.fates("crawl"), FATES)
+    assert sorted(fates["uid"].to_pylist()) == sorted(row["uid"] for row in rows)
 
 
-@contextmanager
-def running_driver(out_dir: Path, **settings: object) -> Iterator[Driver]:
-    driver = Driver(out_dir, **settings)
-    try:
-        yield driver
-    finally:
-        if driver.process.poll() is None:
-            driver.process.kill()
-            driver.process.communicate(timeout=20)
+def test_a_retry_round_asks_again_for_what_may_have_passed_and_for_nothing_else(tmp_path):
+    with hostile_site() as site:
+        passing = [f"/flaky/{number}.jpg" for number in range(4)]
+        lasting = ["/status/404", "/noai.jpg", "/forbidden/a.jpg", "/drawing.svg"]
+        urls = [site.url(path) for path in ["/n/1.jpg", "/status/503", *passing, *lasting]]
+        rows = write_kept(tmp_path, [*urls, urls[2]])
+        paths = DatasetPaths(tmp_path)
+        job = make_job(tmp_path, allow_private=[site.host], samples_per_part=2)
+        first = crawl.run(job, paths)
+        assert first == {"kept": 11, "fetched": 1, "failed": 7, "rejected": 3}
+        asked = site.requests.copy()
+        site.flaky_status = 200
+        job.crawl.retry_rounds = 1
+        second = crawl.run(job, paths)
+        assert second == {
+            **{"kept": 11, "fetched": 6, "failed": 2, "rejected": 3},
+            **{"retried": 6, "recovered": 5},
+        }
+        for path in ["/n/1.jpg", *lasting]:
+            assert site.requests[path] == asked[path], "not asked again"
+        assert site.requests["/flaky/0.jpg"] == asked["/flaky/0.jpg"] + 1
+        again = site.requests.copy()
+        assert crawl.run(job, paths) == second and site.requests == again
+        job.crawl.retry_rounds = 2
+        third = crawl.run(job, paths)
+        assert (third["fetched"], third["retried"], third["recovered"]) == (6, 7, 5)
+    fates = read_table(paths.fates("crawl"), FATES)
+    assert sorted(fates["uid"].to_pylist()) == sorted(row["uid"] for row in rows), "each once"
+    for row in fetched_rows(paths).values():
+        assert stored_image(paths, row).size
 
 
-def all_gone(processes: list[psutil.Process], seconds: float = 10) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes):
-            return True
-        time.sleep(0.1)
-    return False
+def test_tasks_crawl_their_own_parts_and_leave_those_of_others_alone(tmp_path):
+    with hostile_site() as site:
+        write_kept(tmp_path, [site.url(f"/n/{number}.jpg") for number in range(40)])
+        paths = DatasetPaths(tmp_path)
+        job = make_job(tmp_path, allow_private=[site.host], samples_per_part=10)
+        job.crawl.retry_rounds = 1
+        of_another = paths.crawl / ".part-00001.0123abcd.tmp"
+        of_a_killed_one = paths.crawl / ".part-00000.0123abcd.tmp"
+        for folder in (of_another, of_a_killed_one):
+            folder.mkdir(parents=True)
+        assert crawl.run_share(job, paths, Task(0, 2)) == {"parts": 2, "rows": 20}
+        assert of_another.exists() and not of_a_killed_one.exists()
+        parts = {path.name for path in paths.crawl.glob("part-*")}
+        assert parts == {"part-00000", "part-00002"}
+        assert not (paths.crawl / "retry-01").exists(), "the round before is not done"
+        asked = sum(site.requests.values())
+        assert crawl.run_share(job, paths, Task(0, 2)) == {"parts": 2, "rows": 20}
+        assert sum(site.requests.values()) == asked
+        counts = crawl.run(job, paths)
+        assert counts["kept"] == counts["fetched"] == 40 and counts["retried"] == 0
+        assert sum(site.requests.values()) == asked + 20 + 1, "and robots.txt"
 
 
-def workers(driver: Driver) -> list[psutil.Process]:
-    """img2dataset's pool workers (and its logger): spawned by multiprocessing, below the part."""
-    found = []
-    for process in driver.descendants():
-        try:
-            if any("spawn_main" in word for word in process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
+def test_two_processes_at_one_part_are_told(tmp_path):
+    with hostile_site() as site:
+        write_kept(tmp_path, [site.url("/n/1.jpg")])
+        paths = DatasetPaths(tmp_path)
+        aside = paths.crawl / ".part-00000.0123abcd.tmp"
+        aside.mkdir(parents=True)
+        with (aside / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with pytest.raises(DataError, match="another process is crawling .*part-00000"):
+                crawl.run(make_job(tmp_path, allow_private=[site.host]), paths)
+        assert aside.exists()
+        crawl.run(make_job(tmp_path, allow_private=[site.host]), paths)
+        assert not aside.exists()
 
 
-@pytest.mark.parametrize(
-    ("sent", "code"),
-    [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGKILL, -9)],
-)
-def test_no_child_outlives_the_driver(tmp_path, sent, code):
-    with hostile_site(delay_s=0.3) as site:
-        write_kept(tmp_path, [site.url(f"/n/{number}.jpg") for number in range(400)])
-        with running_driver(tmp_path, allow_private=[site.host], threads=2) as driver:
-            driver.until(lambda: driver.urls_done() > 2)
-            family = driver.descendants()
-            assert len(family) >= 4, "guard, img2dataset, a worker, a logger"
-            driver.process.send_signal(sent)
-            assert driver.end()[0] == code
-            assert all_gone(family)
-    assert not list((tmp_path / "crawl").glob("part-*")), "nothing half-crawled under a final name"
+def test_faces_are_blurred_and_images_of_unknown_faces_not_asked_for(tmp_path):
+    with hostile_site() as site:
+        urls = {path: site.url(path) for path in ("/large.jpg", "/n/1.jpg", "/rotated.jpg")}
+        unknown = site.url("/n/2.jpg")
+        rows = write_kept(tmp_path, [*urls.values(), unknown])
+        face = [[0.25, 0.25, 0.75, 0.75]]
+        boxes = {"url": list(urls.values()), "face_bboxes": [face, [], face]}
+        pq.write_table(pa.table(boxes), tmp_path / "boxes.parquet")
+        job = make_job(tmp_path, allow_private=[site.host], image_size=600)
+        job.crawl.face_boxes.paths = [str(tmp_path / "boxes.parquet")]
+        paths = DatasetPaths(tmp_path)
+        crawl.run(job, paths)
+        assert site.requests["/n/2.jpg"] == 0
+    fates = {
+        row["uid"]: row["status"] for row in read_table(paths.fates("crawl"), FATES).to_pylist()
+    }
+    assert [fates[row["uid"]] for row in rows] == [
+        "fetched",
+        "fetched",
+        "rejected:turned_face_boxes",
+        "rejected:no_face_boxes",
+    ]
+    stored = stored_image(paths, fetched_rows(paths)[rows[0]["uid"]])
+    plain = pictures.decode(pictures.jpeg(900, 600)).astype(int)
+    assert stored.shape == plain.shape
+    changed = np.abs(stored - plain).mean(axis=2)
+    assert changed[250:350, 400:500].mean() > 3 * changed[:40, :40].mean() + 0.5
+    with pytest.raises(DataError, match="other rows or with other settings"):
+        job.crawl.face_boxes.paths = []
+        crawl.run(job, paths)
 
 
-def test_a_killed_worker_is_an_error_at_once(tmp_path):
-    """img2dataset alone waits for a killed worker for ever."""
-    with hostile_site(delay_s=0.3) as site:
-        write_kept(tmp_path, [site.url(f"/n/{number}.jpg") for number in range(400)])
-        with running_driver(tmp_path, allow_private=[site.host], threads=2) as driver:
-            driver.until(lambda: driver.urls_done() > 2)
-            for worker in workers(driver):
-                worker.kill()
-            code, errors = driver.end(seconds=20)
-            assert all_gone(list(driver.family))
-    assert code == 1
-    assert "a worker of img2dataset was killed" in errors and "run again" in errors
-
-
-@pytest.mark.slow
-def test_a_stopped_worker_is_a_stall(tmp_path):
-    with hostile_site(delay_s=0.3) as site:
-        write_kept(tmp_path, [site.url(f"/n/{number}.jpg") for number in range(400)])
-        settings = {"allow_private": [site.host], "threads": 2, "stall_timeout_s": 5}
-        with running_driver(tmp_path, **settings) as driver:
-            driver.until(lambda: driver.urls_done() > 2)
-            for worker in workers(driver):
-                worker.suspend()
-            code, errors = driver.end(seconds=60)
-            assert code == 1 and "finished nothing for 5 s" in errors
-            assert all_gone(list(driver.family))
-
-
-@pytest.mark.slow
-def test_a_killed_guard_is_an_error_at_once(tmp_path):
-    with hostile_site(delay_s=0.3) as site:
-        write_kept(tmp_path, [site.url(f"/n/{number}.jpg") for number in range(400)])
-        with running_driver(tmp_path, allow_private=[site.host], threads=2) as driver:
-            driver.until(lambda: driver.urls_done() > 2)
-            for process in driver.descendants():
-                if "data_tools.crawl.guard" in process.cmdline():
-                    process.kill()
-            code, errors = driver.end(seconds=20)
-            assert code == 1 and "guard process ended with code -9" in errors
-            assert all_gone(list(driver.family))
-
-
-@pytest.mark.slow
-def test_killed_and_resumed_equals_undisturbed(crawled, tmp_path):
-    """kill -9 once in the first part and once in the second; the third run finishes."""
-    crawled.site.delay_s = 0.2
-    settings = {"allow_private": [crawled.site.host], "samples_per_part": 30, "threads": 4}
-    write_kept(tmp_path, [r["url"] for r in crawled.rows], [r["caption"] for r in crawled.rows])
-    try:
-        for part in ("part-00000", "part-00001"):
-            kill_in_part(part, tmp_path, settings)
-    finally:
-        crawled.site.delay_s = 0.0
-    assert (tmp_path / "crawl" / "part-00000").exists()
-    paths = DatasetPaths(tmp_path)
-    assert crawl.run(make_job(tmp_path, **settings), paths) == crawled.counts
-    assert not list((tmp_path / "crawl").glob(".part-*")), "leftovers are cleared away"
-    assert_same_crawl(paths, crawled.paths)
-
-
-def kill_in_part(part: str, out_dir: Path, settings: dict) -> None:
-    with running_driver(out_dir, **settings) as driver:
-        driver.until(lambda: driver.urls_done(part) > 5)
-        driver.process.kill()
-        driver.end()
-        assert all_gone(list(driver.family))
-
-
-def assert_same_crawl(one: DatasetPaths, other: DatasetPaths) -> None:
-    """Equal but for where in its tar an image lies: img2dataset writes in order of arrival."""
-    ours, theirs = fetched_rows(one), fetched_rows(other)
-    assert ours.keys() == theirs.keys()
-    for uid, row in ours.items():
-        for column in set(FETCHED.names) - {"shard", "offset"}:
-            assert row[column] == theirs[uid][column]
-        assert np.array_equal(stored_image(one, row), stored_image(other, theirs[uid]))
-    fates = [read_table(paths.fates("crawl"), FATES) for paths in (one, other)]
-    assert fates[0].sort_by("uid").equals(fates[1].sort_by("uid"))
+def test_options_pass_through_to_img2dataset(tmp_path):
+    """Larger than it came, which the stage by itself never stores."""
+    with hostile_site() as site:
+        (row,) = write_kept(tmp_path, [site.url("/ok.jpg")])
+        job = make_job(tmp_path, allow_private=[site.host])
+        job.crawl.img2dataset = {"resize_only_if_bigger": False, "upscale_interpolation": "nearest"}
+        paths = DatasetPaths(tmp_path)
+        crawl.run(job, paths)
+    stored = fetched_rows(paths)[row["uid"]]
+    assert (stored["width"], stored["height"]) == (96, 64)
+    assert (stored["original_width"], stored["original_height"]) == (60, 40)
