@@ -26,22 +26,28 @@ _BARE_SUM = sum(_HEADER) - sum(_HEADER[_SIZE_AT:136]) - sum(_HEADER[_CHECKSUM_AT
 _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
+# What follows a name of a given length: its padding, and the fields up to the size.
+_AFTER_NAME = [
+    bytes(_NAME_BYTES - length) + _HEADER[_NAME_BYTES:_SIZE_AT] for length in range(_NAME_BYTES + 1)
+]
+_AFTER_SIZE, _AFTER_CHECKSUM = _HEADER[136:_CHECKSUM_AT], _HEADER[156:]
+_PADDING = [bytes(length) for length in range(tarfile.BLOCKSIZE)]
+
+
 def tar_header(name: str, size: int) -> bytes:
-    """What tarfile writes for a plain file (ustar, its defaults), 20 times faster: three of them a
+    """What tarfile writes for a plain file (ustar, its defaults), ten times faster: three of them a
     sample were half of the packer's time."""
-    raw_name, raw_size = name.encode("ascii"), b"%011o\0" % size
-    if len(raw_name) > _NAME_BYTES or len(raw_size) != 12:
+    raw_name, raw_size = name.encode("ascii"), b"%011o" % size
+    if len(raw_name) > _NAME_BYTES or len(raw_size) != 11:
         raise ValueError(f"{name} of {size} bytes does not fit the header of a tar")
     checksum = _BARE_SUM + sum(raw_name) + sum(raw_size)
-    return b"".join(
-        (
-            raw_name.ljust(_NAME_BYTES, b"\0"),
-            _HEADER[_NAME_BYTES:_SIZE_AT],
-            raw_size,
-            _HEADER[136:_CHECKSUM_AT],
-            b"%06o\0 " % checksum,
-            _HEADER[156:],
-        )
+    return b"%b%b%b\0%b%06o\0 %b" % (
+        raw_name,
+        _AFTER_NAME[len(raw_name)],
+        raw_size,
+        _AFTER_SIZE,
+        checksum,
+        _AFTER_CHECKSUM,
     )
 
 
@@ -73,11 +79,10 @@ class ShardWriter:
         size = len(content)
         self._index[f"{column}_offset"].append(self._num_bytes + TAR_HEADER_BYTES)
         self._index[f"{column}_size"].append(size)
-        self._append(tar_header(name, size), content, bytes(-size % tarfile.BLOCKSIZE))
+        self._waiting += (tar_header(name, size), content, _PADDING[-size % tarfile.BLOCKSIZE])
+        self._count(TAR_HEADER_BYTES + size + -size % tarfile.BLOCKSIZE)
 
-    def _append(self, *blocks: bytes) -> None:
-        self._waiting += blocks
-        added = sum(map(len, blocks))
+    def _count(self, added: int) -> None:
         self._num_waiting += added
         self._num_bytes += added
 
@@ -92,8 +97,10 @@ class ShardWriter:
     def close(self) -> ShardEntry:
         """Finish tar and index, which get their names. The paths of the entry are below shards/,
         where the folder will be."""
-        self._append(bytes(2 * tarfile.BLOCKSIZE))
-        self._append(bytes(-self._num_bytes % tarfile.RECORDSIZE))
+        end = 2 * tarfile.BLOCKSIZE
+        end += -(self._num_bytes + end) % tarfile.RECORDSIZE
+        self._waiting.append(bytes(end))
+        self._count(end)
         self._flush()
         self._file.close()
         index = self._path.with_suffix(".index.parquet")

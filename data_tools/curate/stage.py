@@ -51,9 +51,18 @@ _JUDGED = pa.schema(
 
 def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
     """Write the curated table, the fates of what was rejected, and what was found near evaluation
-    images; DataError when nothing is left."""
+    images; DataError when nothing is left, and when the disk takes no more."""
     _refuse_missing(paths)
-    config = job.curate
+    try:
+        return _run(job.curate, paths)
+    except (OSError, duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        raise DataError(
+            f"cannot curate below {paths.root}: {error}. Make room there and run again: images that "
+            "were decoded are not decoded again"
+        ) from error
+
+
+def _run(config: CurateConfig, paths: DatasetPaths) -> dict[str, int]:
     scratch = paths.root / "tables" / ".curate.tmp"
     with work_database(scratch) as database:
         num_fetched = _judge_captions(database, config, paths, scratch)

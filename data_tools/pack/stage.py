@@ -144,7 +144,7 @@ def write_shards(
             for entry in in_processes(write_shard, missing(), job.pack.processes):
                 found[int(Path(entry.path).stem)] = entry
                 progress.advance(entry.num_samples)
-    except (OSError, duckdb.Error) as error:
+    except (OSError, duckdb.IOException, duckdb.OutOfMemoryException) as error:
         raise _no_room(paths, error) from error
     return [entry for _, entry in sorted(found.items()) if entry is not None]
 

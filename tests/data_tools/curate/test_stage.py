@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import signal
 import subprocess
 import sys
@@ -213,11 +212,17 @@ def test_an_image_that_was_changed_after_the_crawl_is_named(tmp_path):
 
 
 def test_an_unwritable_target_is_told(tmp_path):
-    if os.geteuid() == 0:
-        pytest.skip("root writes everywhere")
-    paths, _ = crawl(tmp_path, [Pair(jpeg(photo(0)), "a picture")])
-    (paths.root / "tables").chmod(0o500)
-    with pytest.raises(OSError):
+    """A file where the stage wants a folder: that stops root, too."""
+    paths, _ = crawl(tmp_path, [Pair(jpeg(photo(0)), "a bird")])
+    features.folder(paths).write_text("in the way")
+    with pytest.raises(DataError, match="cannot curate below .*features.*Make room there and run"):
+        curate.run(job_of(paths), paths)
+    features.folder(paths).unlink()
+    assert curate.run(job_of(paths), paths) == {"fetched": 1, "curated": 1}
+    (paths.root / "tables" / "fates" / "curate.parquet").unlink()
+    paths.table("curated").unlink()
+    paths.table("curated").mkdir()
+    with pytest.raises(DataError, match="cannot curate below"):
         curate.run(job_of(paths), paths)
 
 

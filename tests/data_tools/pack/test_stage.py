@@ -17,6 +17,7 @@ import xxhash
 from data_tools import pack
 from data_tools.balance import unit_hashes
 from data_tools.manifest import INDEX, Manifest, load_manifest, verify_checksums
+from data_tools.pack import stage
 from data_tools.pack.shards import METADATA
 from data_tools.schema import (
     BALANCED,
@@ -274,3 +275,13 @@ def test_a_disk_that_takes_no_more_is_told_and_leaves_nothing_half_written(own):
     pack.run(make_job(own.root), own)
     assert snapshot(own) == before
     assert not list(own.root.glob(".shards*"))
+
+
+def test_an_unwritable_target_is_told(tmp_path):
+    """A file where the shards are to be written: that stops root, too."""
+    paths = curated_job(tmp_path)
+    work = stage.work_folder(paths, stage.data_fingerprint(make_job(tmp_path), paths))
+    work.write_text("in the way")
+    with pytest.raises(DataError, match="cannot write the data set below .*give another out_dir"):
+        pack.run(make_job(tmp_path), paths)
+    assert not paths.shards.exists() and not paths.manifest.exists()
