@@ -81,7 +81,8 @@ def main() -> None:
         RESULTS.write_text(
             "# Near duplicates\n\n`python -m tests.benchmarks.bench_near_duplicates --num-hashes "
             f"{arguments.num_hashes} --bits {arguments.bits}` on {platform.machine()}, "
-            f"{os.cpu_count()} CPUs, Python {platform.python_version()}; DuckDB may use "
+            f"{os.cpu_count()} CPUs, Python {platform.python_version()}, load "
+            f"{os.getloadavg()[0]:.1f} at the end; DuckDB may use "
             f"{MEMORY_LIMIT}. Making the hashes took {before_mb:,.0f} MB before.\n\n{head}\n{row}\n"
         )
     if recall < 1:
