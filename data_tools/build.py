@@ -33,7 +33,14 @@ from data_tools import (
     report,
     search,
 )
-from data_tools.config import ConfigError, DatasetJob, fingerprint, load_job, to_yaml
+from data_tools.config import (
+    ConfigError,
+    DatasetJob,
+    data_settings,
+    fingerprint,
+    load_job,
+    to_yaml,
+)
 from data_tools.manifest import ManifestError
 from data_tools.schema import DataError, DatasetPaths
 from data_tools.tasks import Task, parse_task
@@ -54,35 +61,52 @@ class Stage:
     None where the stage is not divided."""
 
 
+def _settings(*groups: str) -> Callable[[DatasetJob], tuple[object, ...]]:
+    return lambda job: tuple(data_settings(job)[group] for group in groups)
+
+
 STAGES = (
     Stage(
         "queries",
         queries.run,
-        lambda job: (job.queries, queries.inputs(job.queries)),
+        lambda job: (data_settings(job)["queries"], queries.inputs(job.queries)),
         lambda p: p.table("queries"),
     ),
     Stage(
         "match",
         match.run,
-        lambda job: (job.sources.pool, job.match, match.inputs(job.sources.pool)),
+        lambda job: (
+            job.sources.pool,
+            data_settings(job)["match"],
+            match.inputs(job.sources.pool),
+        ),
         lambda p: p.matched,
         match.run_share,
     ),
     Stage(
         "search",
         search.run,
-        lambda job: (job.sources, job.search, search.target(job)),
+        lambda job: (*_settings("sources", "search")(job), search.target(job)),
         lambda p: p.table("searched"),
     ),
-    Stage("candidates", candidates.run, lambda job: (), lambda p: p.table("candidates")),
-    Stage("balance", balance.run, lambda job: (job.balance,), lambda p: p.table("kept")),
+    Stage("candidates", candidates.run, _settings(), lambda p: p.table("candidates")),
+    Stage("balance", balance.run, _settings("balance"), lambda p: p.table("kept")),
+    Stage("crawl", crawl.run, _settings("crawl"), lambda p: p.table("fetched"), crawl.run_share),
+    Stage("curate", curate.run, _settings("curate"), lambda p: p.table("curated")),
+    Stage("rebalance", rebalance.run, _settings(), lambda p: p.table("balanced")),
     Stage(
-        "crawl", crawl.run, lambda job: (job.crawl,), lambda p: p.table("fetched"), crawl.run_share
+        "pack",
+        pack.run,
+        lambda job: (*_settings("pack")(job), job.pack.target_url),
+        lambda p: p.manifest,
+        pack.run_share,
     ),
-    Stage("curate", curate.run, lambda job: (job.curate,), lambda p: p.table("curated")),
-    Stage("rebalance", rebalance.run, lambda job: (), lambda p: p.table("balanced")),
-    Stage("pack", pack.run, lambda job: (job.pack,), lambda p: p.manifest),
-    Stage("report", report.run, lambda job: (), lambda p: p.report),
+    Stage(
+        "report",
+        report.run,
+        lambda job: (job.report, report.inputs(job)),
+        lambda p: p.report,
+    ),
 )
 
 
@@ -110,7 +134,7 @@ def build(job: DatasetJob, until: str = STAGES[-1].name) -> Counts:
     counts: Counts = {}
     with _alone(paths.root):
         paths.config.write_text(to_yaml(job))
-        for stage, chain in _chained(job):
+        for stage, chain in chained(job):
             counts = _run_stage(stage, chain, job, paths)
             if stage.name == until:
                 break
@@ -129,10 +153,10 @@ def build_stage(name: str, job: DatasetJob, task: Task | None = None) -> Counts:
     paths = DatasetPaths(Path(job.out_dir))
     paths.root.mkdir(parents=True, exist_ok=True)
     with _alone(paths.root, shared=task is not None):
-        for stage, chain in _chained(job):
+        for stage, chain in chained(job):
             if stage.name == name:
                 break
-            if _finished(paths, stage, chain) is None:
+            if finished(paths, stage, chain) is None:
                 raise DataError(
                     f"{name} needs the stage {stage.name}, which is not done with these settings: "
                     f"run python -m data_tools.{stage.name} first, or python -m data_tools.build"
@@ -144,7 +168,7 @@ def build_stage(name: str, job: DatasetJob, task: Task | None = None) -> Counts:
         return stage.share(job, paths, task)
 
 
-def _chained(job: DatasetJob) -> Iterator[tuple[Stage, str]]:
+def chained(job: DatasetJob) -> Iterator[tuple[Stage, str]]:
     """Each stage with the fingerprint of its settings and of all before it: a change anywhere
     re-runs everything after it."""
     chain = ""
@@ -155,7 +179,7 @@ def _chained(job: DatasetJob) -> Iterator[tuple[Stage, str]]:
 
 def _run_stage(stage: Stage, chain: str, job: DatasetJob, paths: DatasetPaths) -> Counts:
     started = time.monotonic()
-    done = _finished(paths, stage, chain)
+    done = finished(paths, stage, chain)
     counts = done if done is not None else stage.run(job, paths)
     if done is None:
         _mark_finished(paths, stage, chain, counts)
@@ -169,7 +193,7 @@ def _marker(paths: DatasetPaths, stage: Stage) -> Path:
     return paths.root / "tables" / "done" / f"{stage.name}.json"
 
 
-def _finished(paths: DatasetPaths, stage: Stage, chain: str) -> Counts | None:
+def finished(paths: DatasetPaths, stage: Stage, chain: str) -> Counts | None:
     try:
         marker = json.loads(_marker(paths, stage).read_text())
     except (OSError, ValueError):

@@ -133,8 +133,8 @@ def make_plan(job: DatasetJob, paths: DatasetPaths) -> Plan:
 def _finished_stages(job: DatasetJob, paths: DatasetPaths) -> dict[str, dict[str, int]]:
     """The counts of the stages that are done with these settings, up to the first that is not."""
     done: dict[str, dict[str, int]] = {}
-    for stage, chain in build._chained(job):
-        counts = build._finished(paths, stage, chain)
+    for stage, chain in build.chained(job):
+        counts = build.finished(paths, stage, chain)
         if counts is None:
             break
         done[stage.name] = counts

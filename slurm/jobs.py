@@ -2,7 +2,8 @@
 
 training    train.sbatch, one job of all ranks
 data set    shards.sbatch, one job; with `--tasks N` arrays where the work divides:
-            queries -> match (array) -> search ... balance -> crawl (array) -> curate ... report
+            queries -> match (array) -> search ... balance -> crawl (array) -> curate, rebalance
+                -> pack (array) -> report
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def training_submission(overrides: list[str]) -> Submission:
 def shards_submission(words: list[str], tasks: str = "") -> Submission:
     """`cluster=` and `cluster.*` say where it runs, all other words are data_tools.build's.
 
-    `tasks` is "64", or "64%16" for at most 16 at a time: arrays for match and crawl.
+    `tasks` is "64", or "64%16" for at most 16 at a time: arrays for match, crawl and pack.
     """
     ours = [word for word in words if word.partition("=")[0].split(".")[0] == "cluster"]
     overrides = [word for word in words if word not in ours]
@@ -118,6 +119,8 @@ def _chain(tasks: str, with_pool: bool) -> list[tuple[str, str, list[str]]]:
         *(match if with_pool else []),
         ("balance", "", [BUILD, "--until", "balance"]),
         ("crawl", array, ["data_tools.crawl"]),
+        ("rebalance", "", [BUILD, "--until", "rebalance"]),
+        ("pack", array, ["data_tools.pack"]),
         ("report", "", [BUILD]),
     ]
 

@@ -3,7 +3,7 @@
     python -m slurm.submit experiment=... cluster=multi_node cluster.partition=gpu   train
     python -m slurm.submit run_dir=runs/mine                                go on with that run
     python -m slurm.submit --shards queries.path=... out_dir=... cluster.time_limit=8:00:00
-    python -m slurm.submit --shards --tasks 64 ...          the same as a chain with two arrays
+    python -m slurm.submit --shards --tasks 64 ...          the same as a chain with arrays
     ... --dry-run                                               print what would be submitted
 
 Runs on a login node: needs neither torch nor a GPU. Exit codes: 0 submitted, 1 Slurm refused, 2 the
@@ -213,7 +213,7 @@ def main(arguments: list[str]) -> int:
         "--tasks",
         default="",
         metavar="N[%M]",
-        help="with --shards: match and crawl as arrays of N tasks, M of them at a time",
+        help="with --shards: match, crawl and pack as arrays of N tasks, M of them at a time",
     )
     parser.add_argument("overrides", nargs="*", help="as for python -m pipeline.train")
     options = parser.parse_intermixed_args(arguments)

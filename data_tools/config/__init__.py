@@ -10,6 +10,7 @@ from data_tools.config.curate import CaptionChoice, ClassifierConfig, CurateConf
 from data_tools.config.job import (
     CONF_DIR,
     DatasetJob,
+    data_settings,
     fingerprint,
     load_job,
     to_yaml,
@@ -54,6 +55,7 @@ __all__ = [
     "SearchConfig",
     "SearxngConfig",
     "SourcesConfig",
+    "data_settings",
     "fingerprint",
     "load_job",
     "to_yaml",

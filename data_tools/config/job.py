@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -57,6 +58,21 @@ class DatasetJob:
     report: ReportConfig = field(default_factory=ReportConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
 
+
+# See data_settings; None is the whole group.
+NOT_OF_THE_DATA: dict[str, set[str] | None] = {
+    "out_dir": None,
+    "queries": {"path"},
+    "sources": {"contact", "timeout_s", "max_attempts", "max_wait_s"},
+    "match": {"processes", "unit_bytes", "merge_memory_gb"},
+    "search": {"give_up_after"},
+    "crawl": {"processes", "threads", "stall_timeout_s"}
+    | {"connections_per_host", "requests_per_host_per_s"},
+    "curate": {"processes"},
+    "pack": {"processes", "target_url"},
+    "report": None,
+    "plan": None,
+}
 
 ConfigStore.instance().store(name="dataset_schema", node=DatasetJob)
 
@@ -111,6 +127,18 @@ def validate(job: DatasetJob, until: str = "report") -> list[str]:
             "prints what balance.target_pairs or balance.tail_share come to)"
         )
     return found
+
+
+def data_settings(job: DatasetJob) -> dict[str, Any]:
+    """Group -> settings, without those that say where, how fast or by whom, and nothing about the
+    pairs: with other ones the same data set comes out."""
+    settings = dataclasses.asdict(job)
+    for group, names in NOT_OF_THE_DATA.items():
+        if names is None:
+            del settings[group]
+        else:
+            settings[group] = {k: v for k, v in settings[group].items() if k not in names}
+    return settings
 
 
 def to_yaml(job: DatasetJob) -> str:

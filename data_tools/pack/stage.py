@@ -6,7 +6,6 @@ tables: shards that are whole there are not written again by the next run, whoev
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -18,7 +17,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_tools.config import DatasetJob, fingerprint
+from data_tools.config import DatasetJob, data_settings, fingerprint
 from data_tools.manifest import Manifest, ShardEntry, file_sha256, save_manifest
 from data_tools.pack.order import shard_ranges, write_order
 from data_tools.pack.shards import entry_path, finished_shard, write_shard
@@ -27,18 +26,6 @@ from data_tools.progress import StageProgress
 from data_tools.schema import FATES, PACKED, QUERIES, DataError, DatasetPaths, read_table
 from data_tools.tasks import ALL, Task
 from data_tools.workers import in_processes
-
-# What of a job says where, how fast or by whom, and nothing about the samples.
-NOT_OF_THE_DATA: dict[str, set[str] | None] = {
-    "out_dir": None,
-    "queries": {"path"},
-    "sources": {"contact", "timeout_s", "max_attempts"},
-    "match": {"processes"},
-    "search": {"give_up_after"},
-    "crawl": {"processes", "threads", "connections_per_host", "stall_timeout_s"},
-    "curate": {"processes"},
-    "pack": {"processes", "target_url"},
-}
 
 
 def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
@@ -78,14 +65,8 @@ def run_share(job: DatasetJob, paths: DatasetPaths, task: Task) -> dict[str, int
 
 def data_fingerprint(job: DatasetJob, paths: DatasetPaths) -> str:
     """Of the queries and of every setting that decides about samples."""
-    settings = dataclasses.asdict(job)
-    for group, names in NOT_OF_THE_DATA.items():
-        if names is None:
-            del settings[group]
-        else:
-            settings[group] = {k: v for k, v in settings[group].items() if k not in names}
     queries = read_table(paths.table("queries"), QUERIES)["query"].to_pylist()
-    return fingerprint(settings, hashlib.sha256("\n".join(queries).encode()).hexdigest())
+    return fingerprint(data_settings(job), hashlib.sha256("\n".join(queries).encode()).hexdigest())
 
 
 def refuse_other_data_set(paths: DatasetPaths, made_from: str) -> None:
@@ -119,9 +100,7 @@ def work_folder(paths: DatasetPaths, made_from: str) -> Path:
     return paths.root / f".shards.{fingerprint(made_from, *tables)}.tmp"
 
 
-def write_shards(
-    job: DatasetJob, paths: DatasetPaths, work: Path, task: Task
-) -> list[ShardEntry]:
+def write_shards(job: DatasetJob, paths: DatasetPaths, work: Path, task: Task) -> list[ShardEntry]:
     """The task's shards, each in a process of its own or found whole, in the order of their
     numbers."""
     order = work / "order.parquet"

@@ -273,8 +273,11 @@ def test_a_dataset_job_in_tasks_is_a_chain(login_node: Path, tmp_path: Path) -> 
     (login_node / "cat").symlink_to("/usr/bin/cat")
     (login_node / "tee").symlink_to("/usr/bin/tee")
     ended = submit(login_node, *words, "--tasks", "8%4")
+    told = ended.stdout
     assert ended.returncode == 0, ended.stderr
-    assert "submitted jobs queries 41, match 42, balance 43, crawl 44, report 45" in ended.stdout
+    assert (
+        "jobs queries 41, match 42, balance 43, crawl 44, rebalance 45, pack 46, report 47" in told
+    )
     (entry,) = json.loads((tmp_path / "data" / "submit.json").read_text())
     commands = {job["name"]: job["command"] for job in entry["jobs"]}
     assert not any(word.startswith("--dependency") for word in commands["queries"])
