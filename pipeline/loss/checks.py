@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from numbers import Real
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from pipeline.loss.collectives import Ranks, gather_rows
 NOTE_BYTES = 4096  # holds MAX_ERRORS errors of ERROR_LENGTH characters and the facts
 MAX_ERRORS = 4
 ERROR_LENGTH = 400
+LARGEST_LOG_SCALE = math.log(torch.finfo(torch.float32).max)  # 88.7
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -79,7 +81,7 @@ class InputReport:
         """What both losses take; ``text``, the text features, has been checked by itself."""
         self.features("image_features", image_features, finite=finite)
         self._same(image_features, text)
-        self.scalar("logit_scale", logit_scale, finite=finite)
+        self.scalar("logit_scale", logit_scale, finite=finite, limit=LARGEST_LOG_SCALE)
         return self._ids(pair_ids, image_features)
 
     def _same(self, image_features: Any, text_features: Any) -> None:
@@ -93,8 +95,11 @@ class InputReport:
                 " they must be equal",
             )
 
-    def scalar(self, name: str, value: Any, *, finite: bool) -> InputReport:
-        """A float parameter of one element, such as the logit scale."""
+    def scalar(
+        self, name: str, value: Any, *, finite: bool, limit: float = math.inf
+    ) -> InputReport:
+        """A float parameter of one element, such as the logit scale; ``limit`` is that of a
+        logarithm."""
         if not self.require(isinstance(value, Tensor), f"{name} is not a tensor but {type(value)}"):
             return self
         good = self.require(
@@ -105,6 +110,10 @@ class InputReport:
         if good and finite:
             number = value.detach().item()
             self.require(math.isfinite(number), f"{name} is {number}; it must be finite")
+            self.require(
+                not limit < number < math.inf,
+                f"{name} is {number}, whose exponential overflows; pass the logarithm of the scale",
+            )
         return self
 
     def _ids(self, pair_ids: Any, image_features: Any) -> InputReport:
@@ -129,28 +138,38 @@ class InputReport:
         )
         return self
 
-    def label_smoothing(self, value: float) -> InputReport:
+    def label_smoothing(self, value: Any) -> InputReport:
+        number = _number(value)
         self.require(
-            0.0 <= value < 1.0, f"label_smoothing is {value}; it must be at least 0 and below 1"
+            0.0 <= number < 1.0,
+            f"label_smoothing is {value!r}; pass a number of at least 0 and below 1",
         )
-        self.facts["label_smoothing"] = value
+        self.facts["label_smoothing"] = str(number)  # NaN, which is not itself, equals "nan"
         return self
 
     def options(
-        self, tile: Any, stash_bytes: int = 0, reduce_dtype: torch.dtype | None = None
+        self, tile: Any, stash_bytes: Any = 0, reduce_dtype: torch.dtype | None = None
     ) -> InputReport:
         sides = tile if isinstance(tile, tuple) else (tile, tile)
         self.require(
             tile is None or (len(sides) == 2 and all(isinstance(x, int) and x > 0 for x in sides)),
             f"tile is {tile!r}; pass a positive number of rows and columns, or None",
         )
-        self.require(stash_bytes >= 0, f"stash_bytes is {stash_bytes}; pass 0 or more")
+        self.require(
+            _number(stash_bytes) >= 0,
+            f"stash_bytes is {stash_bytes!r}; pass a number of bytes, 0 or more",
+        )
         self.require(
             reduce_dtype is None or reduce_dtype in FLOATS,
             f"reduce_dtype is {reduce_dtype}; pass a float dtype or None",
         )
         self.facts["reduce_dtype"] = str(reduce_dtype)
         return self
+
+
+def _number(value: Any) -> float:
+    """NaN, which no range holds, for what is no number."""
+    return float(value) if isinstance(value, Real) else math.nan
 
 
 def _plain(value: Any) -> Any:
@@ -178,7 +197,7 @@ def agree(report: InputReport, ranks: Ranks, *, exchange: bool) -> None:
 def agree_on_upstream(upstream: Tensor, ranks: Ranks) -> None:
     """Raise on every rank if the gradient of the loss is not the same on all of them."""
     report = InputReport()
-    report.facts["the upstream gradient of a ring loss"] = upstream.item()
+    report.facts["the upstream gradient of a ring loss"] = str(upstream.item())
     agree(report, ranks, exchange=True)
 
 
@@ -197,7 +216,9 @@ def _differences(facts: list[dict[str, Any]]) -> list[str]:
 
 
 def _note(report: InputReport) -> dict[str, Any]:
-    errors = [error[:ERROR_LENGTH] for error in report.errors[:MAX_ERRORS]]
+    # a character of ASCII takes at most two bytes of JSON, whatever the value that an error names
+    plain = [error.encode("ascii", "backslashreplace").decode() for error in report.errors]
+    errors = [error[:ERROR_LENGTH] for error in plain[:MAX_ERRORS]]
     return {"errors": errors, "facts": report.facts}
 
 

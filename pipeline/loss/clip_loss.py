@@ -164,7 +164,7 @@ def clip_loss(
     ranks, text = text_side(text_features, group, report, finite=check_inputs)
     report.batch(image_features, text, logit_scale, pair_ids, finite=check_inputs)
     report.label_smoothing(label_smoothing).options(tile, stash_bytes, reduce_dtype)
-    report.facts.update(normalize=normalize, return_metrics=return_metrics)
+    report.facts.update(normalize=bool(normalize), return_metrics=bool(return_metrics))
     functions = choose_backend(backend, image_features, report)
     agree(report, ranks, exchange=check_inputs)
 

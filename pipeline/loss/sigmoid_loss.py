@@ -70,7 +70,7 @@ def sigmoid_loss(
         mode != "ring" or not isinstance(text_features, TextGather),
         "mode 'ring' gathers nothing; pass the text features themselves",
     )
-    report.facts.update(mode=mode, normalize=normalize)
+    report.facts.update(mode=str(mode)[:20], normalize=bool(normalize))
     functions = choose_backend(backend, image_features, report)
     agree(report, ranks, exchange=check_inputs)
 
