@@ -182,6 +182,10 @@ def ssrf_urls(site_host: str, port: int) -> list[str]:
         f"http://\uff11\uff12\uff17.0.0.1:{port}/",  # full-width digits
         f"http://127\u30020.0.1:{port}/",  # an ideographic full stop
         f"http://{site_host}/redirect",
+        *_at_second_address(port),
+        "http://169.254.169.254/latest/meta-data/",
+        "http://[fd00:ec2::254]/latest/meta-data/",
+        "http://metadata.google.internal/computeMetadata/v1/",
         "file:///proc/self/environ",
         f"ftp://127.0.0.1:{port}/",
         f"gopher://127.0.0.1:{port}/_GET",
@@ -194,20 +198,41 @@ def ssrf_urls(site_host: str, port: int) -> list[str]:
     ]
 
 
+def second_address() -> str:
+    """Of this machine's network card; 127.0.0.2 where it has none."""
+    cards = [card for each in psutil.net_if_addrs().values() for card in each]
+    found = [card.address for card in cards if card.family == socket.AF_INET]
+    return next((each for each in found if not each.startswith("127.")), "127.0.0.2")
+
+
+def _at_second_address(port: int) -> list[str]:
+    address = second_address()
+    a, b, c, d = (int(each) for each in address.split("."))
+    return [
+        f"http://{address}:{port}/",
+        f"http://[::ffff:{address}]:{port}/",
+        f"http://[2002:{a:02x}{b:02x}:{c:02x}{d:02x}::1]:{port}/",
+        f"http://[64:ff9b::{address}]:{port}/",
+        f"http://{a << 24 | b << 16 | c << 8 | d}:{port}/",
+    ]
+
+
 def test_nobody_reaches_the_canary(tmp_path):
     with canary() as trap, hostile_site() as site:
         site.redirect_to = f"http://127.0.0.1:{trap.port}/"
         urls = ssrf_urls(site.host, trap.port)
-        with socket.create_connection(("127.0.0.1", trap.port), timeout=5):
-            pass  # the trap works
+        for address in ("127.0.0.1", second_address()):
+            with socket.create_connection((address, trap.port), timeout=5):
+                pass  # the trap works
         with GuardProcess(settings(allow_private=[site.host])) as guard:
             asked = Asked(guard, urls, tmp_path)
-        assert trap.connections == 1, "only the test itself may have come"
+        assert trap.connections == 2, "only the test itself may have come"
         assert site.requests["/redirect"] == 1, "the redirect was followed up to the refusal"
     statuses = {url: fate.status for url, fate in asked.fates.items()}
     assert statuses[f"http://localhost:{trap.port}/"] == "rejected:private_address"
     assert statuses[f"http://{site.host}/redirect"] == "rejected:private_address"
     assert statuses[f"http://[::ffff:127.0.0.1]:{trap.port}/"] == "rejected:private_address"
+    assert statuses[f"http://{second_address()}:{trap.port}/"] == "rejected:private_address"
     assert statuses["file:///proc/self/environ"] == "rejected:scheme"
     assert all(status.startswith(("rejected:", "failed:dns")) for status in statuses.values())
 

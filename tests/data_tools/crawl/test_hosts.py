@@ -74,7 +74,7 @@ def test_a_turn_too_far_away_is_refused_and_costs_the_host_nothing():
     async def some() -> list[object]:
         tasks = [asyncio.ensure_future(take(turns, "a:80", [])) for _ in range(10)]
         await asyncio.sleep(0.1)
-        results = [task.exception() if task.done() else "waits" for task in tasks]
+        results: list[object] = [task.exception() if task.done() else "waits" for task in tasks]
         for task in tasks:
             task.cancel()
         return results

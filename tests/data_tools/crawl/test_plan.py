@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -120,7 +121,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, monkeypatch):
     for count in (200_000, 1_600_000):
         folder = tmp_path / str(count)
         write_many(folder, count)
-        peaks.append(peak_extra_bytes(lambda folder=folder: plan_of(folder, 10_000)))
+        peaks.append(peak_extra_bytes(partial(plan_of, folder, 10_000)))
     assert peaks[1] < peaks[0] + 100e6, peaks
 
 
