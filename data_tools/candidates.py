@@ -5,13 +5,12 @@ of all. Which of the equal pairs gives the other fields depends on their content
 order of files and the number of processes change nothing: a searched pair tells more (licence,
 author) than a pool's and comes first; then the smallest.
 
-DuckDB sorts all rows by uid, on disk where memory ends; equal rows then lie together, and one pass
-in batches writes both tables. Memory does not grow with the number of candidates.
+by_uid.py puts all rows in the order of their uids, so that equal ones lie together; one pass in
+batches then writes both tables. Memory does not grow with the number of candidates.
 """
 
 from __future__ import annotations
 
-import shutil
 import sys
 import uuid
 from collections.abc import Iterator
@@ -19,12 +18,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_tools.by_uid import sorted_by_uid
 from data_tools.config import DatasetJob
 from data_tools.progress import StageProgress
 from data_tools.schema import (
@@ -50,7 +49,8 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
     files = _inputs(paths)
     num_queries = read_table(paths.table("queries"), QUERIES).num_rows
     with_any: set[int] = set()
-    num_rows = num_candidates = 0
+    num_rows = sum(pq.read_metadata(file).num_rows for file in files)
+    num_candidates = 0
     with ExitStack() as stack:
         outputs = [
             stack.enter_context(_Output(path, schema))
@@ -60,13 +60,17 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
             )
         ]
         progress = stack.enter_context(StageProgress("candidates"))
-        sorted_rows = stack.enter_context(_Sorted(files, paths, job.match.merge_memory_gb))
-        for batch in merged(_counted(sorted_rows, progress)):
+        scratch = paths.root / "tables" / ".candidates.sort"
+        memory_bytes = job.match.merge_memory_gb * 1e9
+        sorted_rows = stack.enter_context(
+            sorted_by_uid(files, CANDIDATES, scratch, memory_bytes, merged)
+        )
+        for batch in merged(sorted_rows):
+            progress.advance(batch.num_rows)
             outputs[0].write(batch)
             outputs[1].write(_fates(batch))
             with_any.update(pc.unique(pc.list_flatten(batch["query_ids"])).to_pylist())
             num_candidates += batch.num_rows
-        num_rows = progress.done
         if num_candidates == 0:
             asked = "pool" if job.sources.pool.enabled else "search server"
             raise DataError(
@@ -154,44 +158,6 @@ def _fates(batch: pa.RecordBatch) -> pa.RecordBatch:
     columns = {"uid": batch["uid"], "status": pc.if_else(from_pool, MATCHED, FOUND)}
     nulls = [pa.nulls(batch.num_rows, field.type) for field in list(FATES)[2:]]
     return pa.RecordBatch.from_arrays([*columns.values(), *nulls], schema=FATES)
-
-
-def _counted(
-    batches: Iterator[pa.RecordBatch], progress: StageProgress
-) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        yield batch
-        progress.advance(batch.num_rows)
-
-
-class _Sorted:
-    """`with _Sorted(...) as batches`: all rows of the files by uid."""
-
-    def __init__(self, files: list[Path], paths: DatasetPaths, memory_gb: float) -> None:
-        self._files = [str(file) for file in files]
-        self._memory = f"{memory_gb * 1000:.0f}MB"
-        self._scratch = paths.root / "tables" / ".candidates.sort"
-
-    def __enter__(self) -> Iterator[pa.RecordBatch]:
-        shutil.rmtree(self._scratch, ignore_errors=True)  # of a run that was killed
-        self._database = duckdb.connect(
-            config={"memory_limit": self._memory, "temp_directory": str(self._scratch)}
-        )
-        columns = ", ".join(CANDIDATES.names)
-        rows = self._database.sql(
-            f"SELECT {columns} FROM read_parquet($files) ORDER BY uid",
-            params={"files": self._files},
-        )
-        return (batch.cast(CANDIDATES) for batch in rows.to_arrow_reader(ROWS_PER_BATCH))
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._database.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
-        if isinstance(error, (duckdb.Error, pa.ArrowException)):
-            raise DataError(
-                f"the candidates could not be merged: {error}; the sort needs free disk in "
-                f"{self._scratch.parent} and match.merge_memory_gb = {self._memory}"
-            ) from error
 
 
 class _Output:

@@ -18,7 +18,7 @@ class MatchConfig:
     """Of a parquet file that are one unit of work, of resuming and of sharing over tasks; a larger
     file is several. Files of other formats are one unit each."""
     merge_memory_gb: float = 2.0
-    """That DuckDB may use to merge candidates; beyond it, it sorts on disk below out_dir."""
+    """For the merge of candidates, about; what is more waits on disk, below out_dir."""
 
 
 def problems(config: MatchConfig) -> list[str]:
@@ -26,7 +26,7 @@ def problems(config: MatchConfig) -> list[str]:
         [
             ("match.processes", config.processes, 1),
             ("match.max_caption_chars", config.max_caption_chars, 1),
-            ("match.unit_bytes", config.unit_bytes, 1),
+            ("match.unit_bytes", config.unit_bytes, 1_000_000),
             ("match.merge_memory_gb", config.merge_memory_gb, 0.1),
         ]
     )
