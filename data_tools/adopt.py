@@ -1,5 +1,5 @@
-"""A WebDataset of somebody else, without index and manifest: both are made from its tars, which stay
-as they are.
+"""A WebDataset of somebody else, without index and manifest: both are made from its tars, which
+stay as they are.
 
 Members are grouped as webdataset does it: the name up to the first dot of its last part is the key,
 the rest says what the member is, and the members of a sample lie together. A sample needs an image
@@ -65,7 +65,9 @@ def find_tars(folder: Path) -> list[Path]:
     tars = sorted(path for path in folder.rglob("*.tar") if path.is_file())
     if not tars:
         packed = next(iter(sorted(folder.rglob("*.tar.*"))), None)
-        hint = f"; {packed.name} is compressed, so that no sample can be read alone" if packed else ""
+        hint = (
+            f"; {packed.name} is compressed, so that no sample can be read alone" if packed else ""
+        )
         raise DataError(f"{folder} has no manifest.json and no .tar below it{hint}")
     return tars
 

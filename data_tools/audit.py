@@ -1,4 +1,4 @@
-"""Is a data set what its manifest says? Every checksum, every count, every offset, a sample decoded.
+"""Is a data set what its manifest says? Every checksum, count and offset, and a sample decoded.
 
     python -m data_tools.audit data/mine/manifest.json
     python -m data_tools.audit somebodys/webdataset/
@@ -66,9 +66,7 @@ def audit(
     return problems
 
 
-def check_shard(
-    manifest: Manifest, shard: ShardEntry, wanted: range, checksums: bool
-) -> list[str]:
+def check_shard(manifest: Manifest, shard: ShardEntry, wanted: range, checksums: bool) -> list[str]:
     """What is wrong with one shard; the samples at the positions `wanted` are decoded."""
     try:
         problems = list(_checksum_problems(manifest, shard)) if checksums else []
@@ -219,7 +217,9 @@ def main(arguments: list[str]) -> int:
         return 1
     _show("left out" if manifest is not None else "error", left_out)
     if manifest is None:
-        print("error: no manifest is made; --leave-out-bad makes one without these", file=sys.stderr)
+        print(
+            "error: no manifest is made; --leave-out-bad makes one without these", file=sys.stderr
+        )
         return 1
     _show("error", problems)
     if problems:

@@ -151,7 +151,9 @@ def _checked_entry(content: dict) -> ShardEntry:
 
 def _missing_or_changed(manifest: Manifest) -> list[str]:
     paths = Counter(shard.path for shard in manifest.shards)
-    problems = [f"shard {path} is there {count} times" for path, count in paths.items() if count > 1]
+    problems = [
+        f"shard {path} is there {count} times" for path, count in paths.items() if count > 1
+    ]
     for shard in manifest.shards:
         file = manifest.shard_path(shard)
         if not file.is_file():

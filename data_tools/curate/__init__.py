@@ -1,7 +1,8 @@
 """From fetched images to clean pairs: rules on captions, on images and between images.
 
-Reads fetched.parquet, kept.parquet and the crawl's tars; writes curated.parquet and, as the fates of
-the stage, what was rejected by which rule and for which value. stage.py has the order of the rules.
+Reads fetched.parquet, kept.parquet and the crawl's tars; writes curated.parquet and, as the fates
+of the stage, what was rejected by which rule and for which value. stage.py has the order of the
+rules.
 """
 
 from __future__ import annotations

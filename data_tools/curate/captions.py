@@ -38,7 +38,8 @@ _PICTURE_FILE = re.compile(
     re.IGNORECASE,
 )
 _CAMERA = re.compile(
-    r"((img|imgp|dsc[nf]?|dcim|cimg|mvi|gopr|pxl|hpim|fullsizerender|untitled|unnamed)[\s_-]*\(?\d{2}|"
+    r"((img|imgp|dsc[nf]?|dcim|cimg|mvi|gopr|pxl|hpim|fullsizerender|untitled|unnamed)"
+    r"[\s_-]*\(?\d{2}|"
     r"(image|photo|picture|pict?|scan|screen ?shot|screenshot|sam|wp|vid)[\s_-]*\(?\d{3}|[ps]\d{6})"
     r"[\d\s_().:-]*(at[\d\s_().:-]*)?([ap]m)?",
     re.IGNORECASE,

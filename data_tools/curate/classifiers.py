@@ -100,12 +100,10 @@ def _use_scores(database: duckdb.DuckDBPyConnection, folder: Path) -> None:
 def _scored(
     database: duckdb.DuckDBPyConnection, classifier: Classifier, target: str, paths: DatasetPaths
 ) -> Iterator[pa.Table]:
-    rows = database.cursor().sql(
-        """
+    rows = database.cursor().sql("""
         SELECT uid, caption, shard, "offset", size FROM live JOIN places USING (uid)
         WHERE uid NOT IN (SELECT uid FROM scores) ORDER BY shard, "offset"
-        """
-    )
+        """)
     waiting: list[pa.Table] = []
     for batch in rows.to_arrow_reader(BATCH_SIZE):
         uids, captions, shards, offsets, sizes = (c.to_pylist() for c in batch.columns)

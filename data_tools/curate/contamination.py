@@ -42,43 +42,35 @@ def drop_contaminated(
     """
     hashes = pa.concat_tables(read_hashes(sets, processes))
     database.register("found", hashes)
-    database.execute(
-        """
+    database.execute("""
         CREATE TABLE evaluation AS
         SELECT hash, min(evaluation_image) AS evaluation_image FROM found GROUP BY hash
-        """
-    )
+        """)
     database.unregister("found")
     (num_hashes,) = database.execute("SELECT count(*) FROM evaluation").fetchall()[0]
     database.execute("CREATE TABLE close (uid VARCHAR, evaluation_image VARCHAR, distance INTEGER)")
     for mask in block_masks(num_hashes, max_bits):
-        database.execute(
-            f"""
+        database.execute(f"""
             INSERT INTO close
             SELECT l.uid, e.evaluation_image, bit_count(xor(f.hash, e.hash))
             FROM live l JOIN features f USING (uid)
             JOIN evaluation e ON (f.hash & {mask}::UBIGINT) = (e.hash & {mask}::UBIGINT)
             WHERE bit_count(xor(f.hash, e.hash)) <= {max_bits}
               AND f.grey_std >= {MIN_STD_TO_COMPARE}
-            """
-        )
-    database.execute(
-        """
+            """)
+    database.execute("""
         CREATE TABLE contamination AS
         SELECT uid, nearest.evaluation_image AS evaluation_image, nearest.distance AS distance
         FROM (
             SELECT uid, min({'distance': distance, 'evaluation_image': evaluation_image}) AS nearest
             FROM close GROUP BY uid
         )
-        """
-    )
-    database.execute(
-        """
+        """)
+    database.execute("""
         INSERT INTO rejected
         SELECT uid, 'contamination', distance || ' bits from ' || evaluation_image
         FROM contamination
-        """
-    )
+        """)
 
 
 def read_hashes(sets: list[str], processes: int) -> Iterator[pa.Table]:

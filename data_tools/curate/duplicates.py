@@ -29,19 +29,15 @@ def best_first(choice: CaptionChoice) -> str:
 
 def drop_exact_duplicates(database: duckdb.DuckDBPyConnection, choice: CaptionChoice) -> None:
     """Pairs whose sites sent the same bytes."""
-    database.execute(
-        f"""
+    database.execute(f"""
         CREATE TEMP TABLE same_bytes AS
         SELECT uid, first(uid) OVER (PARTITION BY sha256 ORDER BY {best_first(choice)}) AS main
         FROM live WHERE sha256 IN (SELECT sha256 FROM live GROUP BY sha256 HAVING count(*) > 1)
-        """
-    )
-    database.execute(
-        """
+        """)
+    database.execute("""
         INSERT INTO rejected SELECT uid, 'duplicate', 'same bytes as ' || main
         FROM same_bytes WHERE uid != main
-        """
-    )
+        """)
     database.execute("INSERT INTO merged SELECT uid, main FROM same_bytes WHERE uid != main")
     database.execute("DROP TABLE same_bytes")
 
@@ -56,18 +52,15 @@ def drop_near_duplicates(
         WHERE f.grey_std >= {MIN_STD_TO_COMPARE}
     """
     # Equal hashes and colours need no comparing: 10^5 copies of one picture are one node.
-    database.execute(
-        f"""
+    database.execute(f"""
         CREATE TABLE nodes AS
         SELECT row_number() OVER (ORDER BY hash, red, green, blue) - 1 AS id, *
         FROM (SELECT DISTINCT hash, red, green, blue FROM ({comparable}))
-        """
-    )
+        """)
     ids, roots = group_near(database, "nodes", nearness)
     joined = pa.table({"id": ids, "root": roots})
     database.register("joined", joined)
-    database.execute(
-        f"""
+    database.execute(f"""
         CREATE TABLE near AS
         WITH placed AS (
             SELECT p.*, coalesce(j.root, n.id) AS root
@@ -77,16 +70,13 @@ def drop_near_duplicates(
         SELECT uid, hash, first(uid) OVER best AS main, first(hash) OVER best AS main_hash
         FROM placed WHERE root IN (SELECT root FROM placed GROUP BY root HAVING count(*) > 1)
         WINDOW best AS (PARTITION BY root ORDER BY {best_first(choice)})
-        """
-    )
+        """)
     database.unregister("joined")
-    database.execute(
-        """
+    database.execute("""
         INSERT INTO rejected
         SELECT uid, 'near_duplicate', bit_count(xor(hash, main_hash)) || ' bits from ' || main
         FROM near WHERE uid != main
-        """
-    )
+        """)
     database.execute("INSERT INTO merged SELECT uid, main FROM near WHERE uid != main")
     database.execute("DROP TABLE near")
     database.execute("DROP TABLE nodes")
@@ -95,8 +85,7 @@ def drop_near_duplicates(
 def collect_captions(database: duckdb.DuckDBPyConnection, max_captions: int) -> None:
     """Make `texts` (uid, captions) of every live pair: its own caption first, then the other texts
     that came with its picture, each once, in the order of their uids."""
-    database.execute(
-        f"""
+    database.execute(f"""
         CREATE TABLE texts AS
         WITH members AS (
             SELECT uid, uid AS main, caption FROM live
@@ -112,5 +101,4 @@ def collect_captions(database: duckdb.DuckDBPyConnection, max_captions: int) -> 
         )
         SELECT main AS uid, list(caption ORDER BY rank) AS captions
         FROM ranked WHERE rank <= {max_captions} GROUP BY main
-        """
-    )
+        """)

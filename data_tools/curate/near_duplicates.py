@@ -2,14 +2,14 @@
 groups that they form.
 
 The bits are cut into m > d blocks. Two hashes that differ in d bits differ in d blocks at most, so
-they agree in m - d whole blocks: for each choice of m - d blocks, hashes are sorted by these bits
-alone and compared with those that share all of them (Manku, Jain, Das Sarma, WWW 2007). Nothing
-within distance d is missed. m follows from the number of hashes: few large blocks are few sorts with
-many comparisons each, many small ones the reverse.
+they agree in m - d whole blocks: for each choice of m - d blocks, hashes are sorted by these
+bits alone and compared with those that share all of them (Manku, Jain, Das Sarma, WWW 2007).
+Nothing within distance d is missed. m follows from the number of hashes: few large blocks are few
+sorts with many comparisons each, many small ones the reverse.
 
-DuckDB sorts, on disk where memory does not suffice; comparisons are numpy's. Of a key that very many
-hashes share each hash meets the next MAX_NEIGHBOURS in the order of the sort only, which bounds the
-time for adversarial data, and could miss pairs there.
+DuckDB sorts, on disk where memory does not suffice; comparisons are numpy's. Of a key that very
+many hashes share each hash meets the next MAX_NEIGHBOURS in the order of the sort only, which
+bounds the time for adversarial data, and could miss pairs there.
 """
 
 from __future__ import annotations

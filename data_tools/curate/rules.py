@@ -1,7 +1,7 @@
 """The rules on numbers that the crawl and the pixels gave, as SQL over the view `live`.
 
-A rule is a reason, which follows "rejected:" in the ledger, a condition, and what the ledger says of
-the value that broke it. Caption rules are in captions.py, those that compare pictures in
+A rule is a reason, which follows "rejected:" in the ledger, a condition, and what the ledger says
+of the value that broke it. Caption rules are in captions.py, those that compare pictures in
 duplicates.py and contamination.py.
 """
 

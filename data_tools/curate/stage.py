@@ -57,8 +57,8 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
         return _run(job.curate, paths)
     except (OSError, duckdb.IOException, duckdb.OutOfMemoryException) as error:
         raise DataError(
-            f"cannot curate below {paths.root}: {error}. Make room there and run again: images that "
-            "were decoded are not decoded again"
+            f"cannot curate below {paths.root}: {error}. Make room there and run again: images "
+            "that were decoded are not decoded again"
         ) from error
 
 
@@ -110,7 +110,8 @@ def _judge_captions(
     """Write (uid, caption, reason, detail) of every fetched pair; returns their number."""
     total: int = pq.read_metadata(paths.table("fetched")).num_rows
     rows = database.cursor().sql(
-        "SELECT uid, k.caption FROM read_parquet($fetched) f JOIN read_parquet($kept) k USING (uid)",
+        "SELECT uid, k.caption FROM read_parquet($fetched) f "
+        "JOIN read_parquet($kept) k USING (uid)",
         params=_files(paths),
     )
 
@@ -146,9 +147,7 @@ def _files(paths: DatasetPaths) -> dict[str, str]:
     return {"fetched": str(paths.table("fetched")), "kept": str(paths.table("kept"))}
 
 
-def _make_tables(
-    database: duckdb.DuckDBPyConnection, paths: DatasetPaths, scratch: Path
-) -> None:
+def _make_tables(database: duckdb.DuckDBPyConnection, paths: DatasetPaths, scratch: Path) -> None:
     """`pairs`, of which `live` is what is not in `rejected`; `places` says where images lie."""
     database.execute(
         """
@@ -163,7 +162,8 @@ def _make_tables(
         CREATE TABLE pairs AS
         SELECT p.uid, j.caption, p.sha256, p.original_width, p.original_height,
                len(k.query_ids) AS num_queries, coalesce(k.mature, false) AS mature, k.source
-        FROM places p JOIN read_parquet($judged) j USING (uid) JOIN read_parquet($kept) k USING (uid)
+        FROM places p JOIN read_parquet($judged) j USING (uid)
+        JOIN read_parquet($kept) k USING (uid)
         """,
         {"judged": str(scratch / "judged.parquet"), "kept": str(paths.table("kept"))},
     )

@@ -42,8 +42,7 @@ def write_order(config: PackConfig, paths: DatasetPaths, target: Path) -> None:
             database.execute(f"SET memory_limit = '{SORT_MEMORY}'")
             database.execute("SET temp_directory = $at", {"at": str(scratch / "sort")})
             database.execute("SET enable_progress_bar = false")
-            database.execute(
-                f"""
+            database.execute(f"""
                 COPY (
                     SELECT c.*, k.* EXCLUDE (uid, caption, width, height, keep_probability),
                            {_TAR_BYTES} AS tar_bytes
@@ -51,8 +50,7 @@ def write_order(config: PackConfig, paths: DatasetPaths, target: Path) -> None:
                     JOIN read_parquet('{paths.table("kept")}') k USING (uid)
                     ORDER BY c.order_key, c.uid
                 ) TO '{ordered}' (FORMAT parquet, ROW_GROUP_SIZE {ROWS_PER_GROUP})
-                """
-            )
+                """)
         if pq.read_metadata(ordered).num_rows != num_balanced:
             raise DataError(
                 f"some of {num_balanced} balanced pairs are not in {paths.table('kept')}: it was "

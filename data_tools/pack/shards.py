@@ -62,8 +62,8 @@ def finished_shard(folder: Path, number: int) -> ShardEntry | None:
 def write_shard(
     order: Path, crawl: Path, folder: Path, number: int, start: int, stop: int
 ) -> ShardEntry:
-    """Rows `start` to `stop` of the order as shard `number`. DataError names a tar of the crawl that
-    has not what it had; a shard that failed leaves no files."""
+    """Rows `start` to `stop` of the order as shard `number`. DataError names a tar of the crawl
+    that has not what it had; a shard that failed leaves no files."""
     images, writer = ImageReader(crawl), ShardWriter(folder, number)
     try:
         for rows in _row_batches(order, start, stop):

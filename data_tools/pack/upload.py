@@ -62,8 +62,8 @@ def upload(manifest: Manifest, local: Path, url: str) -> None:
     try:
         if files.exists(f"{root}/{MANIFEST}") and files.cat_file(f"{root}/{MANIFEST}") != content:
             files.rm_file(f"{root}/{MANIFEST}")
-        # Object stores (bucket/key, no slash in front) have no folders, and s3fs would make a bucket
-        # of a mistyped name.
+        # Object stores (bucket/key, no slash in front) have no folders, and s3fs would make a
+        # bucket of a mistyped name.
         if root.startswith("/"):
             files.makedirs(f"{root}/shards", exist_ok=True)
         with StageProgress("upload", total=len(names)) as progress:
@@ -86,8 +86,8 @@ def _open(url: str) -> tuple[Any, str]:
         files, root = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise DataError(
-            f"pack.target_url = {url}: {error}. Give a URL of a kind that fsspec knows, and install "
-            "its package (pip install s3fs for s3://, gcsfs for gs://)"
+            f"pack.target_url = {url}: {error}. Give a URL of a kind that fsspec knows, and "
+            "install its package (pip install s3fs for s3://, gcsfs for gs://)"
         ) from error
     return files, root.rstrip("/")
 

@@ -1,6 +1,6 @@
 """Megabytes per second of packing, beside `cp` of the same bytes and sha256 of them.
 
-    python -m tests.benchmarks.bench_pack [--num-samples 60000] [--folder /where/the/disk/is] [--write]
+    python -m tests.benchmarks.bench_pack [--num-samples 60000] [--folder /on/the/disk] [--write]
 
 A crawl of JPEG-sized random files (30 kB and 100 kB on average) in tars of 10,000, packed in the
 order of the shuffle with 1 and with 2 processes. `cp` copies the crawl's tars to the same disk.
@@ -144,8 +144,8 @@ def main() -> None:
         title = (
             f"# Packing\n\n`python -m tests.benchmarks.bench_pack --num-samples "
             f"{arguments.num_samples}` on {platform.machine()}, {os.cpu_count()} CPUs, Python "
-            f"{platform.python_version()}, load {os.getloadavg()[0]:.1f} at the end. The crawl was in the page cache for every row; packing "
-            "reads it at random, hashes every byte and writes; `cp` reads in order and writes. CPU "
+            f"{platform.python_version()}, load {os.getloadavg()[0]:.1f} at the end. The crawl "
+            "was in the page cache for every row; packing reads it at random, hashes every byte and writes; `cp` reads in order and writes. CPU "
             "seconds are those of all processes.\n\n"
         )
         RESULTS.write_text(title + "\n".join(head + rows) + "\n")

@@ -123,7 +123,13 @@ def test_saving_is_whole_or_nothing(own, monkeypatch):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("num_samples", "100"), ("num_samples", -1), ("num_bytes", 1.5), ("path", 7), ("sha256", None)],
+    [
+        ("num_samples", "100"),
+        ("num_samples", -1),
+        ("num_bytes", 1.5),
+        ("path", 7),
+        ("sha256", None),
+    ],
 )
 def test_a_senseless_value_names_shard_and_field(own, field, value):
     entries = shards_of(own)

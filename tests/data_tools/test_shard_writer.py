@@ -51,9 +51,7 @@ def test_a_shard_is_what_tarfile_would_have_written(tmp_path_factory, samples):
 
 
 def writer_json(caption: str, number: int) -> bytes:
-    found: str = json.dumps(
-        {"a": number, "b": caption}, ensure_ascii=False, separators=(",", ":")
-    )
+    found: str = json.dumps({"a": number, "b": caption}, ensure_ascii=False, separators=(",", ":"))
     return found.encode()
 
 

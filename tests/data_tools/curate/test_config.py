@@ -23,7 +23,10 @@ def test_the_defaults_are_valid():
         ({"languages": ["English"]}, "curate.languages has 'English': give ISO 639 codes"),
         ({"unsafe_terms_path": "/no/terms"}, "unsafe_terms_path = /no/terms: no such file"),
         ({"evaluation_sets": ["/no/set"]}, "evaluation_sets has /no/set, which does not exist"),
-        ({"classifiers": [ClassifierConfig(target="mine")]}, "target = 'mine': give package.module"),
+        (
+            {"classifiers": [ClassifierConfig(target="mine")]},
+            "target = 'mine': give package.module",
+        ),
         ({"processes": 0}, "curate.processes = 0: must be >= 1"),
     ],
 )

@@ -32,7 +32,8 @@ def drawings(style: str, cache: Path) -> dict[str, tuple[str, np.ndarray]]:
     found = {}
     names = sorted(icons["icons"])
     for name in names[:: max(len(names) // WANTED, 1)]:
-        svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}">{icons["icons"][name]["body"]}</svg>'
+        body = icons["icons"][name]["body"]
+        svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}">{body}</svg>'
         png = render(svg, SIDE)
         if png:
             image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)

@@ -86,7 +86,7 @@ def test_any_number_of_processes_gives_equal_bytes(curated, undisturbed, tmp_pat
 
 
 def test_two_machines_give_equal_bytes(curated, undisturbed, tmp_path):
-    """As far as one machine can be two: hash seed, locale, time zone, folder, umask, user's HOME."""
+    """As far as one machine can be two: hash seed, locale, time zone, folder, umask, HOME."""
     for number, (seed, language, zone, umask) in enumerate(
         (("1", "C", "UTC", 0o022), ("4242", "de_DE.UTF-8", "Asia/Tokyo", 0o077))
     ):
