@@ -195,9 +195,10 @@ def _runs(
     archive: tarfile.TarFile, scan: Scan
 ) -> Iterator[tuple[str, dict[str, tuple[int, int, int]]]]:
     """Key and kind -> (offset, size, how many) of the members that lie together."""
-    current, members = "", {}
+    current = ""
+    members: dict[str, tuple[int, int, int]] = {}
     for member in archive:
-        archive.members = []  # a stream keeps them all else
+        archive.members = []  # type: ignore[attr-defined]  # a stream keeps them all else
         if member.isdir():
             continue
         found = _NAME.fullmatch(member.name)

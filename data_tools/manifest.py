@@ -5,8 +5,8 @@
                  "index_path": "shards/000000.index.parquet", "index_sha256": "..."}, ...]}
 
 Paths are relative to the manifest's folder; absolute ones are taken as they are. A shard's index
-holds, for each sample, the offset and size in the tar of its image, its text and its json, so that a
-sample is one pread and never a scan.
+holds, for each sample, the offset and size in the tar of its image, its text and its json, so that
+a sample is one pread and never a scan.
 """
 
 from __future__ import annotations

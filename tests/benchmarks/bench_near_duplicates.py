@@ -41,9 +41,9 @@ def plant(num_hashes: int, bits: int, target: Path) -> tuple[np.ndarray, np.ndar
     place = np.empty_like(order)
     place[order] = np.arange(num_hashes)
     zeros = np.zeros(num_hashes, np.uint8)
-    table = {"id": np.arange(num_hashes), "hash": hashes[order]}
-    table |= {name: zeros for name in ("red", "green", "blue")}
-    pq.write_table(pa.table(table), target)
+    colours = {name: zeros for name in ("red", "green", "blue")}
+    ids = np.arange(num_hashes)
+    pq.write_table(pa.table({"id": ids, "hash": hashes[order], **colours}), target)
     return place[sources], place[num_hashes - num_copies :]
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
 from data_tools import curate
+from data_tools.curate.perceptual_hash import decode
 from data_tools.demo import packages
 from data_tools.demo.render import render
 from tests.data_tools.curate.crawled import (
@@ -35,8 +35,8 @@ def drawings(style: str, cache: Path) -> dict[str, tuple[str, np.ndarray]]:
         body = icons["icons"][name]["body"]
         svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}">{body}</svg>'
         png = render(svg, SIDE)
-        if png:
-            image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+        image = decode(png)
+        if image is not None:
             found[name] = (svg, image)
     return found
 
