@@ -51,7 +51,7 @@ def test_units_are_read_as_they_are_needed():
     results = in_processes(square, counted(), 2)
     next(results)
     assert len(taken) < 20
-    results.close()
+    del results
 
 
 @pytest.mark.parametrize("processes", [1, 2])
