@@ -145,8 +145,8 @@ def main() -> None:
             f"# Packing\n\n`python -m tests.benchmarks.bench_pack --num-samples "
             f"{arguments.num_samples}` on {platform.machine()}, {os.cpu_count()} CPUs, Python "
             f"{platform.python_version()}, load {os.getloadavg()[0]:.1f} at the end. The crawl "
-            "was in the page cache for every row; packing reads it at random, hashes every byte "
-            "and writes; `cp` reads in order and writes. CPU seconds are those of all processes.\n\n"
+            "was in the page cache for every row. Packing reads it at random, hashes and writes; "
+            "`cp` reads in order and writes. CPU seconds are those of all processes.\n\n"
         )
         RESULTS.write_text(title + "\n".join(head + rows) + "\n")
 
