@@ -1,9 +1,9 @@
 """START HERE. Shards to model: the whole flow of a training run on one page.
 
-python -m pipeline.train experiment=demo train.steps=200       compose, validate, freeze, start the
-ranks python -m pipeline.train run_dir=runs/demo                     go on with that run
-python -m pipeline.train --config runs/demo/config.yaml        be one rank (what the first two, and
-srun, start)
+    python -m pipeline.train experiment=demo train.steps=200   # compose, freeze, start the ranks
+    python -m pipeline.train run_dir=runs/demo                 # go on with that run
+    python -m pipeline.train --config runs/demo/config.yaml    # be one rank; the two above and srun
+                                                               # start this
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from pipeline.model import build_clip, flops_per_sample
 
 
 def train(config: TrainJob) -> None:
-    """Run on every rank. Ends after `train.steps` steps, with a checkpoint and an evaluation of
-    it."""
+    """Run on every rank. Ends after `train.steps` steps, with a checkpoint and its evaluation."""
     world = init_distributed(config.cluster.timeout_minutes, config.train.threads_per_rank)
     with world.together("open the data"):
         loader = build_train_loader(
