@@ -45,6 +45,7 @@ CASES = (
     Case("gradient", grad_kernel, (*NORMS, *LABELS, "WEIGHT")),
     Case("gradient, normalised, ids", grad_kernel, ()),
     Case("gradient of kept", kept_grad_kernel, (*NORMS, "WEIGHT")),
+    Case("gradient of kept, normalised", kept_grad_kernel, ("WEIGHT",)),
     Case("sigmoid", sigmoid_kernel, NORMS + LABELS),
     Case("sigmoid, normalised, ids", sigmoid_kernel, ()),
     Case("sigmoid, loss only", sigmoid_kernel, (*NORMS, *LABELS, "G")),
@@ -62,11 +63,19 @@ class Usage:
 
 
 def compile_case(
-    case: Case, architecture: int, shape: TileShape = HALF, dtype: str = "bf16"
+    case: Case,
+    architecture: int,
+    shape: TileShape = HALF,
+    dtype: str = "bf16",
+    *,
+    even: bool = True,
 ) -> Usage:
-    """Compile for an architecture such as 90, and features of "bf16", "fp16" or "fp32"."""
+    """Compile for an architecture such as 90, and features of "bf16", "fp16" or "fp32".
+
+    ``even``: of a dimension that is a multiple of a tile's depth.
+    """
     constants: dict[str, Any] = {
-        **{"EVEN": True, "BM": shape.rows, "BN": shape.columns, "BK": shape.depth},
+        **{"EVEN": even, "BM": shape.rows, "BN": shape.columns, "BK": shape.depth},
         **{"WIDTH": shape.strip, "GROUP": shape.group},
         "LIMIT": FLOAT16_LIMIT if dtype == "fp16" else 0.0,
         **{"ACCUMULATE": True, "BP": 16, "BW": 128},

@@ -73,7 +73,7 @@ def test_clip_loss(dtype: torch.dtype, log_scale: float, options: dict[str, Any]
 @pytest.mark.parametrize(
     "options", [{}, {"mode": "ring"}, {"pair_ids": IDS, "normalize": True, "tile": (32, 48)}]
 )
-@pytest.mark.parametrize("log_scale", [0.0, math.log(100.0)])
+@pytest.mark.parametrize("log_scale", [0.0, 2.66, math.log(100.0)])
 def test_sigmoid_loss(dtype: torch.dtype, log_scale: float, options: dict[str, Any]) -> None:
     image, text = correlated_features(ROWS, DIMENSION, dtype=dtype)
     _assert_same(
@@ -86,20 +86,41 @@ def test_shapes(shape: tuple[int, int]) -> None:
     image, text = correlated_features(*shape, dtype=torch.float32)
     _assert_same(clip_loss, [image, text, torch.tensor([2.66])])
     _assert_same(clip_loss, [image, text, torch.tensor([2.66])], stash_bytes=0)
+    _assert_same(sigmoid_loss, [image, text, torch.tensor([2.66]), torch.tensor([-10.0])])
 
 
-@pytest.mark.parametrize("needs", [(1, 0, 0), (0, 1, 0), (0, 0, 1)])
-def test_locked_towers(needs: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("loss", "needs"),
+    [
+        (clip_loss, (1, 0, 0)),
+        (clip_loss, (0, 1, 0)),
+        (clip_loss, (0, 0, 1)),
+        (sigmoid_loss, (1, 0, 0, 0)),
+        (sigmoid_loss, (0, 1, 0, 0)),
+        (sigmoid_loss, (0, 0, 1, 1)),
+    ],
+)
+def test_locked_towers(loss: Any, needs: tuple[int, ...]) -> None:
     image, text = correlated_features(ROWS, DIMENSION, dtype=torch.float32)
+    inputs = (image, text, torch.tensor([2.66]), torch.tensor([-10.0]))[: len(needs)]
     gradients = []
     for backend in ("triton", "torch"):
         leaves = [
             tensor.clone().requires_grad_(bool(on))
-            for tensor, on in zip((image, text, torch.tensor([2.66])), needs, strict=True)
+            for tensor, on in zip(inputs, needs, strict=True)
         ]
-        clip_loss(*leaves, backend=backend).backward()
+        loss(*leaves, backend=backend).backward()
         gradients.append([leaf.grad for leaf in leaves if leaf.grad is not None])
+    assert len(gradients[0]) == sum(needs)
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
+def test_sigmoid_loss_alone_stores_no_gradient() -> None:
+    image, text = correlated_features(ROWS, DIMENSION, dtype=torch.float32)
+    inputs = [image.requires_grad_(), text, torch.tensor([2.66]), torch.tensor([-10.0])]
+    with torch.no_grad():
+        alone, expected = (sigmoid_loss(*inputs, backend=name) for name in ("triton", "torch"))
+    torch.testing.assert_close(alone, expected)
 
 
 @pytest.mark.parametrize("case", ["equal rows", "opposite", "identical pairs"])
@@ -137,6 +158,40 @@ def test_two_runs_are_bit_equal() -> None:
     inputs = [image, text, torch.tensor([4.6])]
     for one, other in zip(*[_run(clip_loss, inputs, "triton") for _ in range(2)], strict=True):
         assert torch.equal(one, other)
+
+
+def _saved_bytes(stash_bytes: int) -> int:
+    image, text = correlated_features(ROWS, DIMENSION, dtype=torch.float16)
+    image.requires_grad_()
+    sizes: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        clip_loss(image, text, torch.tensor([2.66]), backend="triton", stash_bytes=stash_bytes)
+    return sum(sizes.values())
+
+
+def test_logits_are_kept_in_16_bits_where_they_fit() -> None:
+    size = 2 * ROWS * ROWS
+    strips, tiles = -(-ROWS // INTERPRETED.strip), -(-ROWS // INTERPRETED.rows)
+    tops = 4 * ROWS * (strips + tiles + 1)  # what was taken off, and the exact positives
+    assert _saved_bytes(size) - _saved_bytes(size - 1) == size + tops
+
+
+def test_what_kept_logits_cost_in_accuracy() -> None:
+    """The gradient of the scale is a sum that cancels; README.md states these bounds."""
+    image, text = correlated_features(256, 64, noise=0.3, dtype=torch.float16)
+    inputs = [image, text, torch.tensor([math.log(100.0)])]
+    leaves = [tensor.double().requires_grad_() for tensor in inputs]
+    (exact,) = torch.autograd.grad(clip_loss_reference(*leaves) * 1.7, leaves[2:])
+    errors = [
+        float((_run(clip_loss, inputs, "triton", stash_bytes=budget)[3].double() / exact - 1).abs())
+        for budget in (0, 1 << 30)
+    ]
+    assert errors[0] < 2e-5 and errors[1] < 1e-3
 
 
 def test_rows_in_several_launches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@ all gradients."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -100,6 +101,13 @@ def test_options_on_two_ranks(options: dict[str, Any], early: bool) -> None:
     _check(2, results, _expected(2, 2.66, ids, options))
 
 
+def test_ids_and_smoothing_on_four_ranks() -> None:
+    ids = [7 * row % 13 for row in range(4 * ROWS_PER_RANK)]
+    options = {"normalize": True, "label_smoothing": 0.1}
+    results = run_gloo(_one_rank, 4, 4.6, (3, 8), ids, False, options)
+    _check(4, results, _expected(4, 4.6, ids, options))
+
+
 def test_recomputed_and_unchecked() -> None:
     ours = {"stash_bytes": 0, "check_inputs": False}
     results = run_gloo(_one_rank, 2, 4.6, (3, 8), None, False, ours)
@@ -139,3 +147,45 @@ def test_top1_counts_negatives_of_all_ranks() -> None:
     expected = top1_reference(logits, torch.arange(4 * ROWS_PER_RANK) // 3)
     assert hits.tolist() == pytest.approx([float(part) for part in expected])
     assert 0.0 < float(hits[0]) < 1.0 and 0.0 < float(hits[1]) < 1.0
+
+
+def _edge_inputs(world_size: int, case: str) -> tuple[Tensor, Tensor]:
+    num_rows = world_size * ROWS_PER_RANK
+    if case == "loss near zero":
+        return torch.eye(num_rows), torch.eye(num_rows)
+    image, _ = correlated_features(1, DIMENSION, dtype=torch.float32)
+    rows = image.expand(num_rows, DIMENSION).contiguous()
+    # logits of 200 between the ranks: rank 0's images are opposite to every text
+    signs = torch.ones(num_rows, 1)
+    signs[: ROWS_PER_RANK if case == "opposite ranks" else 0] = -1.0
+    return rows * signs, rows
+
+
+def _edge(rank: int, world_size: int, case: str) -> tuple[dict[str, Tensor], bool]:
+    """Results in float32, and whether a second run repeats them bit for bit."""
+    image, text = _edge_inputs(world_size, case)
+    mine = slice(rank * ROWS_PER_RANK, (rank + 1) * ROWS_PER_RANK)
+    runs = []
+    for _ in range(2):
+        leaves = [side[mine].clone().requires_grad_() for side in (image, text)]
+        scale = torch.tensor([math.log(100.0)], requires_grad=True)
+        loss = clip_loss(leaves[0], leaves[1], scale, tile=(4, 5))
+        loss.backward()
+        runs.append(_results(loss, leaves[0], leaves[1], scale))
+    return runs[0], all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+
+
+@pytest.mark.parametrize("case", ["equal rows", "opposite ranks", "loss near zero"])
+def test_edges_at_scale_100(case: str) -> None:
+    results, repeated = zip(*run_gloo(_edge, 2, case), strict=True)
+    assert all(repeated)
+    image, text = (side.double().requires_grad_() for side in _edge_inputs(2, case))
+    scale = torch.tensor([math.log(100.0)], dtype=torch.float64, requires_grad=True)
+    value = clip_loss_reference(image, text, scale)
+    value.backward()
+    expected = _results(value, image, text, scale)
+    for name, tolerance in (("image", 2e-5), ("text", 2e-5), ("scale", 2e-5), ("loss", 1e-5)):
+        parts = torch.stack([result[name] for result in results]).double()
+        got = parts.flatten(0, 1) / 2 if name in ("image", "text") else parts.mean(0)
+        wanted = expected[name].reshape(got.shape)
+        torch.testing.assert_close(got, wanted, rtol=2e-4, atol=tolerance)

@@ -68,6 +68,7 @@ def _one_rank(
         (2, 2.3, False, False),
         (2, 2.3, True, True),
         (4, 0.0, True, False),
+        (4, 2.66, True, True),
         (4, 4.6, False, True),
     ],
 )
@@ -112,3 +113,14 @@ def _unequal_upstream(rank: int, world_size: int) -> None:
 def test_ring_refuses_unequal_upstream_gradients() -> None:
     with pytest.raises(ChildError, match="upstream gradient of a ring loss differs between ranks"):
         run_gloo(_unequal_upstream, 2)
+
+
+def _two_runs(rank: int, world_size: int, mode: str) -> bool:
+    arguments = (2.3, mode, True, True, (3, 4))
+    first, second = (_one_rank(rank, world_size, *arguments) for _ in range(2))
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("mode", ["gather", "ring"])
+def test_two_runs_are_bit_equal(mode: str) -> None:
+    assert run_gloo(_two_runs, 2, mode) == [True, True]

@@ -49,6 +49,16 @@ def test_float16_and_float32_compile_too(case: Case) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if "EVEN" in case.kernel.arg_names], ids=lambda case: case.name
+)
+def test_dimensions_that_are_no_multiple_of_a_tile_compile_too(case: Case) -> None:
+    """Such as 100 or 1,000; one binary serves 512, 768 and 1,024, another all of these."""
+    usage = compile_case(case, 90, even=False)
+    assert usage.stack_bytes == 0 and usage.wgmma > 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", CANDIDATES, ids=str)
 def test_candidate_shapes_compile(shape: TileShape) -> None:
     for case in CASES:
