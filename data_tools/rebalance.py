@@ -248,7 +248,7 @@ def told(survival: Survival) -> str:
     advice = max(0.001, int(1000 * overall) / 1000)
     return (
         f"  {overall:.1%} of the kept pairs survived{spread}; with balance.expected_survival="
-        f"{advice:g} the next run adds what was lost, and keeps the rest"
+        f"{advice:g} the next data set of these queries has room for what was lost"
     )
 
 

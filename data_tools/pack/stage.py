@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,9 +30,11 @@ from data_tools.workers import in_processes
 
 
 def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
-    """Write shards, indexes, sizes.json and the manifest, and copy them to pack.target_url. The
-    shards of an earlier run of this job are replaced; those of another job are refused by a
-    DataError, before anything is written."""
+    """Write shards, indexes, sizes.json and the manifest, and copy them to pack.target_url.
+
+    What this folder's build packed before with other settings is moved to earlier/; a data set that
+    it did not pack is refused by a DataError, before anything is written.
+    """
     made_from = data_fingerprint(job, paths)
     refuse_other_data_set(paths, made_from)
     if job.pack.target_url:
@@ -81,11 +84,17 @@ def refuse_other_data_set(paths: DatasetPaths, made_from: str) -> None:
             found = "unknown"
     except (ValueError, KeyError, TypeError):
         found = "unknown"
-    if found not in (None, made_from):
+    if found not in (None, made_from, packed_before(paths)):
         raise DataError(
             f"{paths.root} holds another data set (fingerprint {found}, this job has {made_from}): "
             f"give another out_dir, or delete {paths.manifest.name} and {paths.shards.name}/ there"
         )
+
+
+def packed_before(paths: DatasetPaths) -> str | None:
+    """The fingerprint of the data set that this folder's build put here last."""
+    record = paths.table("packed").with_suffix(".json")
+    return json.loads(record.read_text())["config_fingerprint"] if record.exists() else None
 
 
 def work_folder(paths: DatasetPaths, made_from: str) -> Path:
@@ -170,10 +179,28 @@ def _complete(work: Path, entries: list[ShardEntry], made_from: str) -> None:
 def put_in_place(work: Path, paths: DatasetPaths, manifest: Manifest) -> None:
     """Old manifest away, new shards in, new manifest: at no time does a manifest describe shards
     that are not there, wherever this is killed."""
-    paths.manifest.unlink(missing_ok=True)
+    before, now = packed_before(paths), manifest.config_fingerprint
     old = work.with_name(f"{work.name}.old.tmp")
-    if paths.shards.exists():
+    if paths.shards.exists() and before not in (None, now):
+        _put_away(paths, paths.root / "earlier" / str(before))
+    elif paths.shards.exists():
+        paths.manifest.unlink(missing_ok=True)
         os.rename(paths.shards, old)
     os.rename(work, paths.shards)
+    record = paths.table("packed").with_suffix(".json")
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps({"config_fingerprint": now}) + "\n")
     save_manifest(manifest, paths.manifest)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _put_away(paths: DatasetPaths, place: Path) -> None:
+    """Other settings made it: a training run may depend on it, and the decision to delete is the
+    user's. The manifest goes first: where it lies without its shards, it is refused by its
+    readers."""
+    place.mkdir(parents=True, exist_ok=True)
+    if paths.manifest.exists():
+        os.replace(paths.manifest, place / "manifest.json")
+    shutil.rmtree(place / "shards", ignore_errors=True)  # of equal settings, so of equal bytes
+    os.rename(paths.shards, place / "shards")
+    print(f"the data set of other settings is now {place / 'manifest.json'}", file=sys.stderr)

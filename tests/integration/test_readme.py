@@ -135,6 +135,11 @@ def submit(place: Place, command: str) -> None:
     assert "sbatch" in told and "--nodes=4" in told
 
 
+def submit_shards(place: Place, command: str) -> None:
+    told = place.run(command, "--dry-run")
+    assert "--array=0-63" in told and "--dependency=afterok:JOBID_OF_crawl" in told
+
+
 def in_continuous_integration(place: Place, command: str) -> None:
     """`make test` and the tiny demo are steps of .ci/run; the demo is the tiny demo's recipe."""
     steps = (ROOT / ".ci" / "run").read_text()
@@ -162,10 +167,14 @@ RUNNERS: dict[str, Callable[[Place, str], None]] = {
     "make shards QUERIES=my_queries.txt OUT=data/mine": shards_from_commons,
     "make shards QUERIES=my_queries.txt OUT=data/pooled": shards_from_pool,
     "python -m pipeline.train experiment=": train,
-    "python -m slurm.submit": submit,
+    "python -m data_tools.plan": as_it_stands,
+    "python -m slurm.submit --shards": submit_shards,
+    "python -m slurm.submit experiment=": submit,
     "python -m pipeline.train run_dir=": as_it_stands,
     "python -m pipeline.evaluate": as_it_stands,
     "python -m pipeline.export": as_it_stands,
+    "python -m pipeline.score": as_it_stands,
+    "python -m data_tools.subset": as_it_stands,
 }
 
 

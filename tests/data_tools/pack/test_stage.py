@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import resource
 import shutil
 import tarfile
@@ -190,6 +191,8 @@ def test_a_run_killed_before_the_manifest_is_repeated(own):
 
 
 def test_another_data_set_is_refused_and_untouched(own):
+    record = own.table("packed").with_suffix(".json")
+    record.unlink()  # as if another program, or another folder's build, had put it here
     before = snapshot(own)
     job = make_job(own.root)
     job.crawl.encode_quality = 80
@@ -200,6 +203,47 @@ def test_another_data_set_is_refused_and_untouched(own):
         pack.run(make_job(own.root), own)
     own.manifest.write_bytes(before[0])
     assert snapshot(own) == before
+
+
+def test_other_settings_put_the_earlier_data_set_away_whole(own, capsys):
+    first = load_manifest(own.manifest)
+    job = make_job(own.root)
+    job.pack.seed = 5
+    for _ in range(2):
+        pack.run(job, own)
+    second = load_manifest(own.manifest)
+    verify_checksums(second)
+    assert second.fingerprint != first.fingerprint
+    place = own.root / "earlier" / first.config_fingerprint
+    assert str(place) in capsys.readouterr().err
+    verify_checksums(load_manifest(place / "manifest.json"))
+    assert load_manifest(place / "manifest.json").fingerprint == first.fingerprint
+    pack.run(make_job(own.root), own)
+    assert load_manifest(own.manifest).fingerprint == first.fingerprint
+    assert len(list((own.root / "earlier").iterdir())) == 2
+
+
+@pytest.mark.parametrize("killed_at", ["replace", "rename"])
+def test_killed_while_putting_away_loses_nothing(own, monkeypatch, killed_at):
+    first = load_manifest(own.manifest)
+    job = make_job(own.root)
+    job.pack.seed = 5
+    true = getattr(os, killed_at)
+
+    def kill(source, target):
+        true(source, target)
+        if "earlier" in str(target):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, killed_at, kill)
+    with pytest.raises(KeyboardInterrupt):
+        pack.run(job, own)
+    monkeypatch.undo()
+    pack.run(job, own)
+    verify_checksums(load_manifest(own.manifest))
+    place = own.root / "earlier" / first.config_fingerprint / "manifest.json"
+    assert load_manifest(place).fingerprint == first.fingerprint
+    verify_checksums(load_manifest(place))
 
 
 def test_settings_of_speed_and_place_are_not_another_data_set(own, tmp_path):
