@@ -31,3 +31,25 @@ def correlated_features(
     image = torch.nn.functional.normalize(pairs + noise * normal(num_rows, dimension), dim=1)
     text = torch.nn.functional.normalize(pairs + noise * normal(num_rows, dimension), dim=1)
     return image.to(dtype), text.to(dtype)
+
+
+EXTREMES = ("equal rows", "one orthogonal", "identical pairs", "opposite")
+
+
+def extreme_features(case: str, num_rows: int = 40, dimension: int = 8) -> tuple[Tensor, Tensor]:
+    """Unit float32 features whose logits lie as far apart, or as close, as the scale allows."""
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randn(num_rows, dimension, generator=generator)
+    rows = torch.nn.functional.normalize(rows, dim=1)
+    if case == "identical pairs":
+        return rows, rows
+    if case == "one orthogonal":
+        text = torch.nn.functional.pad(rows[:, :-1], (0, 1))
+        return torch.cat([torch.eye(dimension)[-1:], text[1:]]), text
+    text = rows[:1].expand(num_rows, dimension).contiguous()
+    if case == "equal rows":
+        return text, text
+    if case != "opposite":
+        raise ValueError(f"case is {case!r}; pass one of {', '.join(EXTREMES)}")
+    # one image has cosine -1 with every text, the others +1
+    return torch.cat([-text[:1], text[1:]]), text

@@ -19,7 +19,7 @@ from pipeline.loss.backends import interpreting
 from pipeline.loss.block import Block
 from pipeline.loss.reference import clip_loss_reference, logits_matrix, top1_reference
 from pipeline.loss.tile_shapes import INTERPRETED
-from tests.pipeline.loss.features import correlated_features
+from tests.pipeline.loss.features import EXTREMES, correlated_features, extreme_features
 
 # relative error of gradients: float32 rounds the logits, float16 the logit gradients
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1.5e-3}
@@ -123,15 +123,10 @@ def test_sigmoid_loss_alone_stores_no_gradient() -> None:
     torch.testing.assert_close(alone, expected)
 
 
-@pytest.mark.parametrize("case", ["equal rows", "opposite", "identical pairs"])
+@pytest.mark.parametrize("case", EXTREMES)
 def test_logits_200_apart(case: str) -> None:
     """A tile whose rows share one shift would lose the row that lies 200 below its neighbours."""
-    rows = torch.nn.functional.normalize(torch.randn(40, 16), dim=1)
-    image, text = rows, rows
-    if case != "identical pairs":
-        image = text = rows[:1].expand(40, 16).contiguous()
-    if case == "opposite":
-        image = torch.cat([-text[:1], text[1:]])
+    image, text = extreme_features(case, 40, 16)
     inputs = [image, text, torch.tensor([math.log(100.0)])]
     actual = _run(clip_loss, inputs, "triton", stash_bytes=0)
     leaves = [tensor.double().requires_grad_() for tensor in inputs]

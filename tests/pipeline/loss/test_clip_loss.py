@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.loss import ClipLossMetrics, clip_loss, tiled
 from pipeline.loss.block import Block, LineSums, SavedSums, Wanted
 from pipeline.loss.reference import clip_loss_reference, logits_matrix, top1_reference
-from tests.pipeline.loss.features import correlated_features
+from tests.pipeline.loss.features import EXTREMES, correlated_features, extreme_features
 
 Inputs = tuple[Tensor, Tensor, Tensor]
 
@@ -97,20 +97,10 @@ def test_value_of_one_pair_of_rows_by_hand() -> None:
 
 
 @pytest.mark.parametrize("log_scale", [0.0, 2.66, math.log(100.0)])
-@pytest.mark.parametrize("case", ["equal rows", "one orthogonal", "identical pairs", "opposite"])
+@pytest.mark.parametrize("case", EXTREMES)
 def test_extremes_in_float32(case: str, log_scale: float) -> None:
     """Logits 200 apart must neither overflow nor lose a row; a fixed shift by the scale does."""
-    generator = torch.Generator().manual_seed(1)
-    rows = torch.nn.functional.normalize(torch.randn(40, 8, generator=generator), dim=1)
-    image, text = rows, rows
-    if case == "equal rows":
-        image = text = rows[:1].expand(40, 8).contiguous()
-    elif case == "one orthogonal":
-        image = text = torch.nn.functional.pad(rows[:, :7], (0, 1))
-        image = torch.cat([torch.eye(8)[7:], image[1:]])
-    elif case == "opposite":  # one image has cosine -1 with every text, the others +1
-        text = rows[:1].expand(40, 8).contiguous()
-        image = torch.cat([-text[:1], text[1:]])
+    image, text = extreme_features(case)
     inputs = (image, text, torch.tensor([log_scale]))
     wide: Any = tuple(tensor.double() for tensor in inputs)
     actual = _value_and_gradients(clip_loss, inputs, tile=(16, 16), stash_bytes=0)

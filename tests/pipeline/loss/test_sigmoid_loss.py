@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.loss import sigmoid_loss, tiled
 from pipeline.loss.block import Block, Wanted
 from pipeline.loss.reference import sigmoid_loss_reference
-from tests.pipeline.loss.features import correlated_features
+from tests.pipeline.loss.features import EXTREMES, correlated_features, extreme_features
 
 Inputs = tuple[Tensor, ...]
 IDS = torch.tensor([1, 1, 2, 3, 4, 5, 6, 6, 6, -7, 1 << 62])
@@ -89,15 +89,9 @@ def test_value_of_one_pair_by_hand() -> None:
 
 
 @pytest.mark.parametrize("log_scale", [0.0, 2.66, math.log(100.0)])
-@pytest.mark.parametrize("case", ["equal rows", "identical pairs", "opposite"])
+@pytest.mark.parametrize("case", EXTREMES)
 def test_extremes_in_float32(case: str, log_scale: float) -> None:
-    generator = torch.Generator().manual_seed(1)
-    rows = torch.nn.functional.normalize(torch.randn(40, 8, generator=generator), dim=1)
-    image, text = rows, rows
-    if case != "identical pairs":
-        image = text = rows[:1].expand(40, 8).contiguous()
-    if case == "opposite":  # one image has cosine -1 with every text, the others +1
-        image = torch.cat([-text[:1], text[1:]])
+    image, text = extreme_features(case)
     inputs = (image, text, torch.tensor([log_scale]), torch.tensor([-10.0]))
     wide = tuple(tensor.double() for tensor in inputs)
     actual = _value_and_gradients(sigmoid_loss, inputs, tile=(16, 16))
