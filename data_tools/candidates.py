@@ -12,9 +12,7 @@ batches then writes both tables. Memory does not grow with the number of candida
 from __future__ import annotations
 
 import sys
-import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +33,7 @@ from data_tools.schema import (
     DataError,
     DatasetPaths,
     read_table,
+    table_writer,
 )
 
 FIELDS = [name for name in CANDIDATES.names if name not in ("uid", "query_ids")]
@@ -51,34 +50,26 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
     with_any: set[int] = set()
     num_rows = sum(pq.read_metadata(file).num_rows for file in files)
     num_candidates = 0
-    with ExitStack() as stack:
-        outputs = [
-            stack.enter_context(_Output(path, schema))
-            for path, schema in (
-                (paths.table("candidates"), CANDIDATES),
-                (paths.fates("search"), FATES),
-            )
-        ]
-        progress = stack.enter_context(StageProgress("candidates"))
-        scratch = paths.root / "tables" / ".candidates.sort"
-        memory_bytes = job.match.merge_memory_gb * 1e9
-        sorted_rows = stack.enter_context(
-            sorted_by_uid(files, CANDIDATES, scratch, memory_bytes, merged)
-        )
-        for batch in merged(sorted_rows):
-            progress.advance(batch.num_rows)
-            outputs[0].write(batch)
-            outputs[1].write(_fates(batch))
-            with_any.update(pc.unique(pc.list_flatten(batch["query_ids"])).to_pylist())
-            num_candidates += batch.num_rows
+    scratch = paths.root / "tables" / ".candidates.sort"
+    memory_bytes = job.match.merge_memory_gb * 1e9
+    with (
+        StageProgress("candidates", total=num_rows) as progress,
+        table_writer(paths.fates("search"), FATES) as fates,
+        table_writer(paths.table("candidates"), CANDIDATES) as table,
+        sorted_by_uid(files, CANDIDATES, scratch, memory_bytes, merged) as sorted_rows,
+    ):
+        for rows in _filled(merged(sorted_rows)):
+            table.write_table(rows)
+            fates.write_table(_fates(rows))
+            with_any.update(pc.unique(pc.list_flatten(rows["query_ids"])).to_pylist())
+            num_candidates += rows.num_rows
+            progress.update(num_candidates)
         if num_candidates == 0:
             asked = "pool" if job.sources.pool.enabled else "search server"
             raise DataError(
                 f"no candidate was found: the {asked} has nothing for any query; use more common "
                 "words, or add a source (source=[commons,pool])"
             )
-        for output in outputs:
-            output.finish()
     return {
         "rows": num_rows,
         "repeated": num_rows - num_candidates,
@@ -153,44 +144,22 @@ def _as_batch(rows: list[Row]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist(rows, CANDIDATES)
 
 
-def _fates(batch: pa.RecordBatch) -> pa.RecordBatch:
-    from_pool = pc.equal(batch["source"], POOL)
-    columns = {"uid": batch["uid"], "status": pc.if_else(from_pool, MATCHED, FOUND)}
-    nulls = [pa.nulls(batch.num_rows, field.type) for field in list(FATES)[2:]]
-    return pa.RecordBatch.from_arrays([*columns.values(), *nulls], schema=FATES)
+def _fates(rows: pa.Table) -> pa.Table:
+    status = pc.if_else(pc.equal(rows["source"], POOL), MATCHED, FOUND)
+    nulls = [pa.nulls(rows.num_rows, field.type) for field in list(FATES)[2:]]
+    return pa.Table.from_arrays([rows["uid"], status, *nulls], schema=FATES)
 
 
-class _Output:
-    """A table written in batches: aside, until `finish` gives it its name."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        self._writer = pq.ParquetWriter(self._aside, schema, compression="zstd")
-        self._waiting: list[pa.RecordBatch] = []
-
-    def __enter__(self) -> _Output:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._writer.close()
-        self._aside.unlink(missing_ok=True)
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        self._waiting.append(batch)
-        if sum(some.num_rows for some in self._waiting) >= ROWS_PER_BATCH:
-            self._flush()
-
-    def finish(self) -> None:
-        self._flush()
-        self._writer.close()
-        self._aside.replace(self._path)
-
-    def _flush(self) -> None:
-        if self._waiting:
-            self._writer.write_table(pa.Table.from_batches(self._waiting), 2 * ROWS_PER_BATCH)
-            self._waiting = []
+def _filled(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Put small batches together: each becomes a row group."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(some.num_rows for some in waiting) >= ROWS_PER_BATCH:
+            yield pa.Table.from_batches(waiting)
+            waiting = []
+    if waiting:
+        yield pa.Table.from_batches(waiting)
 
 
 if __name__ == "__main__":

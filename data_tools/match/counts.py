@@ -2,47 +2,45 @@
 
 from __future__ import annotations
 
-import duckdb
+import os
+from collections.abc import Iterator
+
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from data_tools.schema import DatasetPaths
+from data_tools.by_uid import sorted_by_uid
+from data_tools.schema import CANDIDATES, DatasetPaths
 
-MEMORY = "1GB"
+MEMORY_BYTES = 1e9
+COLUMNS = pa.schema([CANDIDATES.field("uid"), CANDIDATES.field("query_ids")])
 
 
 def counts_per_query(paths: DatasetPaths, num_queries: int) -> np.ndarray:
-    """int64 (num_queries,): distinct (url, caption) pairs in `paths.matched` that each query found.
-
-    Flat in memory: every row is counted as it streams by, then what repeated pairs counted too
-    often is taken off; DuckDB finds those by uid, on disk when they are many.
-    """
+    """int64 (num_queries,): distinct (url, caption) pairs in `paths.matched` that each query
+    found; all 0 before the match stage. Flat in memory; DataError for a table that is broken."""
     counts = np.zeros(num_queries, np.int64)
     files = sorted(paths.matched.glob("*.parquet"))
-    for file in files:
-        with pq.ParquetFile(file) as table:
-            for batch in table.iter_batches(columns=["query_ids"]):
-                found = pc.list_flatten(batch["query_ids"]).to_numpy()
-                counts += np.bincount(found, minlength=num_queries)
     if not files:
         return counts
-    scratch = paths.root / "tables" / ".counts.sort"
-    with duckdb.connect(
-        config={"memory_limit": MEMORY, "temp_directory": str(scratch)}
-    ) as database:
-        # the same pair has the same caption, and with it the same queries, wherever it stands
-        extra = database.sql(
-            """WITH repeated AS (
-                   SELECT uid, count(*) - 1 AS extra FROM read_parquet($files)
-                   GROUP BY uid HAVING count(*) > 1),
-               one AS (
-                   SELECT uid, any_value(query_ids) AS query_ids
-                   FROM read_parquet($files) SEMI JOIN repeated USING (uid) GROUP BY uid)
-               SELECT query, sum(extra)::BIGINT AS extra FROM (
-                   SELECT unnest(query_ids) AS query, extra FROM one JOIN repeated USING (uid))
-               GROUP BY query""",
-            params={"files": [str(file) for file in files]},
-        ).fetchnumpy()
-    np.subtract.at(counts, extra["query"].astype(np.int64), extra["extra"].astype(np.int64))
+    scratch = paths.root / "tables" / f".counts-{os.getpid()}.sort"
+    with sorted_by_uid(files, COLUMNS, scratch, MEMORY_BYTES, _distinct) as batches:
+        for batch in _distinct(batches):
+            found = pc.list_flatten(batch["query_ids"]).to_numpy()
+            counts += np.bincount(found, minlength=num_queries)
     return counts
+
+
+def _distinct(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The first row of each uid. The same pair has the same caption, and with it the same queries,
+    wherever it stands."""
+    last = None
+    for batch in batches:
+        if batch.num_rows == 0:
+            continue
+        uids = batch["uid"]
+        first = np.ones(batch.num_rows, bool)
+        first[1:] = pc.not_equal(uids[1:], uids[:-1]).to_numpy(zero_copy_only=False)
+        first[0] = uids[0].as_py() != last
+        last = uids[-1].as_py()
+        yield batch.filter(pa.array(first))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -132,8 +131,3 @@ def _canonical(url: str) -> str | None:
         return canonical_url(url)
     except ValueError:
         return None
-
-
-def total(counts: list[RowCounts]) -> Counter[str]:
-    """Sums by field."""
-    return Counter({name: sum(vars(c)[name] for c in counts) for name in vars(RowCounts())})
