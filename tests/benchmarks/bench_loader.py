@@ -1,174 +1,256 @@
-"""Samples per second of the training loader, and where a sample's time goes.
+"""The training loader beside open_clip's, mosaicml-streaming and spdl, and where its time goes.
 
-    python -m tests.benchmarks.bench_loader
-    python -m tests.benchmarks.bench_loader --workers 1 2 4 --num-samples 4000
+    python -m tests.benchmarks.bench_loader --write
+    python -m tests.benchmarks.bench_loader --peer-python /tmp/peers/bin/python --write
+    python -m tests.benchmarks.bench_loader --workers 1 --num-samples 500 --rounds 2
 
-2,000 JPEGs of 256 x 256 pixels and about 31 kB (1/f noise, edges, strokes), crop to 224, batch 64;
-the shards are written to a temporary folder first.
+Each loader is a process of its own; a round asks every one for --samples-per-round samples in turn.
+Peers other than open_clip's restated pipeline run under --peer-python, an environment with
+open_clip_torch==3.3.0, torchvision, mosaicml-streaming and spdl beside this project's packages;
+what does not start there is named in the table with its reason.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
+import json
+import os
+import platform
+import subprocess
+import sys
 import tempfile
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO
 
-import cv2
 import numpy as np
 
-from data_tools.manifest import load_manifest
-from pipeline.config import DataConfig
-from pipeline.data import Tokenizer, build_train_loader
-from pipeline.data.decode import decode_rgb
-from pipeline.data.index import SampleIndex
-from pipeline.data.order import SampleOrder
-from pipeline.data.reader import ShardReader
-from pipeline.data.tokenizer import clean_caption
-from pipeline.data.transforms import SampleRandom, crop_and_resize, random_crop_box
-from tests.pipeline.data.images import encode, synthetic_photo
-from tests.pipeline.data.shards import make_samples, write_shards
+from tests.benchmarks.loader_shards import (
+    BATCH_SIZE,
+    CROP_SCALE_MIN,
+    IMAGE_SIZE,
+    write_data,
+    write_large,
+)
+from tests.benchmarks.loader_stages import first_batch_s, stage_times, tokenizer_rates
 
-IMAGE_SIZE = 224
-BATCH_SIZE = 64
-PLAIN = "A black and white cat sits on a wooden table beside a bowl, photo {number}"
-NASTY = "L&rsquo;été à la plage — “photo” n° {number} &amp; vidéo"
+RESULTS = Path(__file__).parent / "results" / "loader.md"
+OWN = ("ours", "processes", "restated")
+PEERS = ("open_clip", "streaming", "spdl")
+STEP_TIMEOUT_S = 120.0
 
 
-def photo(number: int) -> bytes:
-    return encode(synthetic_photo(number, 256, 256), parameters=(cv2.IMWRITE_JPEG_QUALITY, 88))
+@dataclass
+class Provider:
+    """A loader process and what it has answered."""
+
+    name: str
+    num_workers: int
+    process: subprocess.Popen[str]
+    log: IO[str]
+    """What it prints; a pipe could fill up."""
+    rates: list[float] = field(default_factory=list)
+    cpu_rates: list[float] = field(default_factory=list)
+    failure: str = ""
+
+    def measure(self, num_samples: int, counts: bool) -> None:
+        if self.failure:
+            return
+        assert self.process.stdin is not None and self.process.stdout is not None
+        timer = threading.Timer(STEP_TIMEOUT_S, self.process.kill)
+        timer.start()
+        try:
+            self.process.stdin.write(f"{num_samples}\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        finally:
+            timer.cancel()
+        if not line:
+            self.failure = self._reason()
+        elif counts:
+            told = json.loads(line)
+            self.rates.append(told["samples"] / told["seconds"])
+            self.cpu_rates.append(told["samples"] / max(told["cpu_s"], 1e-3))
+
+    def close(self) -> None:
+        """By the end of its input first: killed, a peer would leave its shared memory behind."""
+        try:
+            self.process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()
+        self.log.close()
+
+    def _reason(self) -> str:
+        self.process.kill()
+        self.log.seek(0)
+        lines = self.log.read().strip().splitlines()
+        told = [line for line in lines if "Error" in line] or lines or ["no message"]
+        return told[-1][:160]
 
 
-def write_data(folder: Path, num_samples: int) -> Path:
-    distinct = [photo(number) for number in range(min(num_samples, 200))]
-    samples = make_samples(num_samples, lambda number: distinct[number % len(distinct)])
-    for number, sample in enumerate(samples):
-        sample.caption = (NASTY if number % 5 == 0 else PLAIN).format(number=number)
-    size = sum(len(data) for data in distinct) / len(distinct)
-    print(
-        f"{num_samples} samples, {size / 1000:.1f} kB a JPEG, one caption in five not plain ASCII"
+def start(name: str, python: str, manifest: Path, num_workers: int) -> Provider:
+    log = tempfile.TemporaryFile("w+")
+    process = subprocess.Popen(
+        [python, "-m", "tests.benchmarks.loader_providers", name, str(manifest), str(num_workers)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    return write_shards(folder, samples, per_shard=500)
+    return Provider(name, num_workers, process, log)
 
 
-def cpu_s() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+def compare(manifest: Path, options: argparse.Namespace) -> list[Provider]:
+    """Rounds over all loaders at each number of workers; the first round is not counted."""
+    done = []
+    for num_workers in options.workers:
+        names = [(name, sys.executable) for name in OWN]
+        if options.peer_python:
+            names += [(name, options.peer_python) for name in PEERS]
+        providers = [start(name, python, manifest, num_workers) for name, python in names]
+        try:
+            for number in range(options.rounds + 1):
+                for provider in providers:
+                    provider.measure(options.samples_per_round, counts=number > 0)
+        finally:
+            for provider in providers:
+                provider.close()
+        done += providers
+    return done
 
 
-def measure_loader(manifest: Path, num_workers: int, num_samples: int, passes: int) -> None:
-    """Best and median pass; the first batches, which fill the pipeline, are not counted."""
-    config = DataConfig(manifest=str(manifest), num_workers=num_workers)
-    with build_train_loader(
-        config,
-        image_size=IMAGE_SIZE,
-        context_length=77,
-        global_batch_size=BATCH_SIZE,
-        rank=0,
-        world_size=1,
-        seed=0,
-    ) as loader:
-        began = time.perf_counter()
-        batches = loader.batches(0)
-        next(batches)
-        first_s = time.perf_counter() - began
-        for _ in range(config.prefetch_batches + 1):
-            next(batches)
-        num_batches = num_samples // BATCH_SIZE
-        rates, cpu_rates = [], []
-        for _ in range(passes):
-            began, began_cpu = time.perf_counter(), cpu_s()
-            for _ in range(num_batches):
-                next(batches)
-            rates.append(num_batches * BATCH_SIZE / (time.perf_counter() - began))
-            cpu_rates.append(num_batches * BATCH_SIZE / (cpu_s() - began_cpu))
-    print(
-        f"workers {num_workers}: {max(rates):.0f} samples/s best, {np.median(rates):.0f} median; "
-        f"{max(cpu_rates):.0f} per CPU-second; first batch after {first_s * 1000:.0f} ms"
+def comparison_table(providers: list[Provider]) -> list[str]:
+    lines = [
+        "| loader | workers | samples/s, median (min to max) | per CPU-second, best | ours is |",
+        "|---|---|---|---|---|",
+    ]
+    ours = {p.num_workers: p for p in providers if p.name == "ours"}
+    for provider in providers:
+        if provider.failure:
+            lines.append(f"| {provider.name} | {provider.num_workers} | {provider.failure} | | |")
+            continue
+        own = ours[provider.num_workers]
+        # Round by round: both met the same load.
+        ratio = np.median(np.array(own.rates) / np.array(provider.rates))
+        cpu = max(own.cpu_rates) / max(provider.cpu_rates)
+        lines.append(
+            f"| {provider.name} | {provider.num_workers} | {np.median(provider.rates):.0f} "
+            f"({min(provider.rates):.0f} to {max(provider.rates):.0f}) | "
+            f"{max(provider.cpu_rates):.0f} | {ratio:.2f}x, {cpu:.2f}x per CPU-second |"
+        )
+    return lines
+
+
+def scaling_lines(providers: list[Provider]) -> list[str]:
+    lines = []
+    for name in ("ours", "processes"):
+        rates = {p.num_workers: np.median(p.rates) for p in providers if p.name == name and p.rates}
+        if len(rates) > 1 and 1 in rates:
+            told = ", ".join(f"{n}: {rates[n] / rates[1]:.2f}x" for n in sorted(rates) if n > 1)
+            kind = "threads (the default)" if name == "ours" else "processes, shared memory"
+            lines.append(f"Workers against one, {kind}: {told}.")
+    return lines
+
+
+def stage_table(times: dict[str, float], providers: list[Provider]) -> list[str]:
+    limit = times["libjpeg-turbo"]
+    stages = {name: time for name, time in times.items() if name != "libjpeg-turbo"}
+    total = sum(stages.values())
+    lines = ["| stage | us of CPU a sample | share |", "|---|---|---|"]
+    lines += [f"| {name} | {t:.1f} | {100 * t / total:.0f} % |" for name, t in stages.items()]
+    lines.append(f"| sum | {total:.1f} | 100 % |")
+    ours = [p for p in providers if p.name == "ours" and p.num_workers == 1 and p.cpu_rates]
+    lines.append("")
+    lines.append(
+        f"libjpeg-turbo's decode alone (OpenCV's imdecode): {limit:.1f} us, {1e6 / limit:.0f} "
+        f"samples per CPU-second: the limit."
     )
+    if ours:
+        rate = max(ours[0].cpu_rates)
+        lines.append(
+            f"The loader as a whole: {1e6 / rate:.0f} us, {rate:.0f} per CPU-second, "
+            f"{100 * rate * limit / 1e6:.0f} % of that limit. The rest: "
+            f"{stages['resize'] + stages['planes']:.0f} us crop and resize, "
+            f"{times['decode'] - limit:.0f} us checks of the header, "
+            f"{1e6 / rate - total:.0f} us threads, queues and batches."
+        )
+    return lines
 
 
-def measure_stages(manifest: Path, num_samples: int) -> None:
-    """CPU time of each stage alone in one thread, best of five passes over 1,000 samples."""
-    index, reader = SampleIndex(load_manifest(manifest)), ShardReader()
-    order = SampleOrder(num_samples, chunk_size=16, global_batch_size=BATCH_SIZE, seed=0)
-    numbers = order.samples(np.arange(min(num_samples, 1000))).tolist()
-    locations = [index.locate(number) for number in numbers]
-    raw = [reader.read(location) for location in locations]
-    images = [decode_rgb(image) for image, _ in raw]
-    boxes = [crop_box(position) for position in range(len(numbers))]
-    captions = [clean_caption(text.decode()) for _, text in raw]
-    groups = [captions[start : start + 8] for start in range(0, len(captions), 8)]
-    out = np.empty((3, IMAGE_SIZE, IMAGE_SIZE), dtype=np.uint8)
-    steps = range(len(numbers) // BATCH_SIZE)
-    stages: list[tuple[str, Callable[..., object], list[tuple[Any, ...]]]] = [
-        ("order", order.batch, [(BATCH_SIZE * step,) for step in steps]),
-        ("locate", index.locate, [(number,) for number in numbers]),
-        ("read", reader.read, [(location,) for location in locations]),
-        ("decode", decode_rgb, [(image,) for image, _ in raw]),
-        ("crop box", crop_box, [(position,) for position in range(len(numbers))]),
-        ("resize", crop_and_resize, [(image, box, out) for image, box in zip(images, boxes)]),
-        ("clean caption", clean_caption, [(text.decode(),) for _, text in raw]),
-        ("tokenize", Tokenizer(77).encode_cleaned, [(group,) for group in groups]),
+def start_lines(folder: Path, manifest: Path, options: argparse.Namespace) -> list[str]:
+    passes = max(3, options.rounds)
+    cold = first_batch_s(manifest, 0, passes, max(options.workers))
+    large = write_large(folder / "large", options.large_shards, 10_000)
+    position = 100_000_000 // BATCH_SIZE * BATCH_SIZE
+    deep = first_batch_s(large, position, 3, max(options.workers))
+    return [
+        f"First batch of a cold epoch (manifest, index and shards not in the page cache): "
+        f"{np.median(cold):.2f} s (max {max(cold):.2f}).",
+        f"First batch of a resume at sample 100 million of {options.large_shards:,} shards of "
+        f"10,000 samples, every shard looked at by this one rank: {np.median(deep):.2f} s "
+        f"(max {max(deep):.2f}).",
     ]
-    total = 0.0
-    for name, stage, calls in stages:
-        best = min(seconds(time.thread_time, stage, calls) for _ in range(5)) / len(numbers) * 1e6
-        total += best
-        print(f"  {name:14s} {best:7.1f} us")
-    print(f"  {'sum':14s} {total:7.1f} us")
 
 
-def crop_box(position: int) -> tuple[int, int, int, int]:
-    return random_crop_box(256, 256, scale_min=0.9, random=SampleRandom(0, position))
-
-
-def measure_tokenizer_threads(num_captions: int = 20_000) -> None:
-    """Cleaning and tokenizing in groups of eight, as the loader does, in one thread and in two."""
-    captions = [
-        (NASTY if number % 5 == 0 else PLAIN).format(number=number)
-        for number in range(num_captions)
+def bytes_lines() -> list[str]:
+    pixels = 3 * IMAGE_SIZE**2
+    return [
+        f"Bytes of an image that cross to the consumer and to the device: {pixels:,} (uint8), "
+        f"{pixels / (4 * pixels):.2f} of float32's {4 * pixels:,}. Threads copy nothing: a batch "
+        f"is filled in place, in pinned memory where CUDA is there.",
     ]
-    tokenizer = Tokenizer(77)
-
-    def work(part: list[str]) -> None:
-        for start in range(0, len(part), 8):
-            tokenizer.encode_cleaned([clean_caption(text) for text in part[start : start + 8]])
-
-    def in_threads(num_threads: int) -> None:
-        with ThreadPoolExecutor(num_threads) as pool:
-            list(pool.map(work, [captions[first::num_threads] for first in range(num_threads)]))
-
-    for num_threads in (1, 2):
-        best = min(seconds(time.perf_counter, in_threads, [(num_threads,)]) for _ in range(5))
-        print(f"  captions, {num_threads} threads: {num_captions / best:,.0f}/s")
-
-
-def seconds(
-    clock: Callable[[], float], function: Callable[..., object], calls: list[tuple[Any, ...]]
-) -> float:
-    began = clock()
-    for arguments in calls:
-        function(*arguments)
-    return clock() - began
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--num-samples", type=int, default=2000)
+    parser.add_argument("--samples-per-round", type=int, default=1024)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--passes", type=int, default=5)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        manifest = write_data(Path(folder), arguments.num_samples)
-        measure_stages(manifest, arguments.num_samples)
-        measure_tokenizer_threads()
-        for num_workers in arguments.workers:
-            measure_loader(manifest, num_workers, arguments.num_samples, arguments.passes)
+    parser.add_argument("--large-shards", type=int, default=40_000)
+    parser.add_argument("--peer-python", default="")
+    parser.add_argument("--write", action="store_true", help=f"to {RESULTS.name} in results/")
+    options = parser.parse_args()
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        manifest, mean_bytes = write_data(folder / "data", options.num_samples)
+        providers = compare(manifest, options)
+        times = stage_times(manifest, options.num_samples, options.rounds)
+        rates = tokenizer_rates(10 * options.num_samples, options.rounds)
+        starts = start_lines(folder, manifest, options)
+    lines = [
+        "# The loader",
+        "",
+        f"{options.num_samples} JPEGs of 256 x 256 pixels and {mean_bytes / 1000:.0f} kB, crop to "
+        f"{IMAGE_SIZE} (area from {CROP_SCALE_MIN}), batch {BATCH_SIZE}, one caption in five not "
+        f"plain ASCII. {platform.machine()}, {os.cpu_count()} CPUs, Python "
+        f"{platform.python_version()}; load {load:.1f} at the start, {os.getloadavg()[0]:.1f} at "
+        f"the end, the benchmark's own included. {options.rounds} rounds of "
+        f"{options.samples_per_round} samples a loader.",
+        "",
+        *comparison_table(providers),
+        "",
+        *scaling_lines(providers),
+        "",
+        *stage_table(times, providers),
+        "",
+        *(f"Captions, {n} threads: {rate:,.0f}/s." for n, rate in rates.items()),
+        "",
+        *starts,
+        *bytes_lines(),
+    ]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if options.write:
+        RESULTS.write_text(text)
 
 
 if __name__ == "__main__":
