@@ -7,7 +7,8 @@ Bare img2dataset and the crawl stage (plan, guard, img2dataset, verification, ta
 110 kB JPEGs from a server on the loopback, turn about, each in a process of its own, to webdataset
 tars of 256 px, with the same processes and threads. Then the stage alone, turn about, with the
 clean list and with one in which 5 % of the URLs are slow-loris, 5 % dead hosts and 2 % bombs (as
-many URLs in all). Times are of the whole process, start to end.
+many URLs in all). Times and
+CPU are of the whole process, start to end, with its children; RSS is summed over them.
 """
 
 from __future__ import annotations
@@ -167,13 +168,9 @@ def report(runs: dict[str, list[Run]], arguments: argparse.Namespace) -> str:
         f"`python -m tests.benchmarks.bench_crawl --images {arguments.images} --repeats "
         f"{arguments.repeats} --processes {arguments.processes} --threads {arguments.threads}`",
         "",
-        f"{os.cpu_count()} x {_cpu()}, {psutil.virtual_memory().total / 2**30:.0f} GiB; Python "
-        f"{platform.python_version()}, img2dataset {version('img2dataset')}, aiohttp "
-        f"{version('aiohttp')}, opencv {version('opencv-python-headless')}; server, guard and "
-        f"img2dataset share the cores; JPEGs of 800 x 600, {len(photo(0)) / 1000:.0f} kB.",
+        _machine(),
         "",
-        "| run | images/s: median (lowest to highest) | seconds | CPU-ms an image | peak RSS of all "
-        "processes, MB |",
+        "| run | images/s: median (lowest to highest) | seconds | CPU-ms an image | peak RSS, MB |",
         "|---|---|---|---|---|",
     ]
     for name, rate in rates.items():
@@ -190,6 +187,17 @@ def report(runs: dict[str, list[Run]], arguments: argparse.Namespace) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _machine() -> str:
+    packages = ("img2dataset", "aiohttp", "opencv-python-headless")
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    memory = psutil.virtual_memory().total / 2**30
+    return (
+        f"{os.cpu_count()} x {_cpu()}, {memory:.0f} GiB; Python {platform.python_version()}, "
+        f"{versions}; server, guard and img2dataset share the cores; JPEGs of 800 x 600, "
+        f"{len(photo(0)) / 1000:.0f} kB."
+    )
 
 
 def _cpu() -> str:
