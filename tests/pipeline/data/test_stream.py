@@ -1,4 +1,4 @@
-"""Tars that cannot seek: every sample comes in each pass, faults are counted, resumes start anew."""
+"""Tars that cannot seek: each pass holds every sample, faults are counted, resumes start anew."""
 
 from __future__ import annotations
 
