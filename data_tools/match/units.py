@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -102,7 +103,7 @@ def queries_digest(queries: Path, case_sensitive: bool) -> str:
 def counts_of(table: Path, wanted_fingerprint: str) -> RowCounts | None:
     """What the unit's rows became; None if the table is absent or made of something else."""
     try:
-        stored = pq.read_metadata(table).metadata
+        stored = pq.read_metadata(table).metadata or {}
     except (OSError, pa.ArrowException):
         return None
     if stored.get(FINGERPRINT) != wanted_fingerprint.encode():
@@ -121,12 +122,11 @@ def match_unit(unit: Unit, settings: MatchSettings, folder: Path) -> RowCounts:
             aside, CANDIDATES, compression="zstd", use_dictionary=REPEATING
         ) as out:
             waiting: list[pa.RecordBatch] = []
-            with reading(unit.file):
-                for batch in read_batches(unit.file, settings.pool, unit.part, unit.num_parts):
-                    waiting.append(_candidates(batch, settings, matcher, counts))
-                    if sum(some.num_rows for some in waiting) >= ROW_GROUP_ROWS:
-                        out.write_table(pa.Table.from_batches(waiting), ROW_GROUP_ROWS * 2)
-                        waiting = []
+            for batch in _batches(unit, settings.pool):
+                waiting.append(_candidates(batch, settings, matcher, counts))
+                if sum(some.num_rows for some in waiting) >= ROW_GROUP_ROWS:
+                    out.write_table(pa.Table.from_batches(waiting), ROW_GROUP_ROWS * 2)
+                    waiting = []
             out.write_table(pa.Table.from_batches(waiting, CANDIDATES))
             out.add_key_value_metadata(
                 {FINGERPRINT: settings.fingerprint(unit), COUNTS: json.dumps(vars(counts))}
@@ -135,6 +135,11 @@ def match_unit(unit: Unit, settings: MatchSettings, folder: Path) -> RowCounts:
     finally:
         aside.unlink(missing_ok=True)
     return counts
+
+
+def _batches(unit: Unit, pool: PoolConfig) -> Iterator[Batch]:
+    with reading(unit.file):  # errors of reading only, not of what is done with the rows
+        yield from read_batches(unit.file, pool, unit.part, unit.num_parts)
 
 
 def _candidates(

@@ -202,7 +202,7 @@ def report(results: dict[str, list[Measured]], stages: Measured, asked: argparse
         "end.",
         "",
         "One core, parquet to parquet, automaton built beforehand. Median over the repeats, "
-        "minimum and maximum in brackets. Memory is the peak of the process, Python and Arrow included.",
+        "minimum and maximum in brackets. Memory is the peak of the process, Python included.",
         "",
         "| | captions/s (CPU time) | captions/s (wall) | matches per caption | build, s | memory |",
         "|---|---|---|---|---|---|",

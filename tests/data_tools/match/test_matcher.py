@@ -149,9 +149,14 @@ def test_equals_the_reference_over_many_words(seed, chunk_bytes, slot_bits):
 
 
 def test_a_query_longer_than_the_hash_table_can_say():
-    query = " ".join(["a"] * 300)
-    assert query_matcher([query]).match(query + " a") == [0]
-    assert query_matcher([query]).match(query[2:]) == []
+    query = " ".join(f"a{number}" for number in range(300))
+    assert query_matcher([query]).match(f"b {query} b") == [0]
+    assert query_matcher([query]).match(query.replace("a299", "b")) == []
+
+
+def test_what_the_filter_leaves_out_parts_what_it_keeps():
+    queries = ["\u7532\u4e59\u4e19", "\u4e01\u620a", "\u4e19\u4e01"]
+    assert query_matcher(queries).match("\u7532\u4e59\u4e19x\u4e01\u620a") == [0, 1]
 
 
 def test_more_tokens_than_fit_three_bytes(monkeypatch):

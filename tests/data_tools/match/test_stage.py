@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from data_tools import candidates, match
-from data_tools.match.counts import counts_per_query
+from data_tools.match import counts as pair_counts
+from data_tools.match import counts_per_query
 from data_tools.schema import CANDIDATES, FATES, DataError, DatasetPaths, read_table, write_table
 from data_tools.tasks import Task
 from tests.data_tools import worked_example
@@ -134,6 +135,18 @@ def example_job_with_repeats(folder):
     rows += [{**row, "url": row["url"].replace("example.org", "EXAMPLE.org")} for row in rows[3:9]]
     pq.write_table(pa.Table.from_pylist(rows, POOL), folder / "expected.parquet")
     return job_of(paths, folder / "expected.parquet"), paths
+
+
+def test_repeated_pairs_count_once_wherever_batches_end():
+    rows = [{"uid": uid, "query_ids": [number]} for number, uid in enumerate("aabbbc")]
+    for size in (1, 2, 3, 6):
+        batches = pa.Table.from_pylist(rows, pair_counts.COLUMNS).to_batches(size)
+        got = [
+            uid
+            for batch in pair_counts._distinct(iter(batches))
+            for uid in batch["uid"].to_pylist()
+        ]
+        assert got == ["a", "b", "c"]
 
 
 def test_two_processes_give_what_one_gives(tmp_path):
