@@ -146,6 +146,7 @@ def test_a_retry_round_asks_again_for_what_may_have_passed_and_for_nothing_else(
         assert stored_image(paths, row).size
 
 
+@pytest.mark.slow
 def test_tasks_crawl_their_own_parts_and_leave_those_of_others_alone(tmp_path):
     with hostile_site() as site:
         write_kept(tmp_path, [site.url(f"/n/{number}.jpg") for number in range(30)])
