@@ -27,6 +27,7 @@ ROWS_PER_BATCH = 65_536
 COPIES = 4
 # Offsets of strings have 32 bits.
 MAX_PART_BYTES = 1 << 30
+OTHER_FILES = 64
 NUM_PREFIXES = 1 << 16  # 4 hex digits
 
 Batches = Iterator[pa.RecordBatch]
@@ -60,10 +61,18 @@ def _num_parts(files: Sequence[Path], memory_bytes: float) -> int:
     for file in files:
         table = _metadata(file)
         num_bytes += sum(table.row_group(n).total_byte_size for n in range(table.num_row_groups))
-    part_bytes = min(memory_bytes / COPIES, MAX_PART_BYTES)
+    num_parts = int(num_bytes / min(memory_bytes / COPIES, MAX_PART_BYTES)) + 1
     # each is an open file while rows are dealt out
-    max_parts = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2, 1)
-    return min(int(num_bytes / part_bytes) + 1, max_parts)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if num_parts > soft - OTHER_FILES and soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    if num_parts > soft - OTHER_FILES:
+        raise DataError(
+            f"{num_bytes / 1e9:.0f} GB of rows need {num_parts} open files and this process may "
+            f"have {soft}: raise match.merge_memory_gb, or the limit (ulimit -n)"
+        )
+    return num_parts
 
 
 def _metadata(file: Path) -> pq.FileMetaData:
@@ -113,12 +122,11 @@ def _in_order(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 def _sorted_part(part: Path) -> Batches:
     with pa.OSFile(str(part)) as source, pa.ipc.open_file(source) as stored:
-        table = stored.read_all().combine_chunks()
+        stored_rows = stored.read_all().combine_chunks().to_batches()
     part.unlink()  # what is sorted lies in memory
-    for whole in table.to_batches():
-        del table
-        ordered = _in_order(whole)
-        del whole
+    if len(stored_rows) > 1:  # combine_chunks leaves what does not fit 32 bits in pieces
+        raise DataError(f"{part} holds 2 GB in a column: lower match.merge_memory_gb")
+    for _ in range(len(stored_rows)):
+        ordered = _in_order(stored_rows.pop())
         for start in range(0, ordered.num_rows, ROWS_PER_BATCH):
             yield ordered.slice(start, ROWS_PER_BATCH)
-        return

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from data_tools import candidates
+from data_tools import by_uid, candidates
 from data_tools.config import DatasetJob
 from data_tools.schema import (
     CANDIDATES,
@@ -165,4 +165,14 @@ def test_the_memory_for_merging_changes_nothing(tmp_path, memory_gb):
         row(f"http://x/{n}", f"{n}")["uid"] for n in range(7000)
     )
     assert [one["query_ids"] for one in got if one["source"] == "commons"] == [[0, 4]]
+    assert not list((tmp_path / "tables").glob(".*"))
+
+
+def test_more_parts_than_open_files_is_an_error_that_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(by_uid.resource, "getrlimit", lambda kind: (100, 100))
+    paths = prepare(tmp_path, [row(f"http://x/{n}", f"{n}") for n in range(5000)])
+    job = DatasetJob(out_dir=str(tmp_path))
+    job.match.merge_memory_gb = 1e-6
+    with pytest.raises(DataError, match="ulimit -n"):
+        candidates.run(job, paths)
     assert not list((tmp_path / "tables").glob(".*"))
