@@ -54,7 +54,10 @@ def problems_of(file: PoolFile, config: PoolConfig) -> list[str]:
     if missing:
         told = f"{file.name} has no column for {', '.join(missing)}"
         has = ", ".join(present.names)
-        return [f"{told}; it has {has}: set these to its names, or take a layout (pool=laion)"]
+        return [
+            f"{told}; it has {has}: set these to its names, take a layout (pool=laion), "
+            "or name the columns of a file without header (sources.pool.column_names)"
+        ]
     return [
         f"{file.name}: the column {name} ({role}) holds {kind}, not text"
         for role, name in chosen.items()
