@@ -59,7 +59,7 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
         sorted_by_uid(files, CANDIDATES, scratch, memory_bytes, merged) as sorted_rows,
     ):
         for rows in _filled(merged(sorted_rows)):
-            table.write_table(rows)
+            table.write_table(rows, ROWS_PER_BATCH)
             fates.write_table(_fates(rows))
             with_any.update(pc.unique(pc.list_flatten(rows["query_ids"])).to_pylist())
             num_candidates += rows.num_rows

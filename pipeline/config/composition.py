@@ -84,13 +84,18 @@ def freeze(job: TrainJob) -> Path:
     """Write run_dir/config.yaml, which the ranks load; returns its path.
 
     A run directory that holds another configuration is refused with the difference: a resumed run
-    must be the run that was started. `cluster` and `logging` may change (where it runs and what it
-    prints is not what it computes).
+    must be the run that was started. `cluster`, `logging` and the speed of loading may change:
+    where it runs, what it prints and how fast it reads is not what it computes.
     """
     path = Path(job.run_dir) / "config.yaml"
     if path.exists():
         kept = load_frozen(path)
-        comparable = dataclasses.replace(job, cluster=kept.cluster, logging=kept.logging)
+        data = dataclasses.replace(
+            job.data,
+            num_workers=kept.data.num_workers,
+            prefetch_batches=kept.data.prefetch_batches,
+        )
+        comparable = dataclasses.replace(job, cluster=kept.cluster, logging=kept.logging, data=data)
         comparable.run_dir = kept.run_dir
         before, now = to_yaml(kept).splitlines(), to_yaml(comparable).splitlines()
         if before != now:

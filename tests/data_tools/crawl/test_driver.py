@@ -114,6 +114,7 @@ def test_a_url_with_several_captions_is_fetched_once_and_given_to_all(tmp_path):
     assert sorted(fates["uid"].to_pylist()) == sorted(row["uid"] for row in rows)
 
 
+@pytest.mark.slow
 def test_a_retry_round_asks_again_for_what_may_have_passed_and_for_nothing_else(tmp_path):
     with hostile_site() as site:
         passing = [f"/flaky/{number}.jpg" for number in range(4)]
@@ -185,6 +186,7 @@ def test_two_processes_at_one_part_are_told(tmp_path):
         assert not aside.exists()
 
 
+@pytest.mark.slow
 def test_faces_are_blurred_and_images_of_unknown_faces_not_asked_for(tmp_path):
     with hostile_site() as site:
         urls = {path: site.url(path) for path in ("/large.jpg", "/n/1.jpg", "/rotated.jpg")}
@@ -217,6 +219,7 @@ def test_faces_are_blurred_and_images_of_unknown_faces_not_asked_for(tmp_path):
         crawl.run(job, paths)
 
 
+@pytest.mark.slow
 def test_options_pass_through_to_img2dataset(tmp_path):
     """Larger than it came, which the stage by itself never stores."""
     with hostile_site() as site:

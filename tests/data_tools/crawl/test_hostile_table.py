@@ -24,6 +24,9 @@ from tests.data_tools.crawl.hostile_server import Site, canary, hostile_site, ma
 from tests.data_tools.crawl.jobs import fetched_rows, make_job, stored_image, write_kept
 from tests.data_tools.crawl.raw_server import raw_site
 
+# one crawl of 108 URLs through driver, guard and img2dataset: 10 s on a quiet machine
+pytestmark = pytest.mark.slow
+
 Look = Callable[[np.ndarray], bool]
 
 
