@@ -57,7 +57,7 @@ def icons(archive: Path, count: int) -> list[tuple[str, str, str, str]]:
                     f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">'
                     f'{icon["body"]}</svg>'
                 )
-                rank = xxhash.xxh64_intdigest(f"{content['prefix']}:{name}")
+                rank = xxhash.xxh64_intdigest(f"{content['prefix']}:{name}".encode())
                 found.append((rank, content["prefix"], name, svg, licence))
     return [icon[1:] for icon in sorted(found)[:count]]
 
@@ -69,7 +69,7 @@ def pictures(drawn: list[tuple[str, str, str, str]]) -> list[Picture]:
             name=f"{prefix} {name}.png",
             content=png,
             description=f"{name.replace('-', ' ')}, icon",
-            site=f"site{xxhash.xxh64_intdigest(prefix) % NUM_SITES}",
+            site=f"site{xxhash.xxh64_intdigest(prefix.encode()) % NUM_SITES}",
             license=licence,
         )
         for (prefix, name, _, licence), png in zip(drawn, pngs)
