@@ -21,6 +21,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from data_tools.schema import DataError
+from data_tools.table_stream import open_table
 
 ROWS_PER_BATCH = 65_536
 # A part is in memory as read, as sorted, and as what the merge makes of it.
@@ -95,7 +96,7 @@ def _deal(
     with ExitStack() as stack:
         writers = [stack.enter_context(pa.ipc.new_file(p, schema, options=options)) for p in paths]
         for file in files:
-            with pq.ParquetFile(file) as table:
+            with open_table(file) as table:
                 for batch in table.iter_batches(ROWS_PER_BATCH, columns=schema.names):
                     for rows in shrink(iter([_in_order(batch.cast(schema))])):
                         # the uids are in order: the rows of a part lie together

@@ -21,6 +21,7 @@ import xxhash
 from data_tools.config.crawl import FaceBoxesConfig
 from data_tools.crawl.plan import BOXES, ROWS
 from data_tools.schema import DataError, canonical_url
+from data_tools.table_stream import open_table
 
 _KEYED = pa.schema([("key", pa.uint64()), ("uid", pa.string()), ("url", pa.string())])
 _FACES = pa.schema([("url", pa.string()), ("face_boxes", BOXES)])
@@ -92,7 +93,7 @@ def _noted(batches: Iterator[pa.RecordBatch], raised: list[DataError]) -> Iterat
 
 
 def _keyed(kept: Path) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(kept) as file:
+    with open_table(kept) as file:
         missing = {"uid", "url"} - set(file.schema_arrow.names)
         if missing:
             raise DataError(f"{kept} lacks the column(s) {sorted(missing)}: delete it, run again")
@@ -108,7 +109,7 @@ def _keyed(kept: Path) -> Iterator[pa.RecordBatch]:
 def _faces(files: list[Path], boxes: FaceBoxesConfig) -> Iterator[pa.RecordBatch]:
     columns = [boxes.url_column, boxes.boxes_column]
     for path in files:
-        with pq.ParquetFile(path) as file:
+        with open_table(path) as file:
             missing = [name for name in columns if name not in file.schema_arrow.names]
             if missing:
                 raise DataError(

@@ -21,6 +21,7 @@ import xxhash
 
 from data_tools.config import PackConfig
 from data_tools.schema import BALANCED, DataError, DatasetPaths
+from data_tools.table_stream import open_table
 
 SORT_MEMORY = "2GB"
 # A shard's rows are read by row group; this is about a shard of them.
@@ -78,7 +79,7 @@ def _write_keys(balanced: Path, target: Path, seed: int) -> None:
     """The balanced table with `order_key` = xxh64(seed, "pack/" + uid). The prefix keeps the order
     independent of balancing, which keeps a pair by the size of another hash of its uid."""
     schema = BALANCED.append(pa.field("order_key", pa.uint64()))
-    with pq.ParquetFile(balanced) as source, pq.ParquetWriter(target, schema) as writer:
+    with open_table(balanced) as source, pq.ParquetWriter(target, schema) as writer:
         for batch in source.iter_batches(batch_size=65536, columns=BALANCED.names):
             uids = batch.column("uid").to_pylist()
             keys = [xxhash.xxh64_intdigest(f"pack/{uid}".encode(), seed % 2**64) for uid in uids]
@@ -88,7 +89,7 @@ def _write_keys(balanced: Path, target: Path, seed: int) -> None:
 
 def shard_ranges(config: PackConfig, order: Path) -> list[tuple[int, int]]:
     """(first row, row after the last) of each shard."""
-    with pq.ParquetFile(order) as file:
+    with open_table(order) as file:
         num_rows = file.metadata.num_rows
         if config.samples_per_shard is not None:
             starts = [*range(0, num_rows, config.samples_per_shard), num_rows]

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import IO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
 from data_tools.schema import DataError
+from data_tools.table_stream import open_table
 
 OPENERS: dict[str, Callable] = {
     ".gz": gzip.open,
@@ -145,7 +145,7 @@ def _csv_rows(path: Path, columns: Sequence[str], setting: str) -> Iterator[tupl
 
 def _parquet_rows(path: Path, columns: Sequence[str], setting: str) -> Iterator[tuple[str, ...]]:
     try:
-        with pq.ParquetFile(path) as file:
+        with open_table(path) as file:
             _check_columns(path, columns, file.schema_arrow.names, setting)
             for batch in file.iter_batches(batch_size=8192, columns=list(columns)):
                 texts = [batch.column(name).cast(pa.string()).to_pylist() for name in columns]
