@@ -1,9 +1,9 @@
 """START HERE. Shards to model: the whole flow of a training run on one page.
 
-    python -m pipeline.train experiment=demo train.steps=200   # compose, freeze, start the ranks
-    python -m pipeline.train run_dir=runs/demo                 # go on with that run
-    python -m pipeline.train --config runs/demo/config.yaml    # be one rank; the two above and srun
-                                                               # start this
+python -m pipeline.train experiment=demo train.steps=200   # compose, freeze, start the ranks
+python -m pipeline.train run_dir=runs/demo                 # go on with that run
+python -m pipeline.train --config runs/demo/config.yaml    # be one rank; the two above and srun
+                                                           # start this
 """
 
 from __future__ import annotations
