@@ -215,6 +215,10 @@ def dataset_words(folder: Path, out_dir: Path, *setup: str) -> list[str]:
         f"sources.contact={CONTACT}",
         f"sources.commons.endpoint='http://127.0.0.1:{API_PORT}/w/api.php'",
         f"crawl.allow_private=['127.0.0.1:{IMAGES_PORT}']",
+        # the pictures are plain grey, and alike
+        "curate.min_grey_std=null",
+        "curate.near_duplicate_bits=null",
+        "curate.drop_exact_duplicates=false",
         "cluster.cpus_per_rank=2",
         f"cluster.setup={json.dumps([*server, *setup])}",
     ]
