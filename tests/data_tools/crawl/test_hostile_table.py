@@ -19,6 +19,7 @@ import pytest
 
 from data_tools import crawl
 from data_tools.schema import FATES, DatasetPaths, read_table
+from data_tools.sources.http import user_agent
 from tests.data_tools.crawl import pictures
 from tests.data_tools.crawl.hostile_server import Site, canary, hostile_site, make_all
 from tests.data_tools.crawl.jobs import fetched_rows, make_job, stored_image, write_kept
@@ -280,5 +281,5 @@ def test_attempts_are_repeated_only_where_they_can_help(crawled):
 
 
 def test_who_asks_says_so_and_takes_no_cookies(crawled):
-    assert crawled.main.user_agents == {"clip-pretrain/source (+crawler@example.org)"}
+    assert crawled.main.user_agents == {user_agent("crawler@example.org")}
     assert not crawled.main.cookies
