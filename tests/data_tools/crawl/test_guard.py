@@ -22,6 +22,7 @@ from data_tools.crawl.part import TO_GUARD
 from data_tools.crawl.processes import GuardProcess
 from data_tools.crawl.verify import read_guard_fates
 from data_tools.schema import DataError, write_table
+from data_tools.sources.http import user_agent
 from tests.data_tools.crawl import pictures
 from tests.data_tools.crawl.hostile_server import canary, hostile_site
 from tests.data_tools.crawl.jobs import settings
@@ -137,7 +138,7 @@ def test_retries_only_where_they_can_help(asked, site):
 
 
 def test_who_we_are_is_said_every_time(asked, site):
-    assert site.user_agents == {"clip-pretrain/source (+crawler@example.org)"}
+    assert site.user_agents == {user_agent("crawler@example.org")}
 
 
 def test_only_known_ids_below_the_token_are_served(asked):
