@@ -161,14 +161,14 @@ def test_s3(local, workers, monkeypatch):
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": f"http://{host}:{port}"})
         store = fsspec.filesystem("s3")
-        store.mkdir("bucket")
-        store.put(f"{local.parent}/", "bucket/data/", recursive=True)
-        assert isinstance(open_storage("s3://bucket/data"), RemoteStorage)
-        found = read_batches("s3://bucket/data/manifest.json", 12, num_workers=workers)
+        store.mkdir("loader")
+        store.put(f"{local.parent}/", "loader/data/", recursive=True)
+        assert isinstance(open_storage("s3://loader/data"), RemoteStorage)
+        found = read_batches("s3://loader/data/manifest.json", 12, num_workers=workers)
         assert all(equal(a, b) for a, b in zip(found, read_batches(local, 12)))
-        store.rm("bucket/data/shards/000001.tar")
+        store.rm("loader/data/shards/000001.tar")
         with pytest.raises(ManifestError, match="shards/000001.tar is missing"):
-            open_dataset("s3://bucket/data/manifest.json")
+            open_dataset("s3://loader/data/manifest.json")
     finally:
         server.stop()
     assert threading.active_count() < 50
