@@ -46,6 +46,7 @@ def test_a_truncated_shard(manifest: Path, tmp_path: Path) -> None:
     assert "shards/000003.tar" in told
 
 
+@pytest.mark.slow
 def test_a_shard_of_garbage(manifest: Path, tmp_path: Path) -> None:
     shard = manifest.parent / "shards" / "000003.tar"
     shard.write_bytes(b"\xff" * shard.stat().st_size)

@@ -20,9 +20,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], li
     return overrides, metrics(folder / "run")
 
 
-@pytest.mark.parametrize(
-    ("victim", "after_step"), [(1, 7), pytest.param(0, 12, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("victim", "after_step"), [(1, 7), (0, 12)])
 def test_kill_9_of_a_rank_then_resume_equals_undisturbed(
     undisturbed: tuple[list[str], list[dict]], tmp_path: Path, victim: int, after_step: int
 ) -> None:

@@ -18,6 +18,9 @@ from tests.data_tools.crawl.drivers import Driver, all_gone, running_driver, wor
 from tests.data_tools.crawl.hostile_server import hostile_site
 from tests.data_tools.crawl.jobs import fetched_rows, make_job, stored_image, write_kept
 
+# each starts img2dataset, 5 s
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("sent", "code"),

@@ -26,6 +26,9 @@ from pathlib import Path
 from data_tools import match
 from data_tools.config import DatasetJob, PoolConfig
 from data_tools.schema import DataError, DatasetPaths
+
+# each starts processes that are killed, 3 to 6 s
+pytestmark = pytest.mark.slow
 if __name__ == "__main__":
     job = DatasetJob(out_dir=sys.argv[1])
     job.sources.pool = PoolConfig(enabled=True, paths=[sys.argv[2]])
