@@ -18,6 +18,9 @@ from tests.data_tools.match.example_pool import (
     states,
 )
 
+# each starts processes that are killed, 3 to 6 s
+pytestmark = pytest.mark.slow
+
 ENDS_WITHIN_S = 120
 
 PROGRAM = """
@@ -27,8 +30,6 @@ from data_tools import match
 from data_tools.config import DatasetJob, PoolConfig
 from data_tools.schema import DataError, DatasetPaths
 
-# each starts processes that are killed, 3 to 6 s
-pytestmark = pytest.mark.slow
 if __name__ == "__main__":
     job = DatasetJob(out_dir=sys.argv[1])
     job.sources.pool = PoolConfig(enabled=True, paths=[sys.argv[2]])
@@ -65,10 +66,12 @@ def start(folder, out="out", processes=1):
     )
 
 
-def until(condition):
+def until(condition, process=None):
+    """Waits for it; a process that has ended by then will not bring it about."""
     deadline = time.monotonic() + ENDS_WITHIN_S
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
+        assert process is None or process.poll() is None, process.communicate()
         time.sleep(0.005)
 
 
@@ -80,7 +83,7 @@ def workers_of(process):
 def test_killed_in_the_middle_it_goes_on(large_pool):
     paths = DatasetPaths(large_pool / "out")
     process = start(large_pool)
-    until(lambda: len(list(paths.matched.glob("*.parquet"))) >= 3)
+    until(lambda: len(list(paths.matched.glob("*.parquet"))) >= 3, process)
     process.kill()
     process.communicate(timeout=ENDS_WITHIN_S)
     done = {name: state for name, state in states(paths).items() if name.endswith(".parquet")}
@@ -99,7 +102,7 @@ def test_killed_in_the_middle_it_goes_on(large_pool):
 
 def test_a_killed_worker_is_an_error(large_pool):
     process = start(large_pool, processes=2)
-    until(lambda: len(workers_of(process)) == 2)
+    until(lambda: len(workers_of(process)) == 2, process)
     workers_of(process)[0].kill()
     _, error = process.communicate(timeout=ENDS_WITHIN_S)
     assert process.returncode == 1
@@ -109,7 +112,7 @@ def test_a_killed_worker_is_an_error(large_pool):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_the_stage(large_pool, number):
     process = start(large_pool, processes=2)
-    until(lambda: len(workers_of(process)) == 2)
+    until(lambda: len(workers_of(process)) == 2, process)
     workers = workers_of(process)
     process.send_signal(number)
     process.communicate(timeout=ENDS_WITHIN_S)
