@@ -22,6 +22,8 @@ from pathlib import Path
 import pyarrow as pa
 
 FORMAT_VERSION = 1
+# Problems of a data set that a message lists.
+SHOWN = 10
 
 # Offsets are of the member's data (after its 512-byte tar header), in bytes from the start of the
 # tar. A member that a sample lacks (a foreign shard without json, say) has size -1.
@@ -111,30 +113,46 @@ def load_manifest(path: Path | str) -> Manifest:
             f"no manifest at {path}: give the manifest.json that `make shards` wrote (or run it "
             f"first)"
         )
+    manifest, problems = parse_manifest(path.read_bytes(), path.parent, str(path))
+    refuse_broken(str(path), problems + _missing_or_changed(manifest))
+    return manifest
+
+
+def parse_manifest(text: bytes, root: Path, location: str) -> tuple[Manifest, list[str]]:
+    """The manifest and what is wrong with its numbers; files are not looked at.
+
+    `location` (a path or URL) is for messages. ManifestError for what is no manifest at all.
+    """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(text)
         version = content["format_version"]
         shards = tuple(map(_checked_entry, content["shards"]))
-        manifest = Manifest(path.parent, content["config_fingerprint"], shards)
+        manifest = Manifest(root, content["config_fingerprint"], shards)
         totals = (content["num_samples"], content["num_bytes"])
     except (KeyError, TypeError, ValueError) as error:
         raise ManifestError(
-            f"{path} is not a manifest of format {FORMAT_VERSION}: {error!r}"
+            f"{location} is not a manifest of format {FORMAT_VERSION}: {error!r}"
         ) from error
-    problems = _missing_or_changed(manifest)
-    if version != FORMAT_VERSION:
-        problems.insert(0, f"format_version is {version}, this code reads {FORMAT_VERSION}")
+    problems = []
     if totals != (manifest.num_samples, manifest.num_bytes):
-        problems.insert(
-            0, "num_samples or num_bytes is not the sum over the shards: edited by hand?"
-        )
+        problems.append("num_samples or num_bytes is not the sum over the shards: edited by hand?")
+    if version != FORMAT_VERSION:
+        problems.append(f"format_version is {version}, this code reads {FORMAT_VERSION}")
+    paths = Counter(shard.path for shard in shards)
+    problems += [
+        f"shard {path} is there {count} times" for path, count in paths.items() if count > 1
+    ]
+    return manifest, problems
+
+
+def refuse_broken(location: str, problems: list[str]) -> None:
+    """ManifestError with the first few problems, if there are any."""
     if problems:
-        shown = "\n  ".join(problems[:10])
-        more = f"\n  (+{len(problems) - 10} more)" if len(problems) > 10 else ""
+        shown = "\n  ".join(problems[:SHOWN])
+        more = f"\n  (+{len(problems) - SHOWN} more)" if len(problems) > SHOWN else ""
         raise ManifestError(
-            f"{path}:\n  {shown}{more}\npack the data set again, or restore the named files"
+            f"{location}:\n  {shown}{more}\npack the data set again, or restore the named files"
         )
-    return manifest
 
 
 def _checked_entry(content: dict) -> ShardEntry:
@@ -150,10 +168,7 @@ def _checked_entry(content: dict) -> ShardEntry:
 
 
 def _missing_or_changed(manifest: Manifest) -> list[str]:
-    paths = Counter(shard.path for shard in manifest.shards)
-    problems = [
-        f"shard {path} is there {count} times" for path, count in paths.items() if count > 1
-    ]
+    problems = []
     for shard in manifest.shards:
         file = manifest.shard_path(shard)
         if not file.is_file():

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.manifest import FORMAT_VERSION, Manifest, ManifestError, ShardEntry
+from data_tools.manifest import (
+    Manifest,
+    ManifestError,
+    ShardEntry,
+    parse_manifest,
+    refuse_broken,
+)
 from pipeline.data.storage import LocalStorage, RemoteStorage, open_storage
 
 # A stat takes 2 us on a local disk and 0.3 ms on a parallel file system, where these overlap.
 _STAT_THREADS = 8
 # Of an object store each rank asks for so many shards at start; a request takes 50 ms.
 _MAX_REMOTE_CHECKS = 64
-_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -47,38 +51,12 @@ def open_dataset(location: str, rank: int = 0, world_size: int = 1) -> DataSet:
             f"no manifest at {location}: give the manifest.json that `make shards` wrote (or run "
             f"it first)"
         ) from error
-    manifest, problems = _parse(text, location, folder or ".")
+    manifest, problems = parse_manifest(text, Path(folder or "."), location)
     share = manifest.shards[rank::world_size]
     if isinstance(storage, RemoteStorage):
         share = share[:_MAX_REMOTE_CHECKS]
-    problems += _missing_or_changed(share, storage)
-    if problems:
-        shown = "\n  ".join(problems[:_SHOWN])
-        more = f"\n  (+{len(problems) - _SHOWN} more)" if len(problems) > _SHOWN else ""
-        raise ManifestError(
-            f"{location}:\n  {shown}{more}\npack the data set again, or restore the named files"
-        )
+    refuse_broken(location, problems + _missing_or_changed(share, storage))
     return DataSet(folder or ".", manifest, storage, manifest.num_samples)
-
-
-def _parse(text: bytes, location: str, folder: str) -> tuple[Manifest, list[str]]:
-    try:
-        content = json.loads(text)
-        version = content["format_version"]
-        shards = tuple(ShardEntry(**entry) for entry in content["shards"])
-        manifest = Manifest(Path(folder), content["config_fingerprint"], shards)
-        totals = (content["num_samples"], content["num_bytes"])
-        sums = (manifest.num_samples, manifest.num_bytes)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ManifestError(
-            f"{location} is not a manifest of format {FORMAT_VERSION}: {error!r}"
-        ) from error
-    problems = []
-    if totals != sums:
-        problems.append("num_samples or num_bytes is not the sum over the shards: edited by hand?")
-    if version != FORMAT_VERSION:
-        problems.append(f"format_version is {version}, this code reads {FORMAT_VERSION}")
-    return manifest, problems
 
 
 def _missing_or_changed(

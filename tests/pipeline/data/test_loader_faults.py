@@ -173,8 +173,8 @@ def test_missing_or_cut_shard_is_an_error_at_start(tmp_path):
 def test_empty_shard_is_nothing(tmp_path):
     path = write_shards(tmp_path, make_samples(10), per_shard=10)
     manifest = load_manifest(path)
-    empty = write_shard(tmp_path, "shards/empty", [])
-    with_empty = replace(manifest, shards=(empty, *manifest.shards, empty))
+    first, last = (write_shard(tmp_path, f"shards/empty{number}", []) for number in range(2))
+    with_empty = replace(manifest, shards=(first, *manifest.shards, last))
     save_manifest(with_empty, path)
     batches = read_batches(path, 5, global_batch_size=10)
     assert all(len(set(batch.keys)) == 10 for batch in batches)

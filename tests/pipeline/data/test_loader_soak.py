@@ -38,14 +38,17 @@ def test_memory_is_flat_over_epochs(tmp_path):
 
 
 def test_resume_deep_in_four_hundred_million_samples(tmp_path):
-    """40,000 shards of 10,000 samples, all of them one file: only the batch itself is read."""
+    """40,000 shards of 10,000 samples, all links to one: only the batch itself is read."""
     shard = write_shard(tmp_path, "0", make_samples(1))
     row = pq.read_table(tmp_path / shard.index_path).to_pylist()[0]
     columns = {name: np.full(10_000, row[name]) for name in INDEX.names if name != "key"}
     keys = [f"k{number}" for number in range(10_000)]
     pq.write_table(pa.table({"key": keys, **columns}, schema=INDEX), tmp_path / shard.index_path)
     shard = replace(shard, num_samples=10_000)
-    save_manifest(Manifest(tmp_path, "test", (shard,) * 40_000), tmp_path / "manifest.json")
+    links = [replace(shard, path=f"{number}.tar") for number in range(40_000)]
+    for link in links[1:]:
+        os.link(tmp_path / shard.path, tmp_path / link.path)
+    save_manifest(Manifest(tmp_path, "test", tuple(links)), tmp_path / "manifest.json")
     batch = read_batches(tmp_path / "manifest.json", 1, samples_seen=1_000_000_000)[0]
     order = SampleOrder(400_000_000, chunk_size=16, global_batch_size=8, seed=3)
     expected = [f"k{number % 10_000}" for number in order.batch(1_000_000_000)]
