@@ -6,6 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -28,6 +29,32 @@ POLL_S = 0.5
 LoaderT = TypeVar("LoaderT", bound="Loader")
 
 
+@dataclass(frozen=True, kw_only=True)
+class RankShare:
+    """What one rank makes of each global batch. LoaderError for sizes that do not fit."""
+
+    image_size: int
+    context_length: int
+    global_batch_size: int
+    rank: int
+    world_size: int
+
+    def __post_init__(self) -> None:
+        if self.global_batch_size % self.world_size or not 0 <= self.rank < self.world_size:
+            raise LoaderError(
+                f"global_batch_size {self.global_batch_size} must be a multiple of world_size "
+                f"{self.world_size}, and rank {self.rank} below it"
+            )
+
+    @property
+    def batch_size(self) -> int:
+        return self.global_batch_size // self.world_size
+
+    @property
+    def first_lane(self) -> int:
+        return self.rank * self.batch_size
+
+
 class Loader(ABC):
     """Endless batches of one rank; `close()`, or `with`, ends its threads."""
 
@@ -36,34 +63,17 @@ class Loader(ABC):
     fingerprint: str
     """Of the samples and of what they are drawn by; a run goes on only with an equal one."""
 
-    def __init__(
-        self,
-        config: DataConfig,
-        *,
-        image_size: int,
-        context_length: int,
-        global_batch_size: int,
-        rank: int,
-        world_size: int,
-    ) -> None:
+    def __init__(self, config: DataConfig, share: RankShare) -> None:
         """Raises LoaderError for sizes that do not fit."""
-        if global_batch_size % world_size or not 0 <= rank < world_size:
-            raise LoaderError(
-                f"global_batch_size {global_batch_size} must be a multiple of world_size "
-                f"{world_size}, and rank {rank} below it"
-            )
         if config.num_workers < 1 or config.prefetch_batches < 1:
             raise LoaderError(
                 f"data.num_workers ({config.num_workers}) and data.prefetch_batches "
                 f"({config.prefetch_batches}) must be at least 1"
             )
         self.faults = FaultLog(config.max_bad_fraction)
-        self._image_size = image_size
-        self._global_batch_size = global_batch_size
-        self._local_batch_size = global_batch_size // world_size
-        self._first_lane = rank * self._local_batch_size
+        self._share = share
         self._prefetch_batches = config.prefetch_batches
-        self._tokenizer = Tokenizer(context_length)
+        self._tokenizer = Tokenizer(share.context_length)
         self._pin = torch.cuda.is_available()
         self._pool = WorkerPool(config.num_workers, "loader")
 
@@ -103,7 +113,7 @@ class Loader(ABC):
             while True:
                 while len(ahead) <= self._prefetch_batches:
                     ahead.append(self._start(position))
-                    position += self._global_batch_size
+                    position += self._share.global_batch_size
                 work, moving = following or self._moving(ahead.popleft(), mover)
                 self.faults.record(
                     len(work.samples), [work.faults[slot] for slot in sorted(work.faults)]
@@ -124,14 +134,14 @@ class Loader(ABC):
     def _start(self, samples_seen: int) -> BatchWork:
         """Hand this rank's share of a global batch to the threads."""
         work = BatchWork(
-            samples_seen + self._first_lane,
+            samples_seen + self._share.first_lane,
             self._samples(samples_seen),
-            image_size=self._image_size,
+            image_size=self._share.image_size,
             context_length=self._tokenizer.context_length,
             pin=self._pin,
         )
-        for first in range(0, self._local_batch_size, _SAMPLES_PER_TASK):
-            slots = range(first, min(first + _SAMPLES_PER_TASK, self._local_batch_size))
+        for first in range(0, self._share.batch_size, _SAMPLES_PER_TASK):
+            slots = range(first, min(first + _SAMPLES_PER_TASK, self._share.batch_size))
             self._pool.submit(partial(self._fill, work, slots))
         return work
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.config import DataConfig
-from pipeline.data.ahead import Loader
+from pipeline.data.ahead import Loader, RankShare
 from pipeline.data.batch import Batch, BatchWork
 from pipeline.data.dataset import DataSet, open_dataset
 from pipeline.data.faults import LoaderError, SampleError
@@ -27,39 +27,23 @@ class TrainLoader(Loader):
     """
 
     def __init__(
-        self,
-        datasets: Sequence[DataSet],
-        config: DataConfig,
-        *,
-        image_size: int,
-        context_length: int,
-        global_batch_size: int,
-        rank: int,
-        world_size: int,
-        seed: int,
+        self, datasets: Sequence[DataSet], config: DataConfig, share: RankShare, seed: int
     ) -> None:
         """`datasets` are config.manifest's, or those of config.mixture in its order. Raises
         LoaderError for sizes that do not fit, or a first shard without its pairs.
         """
-        self._order = _order_of(datasets, config, global_batch_size, seed)
+        self._order = _order_of(datasets, config, share.global_batch_size, seed)
         self.num_samples = self._order.num_samples
         self.fingerprint = _fingerprint(datasets, config)
         self._source = SampleSource(
             datasets,
             config,
-            image_size=image_size,
-            num_lanes=-(-global_batch_size // world_size),
+            image_size=share.image_size,
+            num_lanes=share.batch_size,
             seed=seed,
         )
         self._source.check_first_shards(config.max_bad_fraction)
-        super().__init__(
-            config,
-            image_size=image_size,
-            context_length=context_length,
-            global_batch_size=global_batch_size,
-            rank=rank,
-            world_size=world_size,
-        )
+        super().__init__(config, share)
 
     def batches(self, samples_seen: int, device: torch.device | None = None) -> Iterator[Batch]:
         # Refuses a wrong position now, not at the first batch.
@@ -71,8 +55,8 @@ class TrainLoader(Loader):
         self._source.close()
 
     def _samples(self, position: int) -> list[int]:
-        stop = self._first_lane + self._local_batch_size
-        samples: list[int] = self._order.batch(position, self._first_lane, stop).tolist()
+        stop = self._share.first_lane + self._share.batch_size
+        samples: list[int] = self._order.batch(position, self._share.first_lane, stop).tolist()
         return samples
 
     def _load(self, work: BatchWork, slot: int) -> tuple[str, str]:
@@ -87,7 +71,7 @@ class TrainLoader(Loader):
                 return self._source.load(sample, position, work.pixels[slot])
             except SampleError as error:
                 work.faults.setdefault(slot, error)
-                later = position + number * self._global_batch_size
+                later = position + number * self._share.global_batch_size
                 sample = int(self._order.samples(np.array([later]))[0])
         raise LoaderError(
             f"{num_tries} samples of a lane in a row cannot be used, the first: {work.faults[slot]}"
@@ -109,27 +93,18 @@ def build_train_loader(
 
     Raises ManifestError (shard missing or truncated) or LoaderError (sizes, no captions).
     """
-    if config.stream:
-        return StreamLoader(
-            config,
-            image_size=image_size,
-            context_length=context_length,
-            global_batch_size=global_batch_size,
-            rank=rank,
-            world_size=world_size,
-            seed=seed,
-        )
-    manifests = [source.manifest for source in config.mixture] or [config.manifest]
-    return TrainLoader(
-        [open_dataset(manifest, rank, world_size) for manifest in manifests],
-        config,
+    share = RankShare(
         image_size=image_size,
         context_length=context_length,
         global_batch_size=global_batch_size,
         rank=rank,
         world_size=world_size,
-        seed=seed,
     )
+    if config.stream:
+        return StreamLoader(config, share, seed)
+    manifests = [source.manifest for source in config.mixture] or [config.manifest]
+    datasets = [open_dataset(manifest, rank, world_size) for manifest in manifests]
+    return TrainLoader(datasets, config, share, seed)
 
 
 def _order_of(

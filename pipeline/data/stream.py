@@ -21,7 +21,7 @@ from webdataset.shardlists import expand_urls
 from webdataset.tariterators import tarfile_samples
 
 from pipeline.config import DataConfig
-from pipeline.data.ahead import POLL_S, STALL_TIMEOUT_S, Loader
+from pipeline.data.ahead import POLL_S, STALL_TIMEOUT_S, Loader, RankShare
 from pipeline.data.batch import Batch, BatchWork
 from pipeline.data.faults import LoaderError, SampleError
 from pipeline.data.sample import RawSample, SampleDecoder
@@ -35,46 +35,29 @@ _QUEUE_SIZE = 256
 class StreamLoader(Loader):
     """Each rank reads its own share of the tars, in a thread; `data.num_workers` decode."""
 
-    def __init__(
-        self,
-        config: DataConfig,
-        *,
-        image_size: int,
-        context_length: int,
-        global_batch_size: int,
-        rank: int,
-        world_size: int,
-        seed: int,
-    ) -> None:
+    def __init__(self, config: DataConfig, share: RankShare, seed: int) -> None:
         """Raises LoaderError if there are fewer tars than ranks."""
         self._urls = [url for pattern in config.stream for url in expand_urls(pattern)]
-        if len(self._urls) < world_size:
+        if len(self._urls) < share.world_size:
             raise LoaderError(
-                f"data.stream names {len(self._urls)} tars for {world_size} ranks: each rank reads "
-                f"its own, give at least {world_size}"
+                f"data.stream names {len(self._urls)} tars for {share.world_size} ranks: each "
+                f"rank reads its own, give at least {share.world_size}"
             )
-        self._rank, self._world_size, self._seed = rank, world_size, seed
-        self._decoder = SampleDecoder(config, image_size=image_size, seed=seed)
+        self._seed = seed
+        self._decoder = SampleDecoder(config, image_size=share.image_size, seed=seed)
         self._reader: _Reader | None = None
         self.num_samples = 0
         digest = hashlib.sha256("\n".join(self._urls).encode()).hexdigest()
         self.fingerprint = f"stream-{digest[:16]}"
-        super().__init__(
-            config,
-            image_size=image_size,
-            context_length=context_length,
-            global_batch_size=global_batch_size,
-            rank=rank,
-            world_size=world_size,
-        )
+        super().__init__(config, share)
 
     def batches(self, samples_seen: int, device: torch.device | None = None) -> Iterator[Batch]:
-        if samples_seen < 0 or samples_seen % self._global_batch_size:
+        if samples_seen < 0 or samples_seen % self._share.global_batch_size:
             raise ValueError(
                 f"samples_seen is {samples_seen}, not a multiple of the global batch size "
-                f"{self._global_batch_size}"
+                f"{self._share.global_batch_size}"
             )
-        if samples_seen and not self._rank:
+        if samples_seen and not self._share.rank:
             print(
                 f"data.stream cannot be entered in its middle: at {samples_seen} samples the run "
                 f"goes on with a new pass over the tars, in another order",
@@ -82,8 +65,9 @@ class StreamLoader(Loader):
             )
         if self._reader is not None:
             self._reader.close()
+        share = self._share
         self._reader = _Reader(
-            self._urls, self._rank, self._world_size, seed=(self._seed, samples_seen)
+            self._urls, share.rank, share.world_size, seed=(self._seed, samples_seen)
         )
         return self._iterate(samples_seen, device)
 
@@ -94,7 +78,7 @@ class StreamLoader(Loader):
 
     def _samples(self, position: int) -> list[int]:
         """A stream has no numbers; `_load` takes what comes."""
-        return [-1] * self._local_batch_size
+        return [-1] * self._share.batch_size
 
     def _load(self, work: BatchWork, slot: int) -> tuple[str, str]:
         assert self._reader is not None  # made by `batches`, which alone begins work

@@ -9,10 +9,36 @@ import torch
 
 from pipeline.config import DataConfig
 from pipeline.data import Batch, build_train_loader
+from pipeline.data.ahead import Loader
 from pipeline.data.loader import TrainLoader
 
 IMAGE_SIZE = 16
 CONTEXT_LENGTH = 24
+
+
+def small_loader(
+    config: DataConfig,
+    global_batch_size: int = 8,
+    rank: int = 0,
+    world_size: int = 1,
+    seed: int = 3,
+) -> Loader:
+    return build_train_loader(
+        config,
+        image_size=IMAGE_SIZE,
+        context_length=CONTEXT_LENGTH,
+        global_batch_size=global_batch_size,
+        rank=rank,
+        world_size=world_size,
+        seed=seed,
+    )
+
+
+def take(loader: Loader, count: int, samples_seen: int = 0) -> list[Batch]:
+    """The first batches from a position on; the loader is closed."""
+    with loader:
+        iterator = loader.batches(samples_seen)
+        return [next(iterator) for _ in range(count)]
 
 
 def loader_of(
@@ -24,15 +50,8 @@ def loader_of(
     **config: Any,
 ) -> TrainLoader:
     """A loader of IMAGE_SIZE pixels; `config` are fields of DataConfig."""
-    loader = build_train_loader(
-        DataConfig(manifest=str(manifest), **{"prefetch_batches": 2, **config}),
-        image_size=IMAGE_SIZE,
-        context_length=CONTEXT_LENGTH,
-        global_batch_size=global_batch_size,
-        rank=rank,
-        world_size=world_size,
-        seed=seed,
-    )
+    data = DataConfig(manifest=str(manifest), **{"prefetch_batches": 2, **config})
+    loader = small_loader(data, global_batch_size, rank, world_size, seed)
     assert isinstance(loader, TrainLoader)
     return loader
 
@@ -41,9 +60,7 @@ def read_batches(
     manifest: Path | str, count: int, samples_seen: int = 0, **kwargs: Any
 ) -> list[Batch]:
     """The first batches from a position on, of a loader made as `loader_of` makes it."""
-    with loader_of(manifest, **kwargs) as loader:
-        iterator = loader.batches(samples_seen)
-        return [next(iterator) for _ in range(count)]
+    return take(loader_of(manifest, **kwargs), count, samples_seen)
 
 
 def equal(a: Batch, b: Batch) -> bool:

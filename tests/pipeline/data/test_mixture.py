@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from data_tools.manifest import load_manifest
 from pipeline.config import DataConfig, SourceConfig
-from pipeline.data import LoaderError, build_train_loader
+from pipeline.data import LoaderError
 from pipeline.data.mixture import MixtureOrder, Source
 from pipeline.data.order import SampleOrder
-from tests.pipeline.data.loading import CONTEXT_LENGTH, IMAGE_SIZE, equal
+from tests.pipeline.data.loading import equal, small_loader, take
 from tests.pipeline.data.shards import make_samples, write_shards
 
 SEEDS = st.integers(0, 2**62)
@@ -124,21 +124,8 @@ def manifests(tmp_path_factory):
 
 def loader_of(manifests, weights, rank=0, world_size=1, batch_size=8, **config):
     sources = [SourceConfig(manifest=str(m), weight=w) for m, w in zip(manifests, weights)]
-    return build_train_loader(
-        DataConfig(mixture=sources, prefetch_batches=2, **config),
-        image_size=IMAGE_SIZE,
-        context_length=CONTEXT_LENGTH,
-        global_batch_size=batch_size,
-        rank=rank,
-        world_size=world_size,
-        seed=3,
-    )
-
-
-def take(loader, count, samples_seen=0):
-    with loader:
-        iterator = loader.batches(samples_seen)
-        return [next(iterator) for _ in range(count)]
+    config = DataConfig(mixture=sources, prefetch_batches=2, **config)
+    return small_loader(config, batch_size, rank, world_size)
 
 
 def test_a_mixture_end_to_end(manifests):

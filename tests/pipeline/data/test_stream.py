@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pipeline.config import DataConfig
-from pipeline.data import LoaderError, build_train_loader
-from tests.pipeline.data.loading import CONTEXT_LENGTH, IMAGE_SIZE
+from pipeline.data import LoaderError
+from tests.pipeline.data.loading import IMAGE_SIZE, small_loader, take
 from tests.pipeline.data.shards import make_samples, write_shards
 
 
@@ -22,21 +22,8 @@ def folder(tmp_path_factory):
 
 
 def stream_of(urls, rank=0, world_size=1, batch_size=8, **config):
-    return build_train_loader(
-        DataConfig(stream=urls, prefetch_batches=2, **config),
-        image_size=IMAGE_SIZE,
-        context_length=CONTEXT_LENGTH,
-        global_batch_size=batch_size,
-        rank=rank,
-        world_size=world_size,
-        seed=3,
-    )
-
-
-def take(loader, count, samples_seen=0):
-    with loader:
-        iterator = loader.batches(samples_seen)
-        return [next(iterator) for _ in range(count)]
+    config = DataConfig(stream=urls, prefetch_batches=2, **config)
+    return small_loader(config, batch_size, rank, world_size)
 
 
 def test_pipes_give_every_sample_of_a_pass(folder):
