@@ -22,7 +22,17 @@ from pipeline.engine.checkpoint import CheckpointManager
 from pipeline.engine.engine import ClipEngine
 from pipeline.evaluate import Evaluation
 from pipeline.metrics import MetricsProcessor
-from pipeline.model import build_clip, flops_per_sample
+from pipeline.model import CLIP, build_clip, flops_per_sample
+
+
+def initial_model(config: TrainJob) -> CLIP:
+    """The same weights on every rank."""
+    torch.manual_seed(config.train.seed)
+    return build_clip(
+        config.model,
+        init_logit_scale=config.loss.init_logit_scale,
+        max_logit_scale=config.loss.max_logit_scale,
+    )
 
 
 def train(config: TrainJob) -> None:
@@ -40,15 +50,9 @@ def train(config: TrainJob) -> None:
         )
         evaluation = Evaluation(config, world)
 
-    torch.manual_seed(config.train.seed)
-    model = build_clip(
-        config.model,
-        init_logit_scale=config.loss.init_logit_scale,
-        max_logit_scale=config.loss.max_logit_scale,
-    )
+    model = initial_model(config)
     seed_everything(config.train.seed, world.rank)
     engine = ClipEngine(model, config, world)
-
     checkpoints = CheckpointManager(
         Path(config.run_dir),
         world,

@@ -18,7 +18,8 @@ def validate(job: TrainJob) -> list[str]:
     for folder in job.eval.datasets:
         if not os.path.isdir(folder):
             problems.append(f"eval.datasets: {folder} is no folder; correct or remove it")
-    return problems + _validate_ranges(job) + _validate_batch(job) + _validate_model(job.model)
+    problems += _validate_ranges(job) + _validate_shares(job.data) + _validate_choices(job)
+    return problems + _validate_batch(job) + _validate_model(job.model)
 
 
 def _validate_sources(data: DataConfig) -> list[str]:
@@ -82,7 +83,12 @@ def _validate_ranges(job: TrainJob) -> list[str]:
         ("train.grad_clip_norm", train.grad_clip_norm),
         ("cluster.timeout_minutes", job.cluster.timeout_minutes),
     ]
-    problems += [f"{name} = {value}: must be > 0" for name, value in positive if not value > 0]
+    return problems + [
+        f"{name} = {value}: must be > 0" for name, value in positive if not value > 0
+    ]
+
+
+def _validate_shares(data: DataConfig) -> list[str]:
     shares = [
         ("data.crop_scale_min", data.crop_scale_min, "of the image's area"),
         ("data.max_bad_fraction", data.max_bad_fraction, "of the samples read"),
@@ -94,11 +100,15 @@ def _validate_ranges(job: TrainJob) -> list[str]:
         ("data.colour.saturation", data.colour.saturation, "around a factor of 1"),
         ("data.colour.hue", data.colour.hue, "of the circle of hues"),
     ]
-    problems += [
+    return [
         f"{name} = {value}: a share {what}, give 0 to 1"
         for name, value, what in shares
         if not 0 <= value <= 1
     ]
+
+
+def _validate_choices(job: TrainJob) -> list[str]:
+    train, problems = job.train, []
     if train.warmup_steps >= train.steps and train.warmup_steps > 0:
         problems.append(
             f"train.warmup_steps = {train.warmup_steps}: warm-up would not end before train.steps "
