@@ -69,7 +69,7 @@ STAGES = (
     Stage(
         "queries",
         queries.run,
-        lambda job: (data_settings(job)["queries"], queries.inputs(job.queries)),
+        lambda job: (data_settings(job)["queries"], queries.inputs(job)),
         lambda p: p.table("queries"),
     ),
     Stage(

@@ -6,12 +6,13 @@ import bz2
 import csv
 import glob
 import gzip
+import json
 import lzma
 import os
+import uuid
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
@@ -157,20 +158,53 @@ def _parquet_rows(path: Path, columns: Sequence[str], setting: str) -> Iterator[
         raise DataError(f"{path}: {error.strerror or error}; give a readable file") from error
 
 
-def content_hash(path: Path) -> str:
-    """32 hex digits of xxh3-128 over the file's bytes; a dump of 20 GB takes as long as reading
-    it, once a process."""
+def content_hashes(paths: Sequence[Path], memory: Path) -> list[str]:
+    """32 hex digits of xxh3-128 over each file's bytes.
+
+    `memory` is a file that keeps them by name, size and times of change: every command of a job
+    asks for these hashes, and a dump of 20 GB is to be read once. It is written only where its
+    folder exists.
+    """
+    known = _remembered(memory)
+    hashes: dict[str, list[int | str]] = {}
+    for path in paths:
+        name, stamp = str(path.absolute()), _stamp(path)
+        entry = known.get(name, [])
+        hashes[name] = entry if entry[:-1] == stamp else [*stamp, content_hash(path)]
+    if hashes != known and memory.parent.is_dir():
+        aside = memory.with_name(f"{memory.name}.{uuid.uuid4().hex[:8]}.tmp")
+        aside.write_text(json.dumps(hashes))
+        os.replace(aside, memory)
+    return [str(hashes[str(path.absolute())][-1]) for path in paths]
+
+
+def _remembered(memory: Path) -> dict[str, list[int | str]]:
+    try:
+        found = json.loads(memory.read_text())
+        return {name: list(entry) for name, entry in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _stamp(path: Path) -> list[int | str]:
+    # the inode's time too: cp -p and touch set the other one back
     try:
         state = path.stat()
-        return _hash(path, state.st_size, state.st_mtime_ns)
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; give a readable file") from error
+        raise _unreadable(path, error) from error
+    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns]
 
 
-@lru_cache(maxsize=4096)
-def _hash(path: Path, _size: int, _mtime_ns: int) -> str:
+def content_hash(path: Path) -> str:
     digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    except OSError as error:
+        raise _unreadable(path, error) from error
     return digest.hexdigest()
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path}: {error.strerror}; give a readable file")

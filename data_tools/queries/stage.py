@@ -18,7 +18,7 @@ import pyarrow as pa
 from data_tools.config import DatasetJob, QueriesConfig
 from data_tools.config.queries import Lemmas, WordCounts, noun_fields
 from data_tools.queries.composed import phrases
-from data_tools.queries.files import content_hash, expand
+from data_tools.queries.files import content_hashes, expand
 from data_tools.queries.fold import fold, has_word
 from data_tools.queries.ngrams import TextCounts, bigrams, count_text, unigrams
 from data_tools.queries.titles import text_titles, viewed_titles
@@ -87,8 +87,9 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
     return counts | {"queries": table.num_rows}
 
 
-def inputs(config: QueriesConfig) -> list[str]:
-    """What of the outside the table depends on: the content, not the place, of every file read."""
+def inputs(job: DatasetJob) -> list[str]:
+    """What of the outside the table depends on: the content of every file read."""
+    config = job.queries
     files = expand([config.path]) if config.path else []
     if _needs_wordnet(config):
         files += wordnet_files(Path(config.wordnet.dict_dir))
@@ -99,7 +100,7 @@ def inputs(config: QueriesConfig) -> list[str]:
         files.append(data_file(config.unigrams.wordfreq_language))
     if config.composed.noun_min_zipf > 0 and noun_fields(config.composed):
         files.append(data_file("en"))
-    return [content_hash(path) for path in files]
+    return content_hashes(files, Path(job.out_dir) / ".queries_inputs.json")
 
 
 def source_of(origin: str) -> str:

@@ -12,6 +12,8 @@ from data_tools import queries
 from data_tools.build import main
 from data_tools.config import DatasetJob
 from data_tools.config.queries import Lemmas, WordCounts
+from data_tools.queries import files
+from data_tools.queries.files import content_hash
 from data_tools.queries.fold import fold, has_word
 from data_tools.queries.stage import Source, _merged
 from data_tools.schema import QUERIES, DataError, DatasetPaths, read_table
@@ -121,28 +123,44 @@ def test_ids_do_not_depend_on_hashes_places_memory_or_the_order_of_writing(tmp_p
 
 def test_inputs_are_the_content_of_every_file(tmp_path):
     job = every_source(tmp_path)
-    before = queries.inputs(job.queries)
+    before = queries.inputs(job)
     assert len(before) == 1 + 8 + 1 + 1
     for name in ("mine.txt", "dict/data.noun", "dict/index.noun", "text.txt", "views.txt"):
         path = tmp_path / name
         state = path.stat()
         content = path.read_bytes()
         path.write_bytes(content + b"\n")
-        changed = queries.inputs(job.queries)
+        changed = queries.inputs(job)
         assert sum(a != b for a, b in zip(before, changed, strict=True)) == 1, name
         path.write_bytes(content)
         os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
-        assert queries.inputs(job.queries) == before
+        assert queries.inputs(job) == before
     moved = every_source(tmp_path / "dict")
-    assert queries.inputs(moved.queries) == before
+    assert queries.inputs(moved) == before
+
+
+def test_a_large_text_is_read_once_for_all_commands_of_a_job(tmp_path, monkeypatch):
+    job = every_source(tmp_path)
+    (tmp_path / "out").mkdir(exist_ok=True)
+    first = queries.inputs(job)
+    read = []
+    monkeypatch.setattr(
+        files, "content_hash", lambda path: read.append(path.name) or content_hash(path)
+    )
+    assert queries.inputs(job) == first and not read
+    (tmp_path / "text.txt").write_text("another text\n")
+    assert queries.inputs(job) != first and read == ["text.txt"]
+    (tmp_path / "out" / ".queries_inputs.json").write_text('{"half')
+    queries.inputs(job)
+    assert len(read) == 1 + len(first)
 
 
 def test_wordfreq_is_an_input_of_its_own(tmp_path):
-    job = DatasetJob()
+    job = DatasetJob(out_dir=str(tmp_path / "out"))
     job.queries.unigrams.counts = WordCounts.wordfreq
-    english = queries.inputs(job.queries)
+    english = queries.inputs(job)
     job.queries.unigrams.wordfreq_language = "de"
-    assert len(english) == 1 and queries.inputs(job.queries) != english
+    assert len(english) == 1 and queries.inputs(job) != english
 
 
 def test_words_by_wordfreq(tmp_path):
@@ -160,7 +178,7 @@ def test_a_language_that_wordfreq_lacks(tmp_path):
     job.queries.unigrams.counts = WordCounts.wordfreq
     job.queries.unigrams.wordfreq_language = "tlh"
     with pytest.raises(DataError, match="wordfreq_language = tlh: wordfreq has no list; it has ar"):
-        queries.inputs(job.queries)
+        queries.inputs(job)
 
 
 def test_wordfreq_missing_names_the_extra(tmp_path, monkeypatch):
