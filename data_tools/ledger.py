@@ -7,19 +7,16 @@ BY status`), and it says at which rule or with which HTTP status a pair was lost
 from __future__ import annotations
 
 import os
-import shutil
 import uuid
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_tools.schema import FOUND, LEDGER, DataError, DatasetPaths
+from data_tools.table_stream import ROWS_PER_BATCH, on_disk_database
 
 # The fates of a stage overrule those of the stages before it.
 STAGES = ("search", "balance", "crawl", "curate", "rebalance", "pack")
-SORT_MEMORY = "2GB"
-ROWS_PER_BATCH = 65536
 
 
 def write_ledger(paths: DatasetPaths) -> int:
@@ -49,12 +46,9 @@ def write_ledger(paths: DatasetPaths) -> int:
         ORDER BY c.uid
     """
     aside = paths.ledger.with_name(f".{paths.ledger.name}.{uuid.uuid4().hex[:8]}.tmp")
-    scratch = aside.with_suffix(".sort")
     num_rows = 0
     try:
-        with duckdb.connect() as database, pq.ParquetWriter(aside, LEDGER) as writer:
-            database.execute(f"SET memory_limit = '{SORT_MEMORY}'")
-            database.execute("SET temp_directory = $scratch", {"scratch": str(scratch)})
+        with on_disk_database(paths.root) as database, pq.ParquetWriter(aside, LEDGER) as writer:
             rows = database.sql(query, params={**files, "candidates": str(candidates)})
             for batch in rows.to_arrow_reader(ROWS_PER_BATCH):
                 writer.write_table(pa.Table.from_batches([batch]).cast(LEDGER))
@@ -62,5 +56,4 @@ def write_ledger(paths: DatasetPaths) -> int:
         os.replace(aside, paths.ledger)
     finally:
         aside.unlink(missing_ok=True)
-        shutil.rmtree(scratch, ignore_errors=True)
     return num_rows

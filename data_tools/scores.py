@@ -1,7 +1,6 @@
 """Scores of a model for the pairs of a packed data set: how training speaks back to the data half.
 
-scores/000000.parquet ...   one a shard, written by `python -m pipeline.score`: SCORES, and in
-the
+scores/000000.parquet ...   one a shard, written by `python -m pipeline.score`: SCORES, and in the
                             file's metadata the model and the shard's checksum
 ledger.parquet              gets the column `score`
 """

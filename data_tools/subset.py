@@ -1,8 +1,8 @@
 """The best part of a scored data set as a data set of its own: new shards, new manifest, same
 order.
 
-    python -m data_tools.subset manifest=data/mine/manifest.json out_dir=data/mine_best
-    keep_share=0.3 python -m data_tools.subset manifest=... out_dir=... min_score=0.28
+    python -m data_tools.subset manifest=data/mine/manifest.json out_dir=data/best keep_share=0.3
+    python -m data_tools.subset manifest=data/mine/manifest.json out_dir=data/best min_score=0.28
 
 Scores come from `python -m pipeline.score`. The ledger goes along; what was left out is there as
 "dropped:score". Nothing of the source is changed: another share is another folder.

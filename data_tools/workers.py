@@ -46,7 +46,7 @@ def in_processes(
         return
     before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
-        processes, mp_context=multiprocessing.get_context("spawn"), initializer=_prepare_worker
+        processes, mp_context=multiprocessing.get_context("spawn"), initializer=prepare_worker
     )
     try:
         yield from _in_order(pool, function, chain(first, units), processes, timeout_s)
@@ -90,7 +90,7 @@ def _result(future: Future[Result], timeout_s: float) -> Result:
         ) from error
 
 
-def _prepare_worker() -> None:
+def prepare_worker() -> None:
     """Ctrl-C is for the parent to handle, and a worker without a parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()

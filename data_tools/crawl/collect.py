@@ -3,21 +3,15 @@ that took it."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import uuid
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data_tools.crawl.fetch_error import PASSING
 from data_tools.crawl.part import Part
-from data_tools.schema import FATES, FETCHED, FETCHED_STATUS, DataError, DatasetPaths
+from data_tools.schema import FATES, FETCHED, FETCHED_STATUS, DataError, DatasetPaths, table_writer
 
 
 def collect(rounds: list[list[Part]], paths: DatasetPaths) -> dict[str, int]:
@@ -25,7 +19,7 @@ def collect(rounds: list[list[Part]], paths: DatasetPaths) -> dict[str, int]:
     when no image came."""
     counts: Counter[str] = Counter()
     retried = recovered = 0
-    with _table(paths.fates("crawl"), FATES) as fates:
+    with table_writer(paths.fates("crawl"), FATES) as fates:
         for number, parts in enumerate(rounds):
             for part in parts:
                 decided = part.read("fates", FATES)
@@ -41,7 +35,7 @@ def collect(rounds: list[list[Part]], paths: DatasetPaths) -> dict[str, int]:
                 counts += found
     if not counts[FETCHED_STATUS]:
         raise _nothing_came(rounds, counts)
-    with _table(paths.table("fetched"), FETCHED) as fetched:
+    with table_writer(paths.table("fetched"), FETCHED) as fetched:
         for part in (part for parts in rounds for part in parts):
             fetched.write_table(part.read("fetched", FETCHED))
     totals = {
@@ -62,19 +56,6 @@ def _counted(fates: pa.Table) -> Counter[str]:
 
 def _sum(counts: Counter[str], kind: str) -> int:
     return sum(count for status, count in counts.items() if status.startswith(kind))
-
-
-@contextmanager
-def _table(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """A table written piece by piece, aside; it takes its name when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
-            yield writer
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _nothing_came(rounds: list[list[Part]], counts: Counter[str]) -> DataError:

@@ -21,7 +21,7 @@ import xxhash
 
 from data_tools.curate.perceptual_hash import decode, features_of, reduction_for
 from data_tools.progress import StageProgress
-from data_tools.schema import DataError, DatasetPaths
+from data_tools.schema import DataError, DatasetPaths, write_table
 from data_tools.workers import in_processes
 
 IMAGES_PER_PIECE = 4096
@@ -139,10 +139,5 @@ def write_piece(piece: Piece) -> int:
     finally:
         os.close(descriptor)
     schema = FEATURES.with_metadata({"fingerprint": piece.fingerprint})
-    aside = piece.target.with_name(f".{piece.target.name}.{os.getpid()}.tmp")
-    try:
-        pq.write_table(pa.table(columns, schema=schema), aside, compression="zstd")
-        os.replace(aside, piece.target)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_table(pa.table(columns, schema=schema), piece.target, schema)
     return len(piece.uids)

@@ -3,16 +3,15 @@ crawl."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
+
+from data_tools.schema import table_writer
 
 MEMORY_LIMIT = "2GB"
 ROWS_PER_BATCH = 65536
@@ -40,15 +39,9 @@ def write_query(
 ) -> int:
     """The rows of an ordered query as a parquet file of exactly `schema`, whole or not there;
     returns their number."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     num_rows = 0
-    try:
-        with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
-            for batch in database.sql(query).to_arrow_reader(ROWS_PER_BATCH):
-                writer.write_table(pa.Table.from_batches([batch]).select(schema.names).cast(schema))
-                num_rows += batch.num_rows
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with table_writer(path, schema) as writer:
+        for batch in database.sql(query).to_arrow_reader(ROWS_PER_BATCH):
+            writer.write_table(pa.Table.from_batches([batch]).select(schema.names).cast(schema))
+            num_rows += batch.num_rows
     return num_rows

@@ -8,9 +8,7 @@ English Wikipedia (95 GB) takes 90 core-hours, so give it processes or take wiki
 from __future__ import annotations
 
 import json
-import os
 import re
-import threading
 import xml.etree.ElementTree as ET
 from collections import deque
 from collections.abc import Iterator
@@ -19,13 +17,14 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import IO
 
 from data_tools.queries.files import lines, opened, plain_name
 from data_tools.queries.optional import load
 from data_tools.schema import DataError
+from data_tools.workers import prepare_worker
 
 WIKIEXTRACTOR = re.compile(r"wiki_\d+$|.*\.jsonl?$")
 # Links that are no part of the sentence: [[File:Cat.jpg|thumb|left]], [[Category:Cats]]
@@ -108,7 +107,7 @@ def _without_markup(pages: Iterator[Article], num_processes: int) -> Iterator[Ar
         yield from map(_prose, pages)
         return
     waiting: deque[Future[list[Article]]] = deque()
-    with ProcessPoolExecutor(num_processes, get_context("spawn"), _end_with_parent) as pool:
+    with ProcessPoolExecutor(num_processes, get_context("spawn"), prepare_worker) as pool:
         try:
             while batch := list(islice(pages, PAGES_A_BATCH)):
                 waiting.append(pool.submit(_prose_of_all, batch))
@@ -123,18 +122,6 @@ def _without_markup(pages: Iterator[Article], num_processes: int) -> Iterator[Ar
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for its next batch for ever."""
-
-    def wait() -> None:
-        parent = parent_process()
-        if parent is not None:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _prose_of_all(pages: list[Article]) -> list[Article]:
