@@ -91,8 +91,19 @@ STAGES = (
     ),
     Stage("candidates", candidates.run, _settings(), lambda p: p.table("candidates")),
     Stage("balance", balance.run, _settings("balance"), lambda p: p.table("kept")),
-    Stage("crawl", crawl.run, _settings("crawl"), lambda p: p.table("fetched"), crawl.run_share),
-    Stage("curate", curate.run, _settings("curate"), lambda p: p.table("curated")),
+    Stage(
+        "crawl",
+        crawl.run,
+        lambda job: (*_settings("crawl")(job), crawl.inputs(job)),
+        lambda p: p.table("fetched"),
+        crawl.run_share,
+    ),
+    Stage(
+        "curate",
+        curate.run,
+        lambda job: (*_settings("curate")(job), curate.inputs(job)),
+        lambda p: p.table("curated"),
+    ),
     Stage("rebalance", rebalance.run, _settings(), lambda p: p.table("balanced")),
     Stage(
         "pack",

@@ -24,6 +24,13 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
     return drive(job, paths)
 
 
+def inputs(job: DatasetJob) -> list[list]:
+    """Name, size and time of every table of face boxes: the stage runs again when one changes."""
+    from data_tools.crawl.kept_rows import boxes_inputs
+
+    return boxes_inputs(job.crawl.face_boxes)
+
+
 def run_share(job: DatasetJob, paths: DatasetPaths, task: Task) -> dict[str, int]:
     """One task's parts. See data_tools.crawl.driver."""
     from data_tools.crawl.driver import run_share as drive_share

@@ -37,12 +37,17 @@ def source_of(kept: Path, boxes: FaceBoxesConfig) -> dict[str, object]:
         raise DataError(
             "no pair was kept, so there is nothing to crawl: give other queries or sources"
         )
-    files = _boxes_files(boxes)
+    files = boxes_inputs(boxes)
     return {
         "kept": _identity(kept),
-        "face_boxes": [[str(file), *_identity(file)] for file in files],
+        "face_boxes": files,
         "columns": [boxes.url_column, boxes.boxes_column] if files else [],
     }
+
+
+def boxes_inputs(boxes: FaceBoxesConfig) -> list[list]:
+    """Name, size and time of every table of boxes; DataError for a pattern without a file."""
+    return [[str(file), *_identity(file)] for file in _boxes_files(boxes)]
 
 
 def sorted_rows(kept: Path, boxes: FaceBoxesConfig, folder: Path) -> Iterator[pa.Table]:

@@ -7,6 +7,6 @@ rules.
 
 from __future__ import annotations
 
-from data_tools.curate.stage import run
+from data_tools.curate.stage import inputs, run
 
-__all__ = ["run"]
+__all__ = ["inputs", "run"]

@@ -163,7 +163,7 @@ def read_boilerplate(path: Path) -> tuple[frozenset[str], re.Pattern[str] | None
     """Whole captions, case and punctuation aside; and after "re:" regular expressions that are
     searched for. DataError names the line that is no regular expression."""
     phrases, patterns = set(), []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(_text_of(path).splitlines(), 1):
         if line.startswith("re:"):
             try:
                 re.compile(line[3:])
@@ -180,6 +180,13 @@ def read_boilerplate(path: Path) -> tuple[frozenset[str], re.Pattern[str] | None
 
 def read_terms(path: Path) -> list[str]:
     """A term of one word or several a line, case and punctuation aside; "#" begins a comment."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = _text_of(path).splitlines()
     folded = (" ".join(_WORDS.findall(line.casefold())) for line in lines if line[:1] != "#")
     return [term for term in folded if term]
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 ({error}): save it as UTF-8") from error

@@ -89,6 +89,13 @@ def read_hashes(sets: list[str], processes: int) -> Iterator[pa.Table]:
                 )
 
 
+def files_of(sets: list[str]) -> Iterator[Path]:
+    """Every file that the hashes are read from. DataError for a manifest that cannot be read."""
+    for name in map(Path, sets):
+        for path, names in _units(name):
+            yield from (path / image for image in names) if names else (path,)
+
+
 def _units(path: Path) -> Iterator[tuple[Path, list[str]]]:
     """A tar, or a folder with the names of some of its files."""
     if path.name.endswith(".json"):

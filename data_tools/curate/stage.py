@@ -15,6 +15,7 @@ Nothing here grows with the crawl but files: tables are streamed, DuckDB joins a
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +26,7 @@ import pyarrow.parquet as pq
 from data_tools.config import CurateConfig, DatasetJob
 from data_tools.curate import captions, features
 from data_tools.curate.classifiers import drop_low_scores
-from data_tools.curate.contamination import CONTAMINATION, drop_contaminated
+from data_tools.curate.contamination import CONTAMINATION, drop_contaminated, files_of
 from data_tools.curate.duplicates import (
     collect_captions,
     drop_exact_duplicates,
@@ -47,6 +48,19 @@ _JUDGED = pa.schema(
         ("detail", pa.string()),
     ]
 )
+
+
+def inputs(job: DatasetJob) -> list[str]:
+    """What of the outside the curated table depends on: the content of the lists of terms, and the
+    names, sizes and times of the files of the evaluation sets, whose bytes may be gigabytes."""
+    config = job.curate
+    lists = [config.boilerplate_path or str(captions.BOILERPLATE), config.unsafe_terms_path]
+    found = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in lists if path]
+    stamps = hashlib.sha256()
+    for file in files_of(config.evaluation_sets):
+        state = file.stat()
+        stamps.update(f"{file}\n{state.st_size} {state.st_mtime_ns}\n".encode("utf-8", "replace"))
+    return [*found, stamps.hexdigest()]
 
 
 def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:

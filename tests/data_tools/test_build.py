@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from data_tools import build
-from data_tools.config import ConfigError
+from data_tools.config import ConfigError, load_job
+from data_tools.curate.captions import read_boilerplate, read_terms
+from data_tools.schema import DataError
 from data_tools.tasks import ALL, Task, parse_task
 
 
@@ -61,6 +65,50 @@ def test_shares_of_a_stage_are_taken_up_by_the_whole(words, tmp_path, capsys):
 
 def _matched(tmp_path):
     return sorted((tmp_path / "data" / "tables" / "matched").glob("*.parquet"))
+
+
+def redone(overrides, touch):
+    """The stages that a change of the files makes run again."""
+    job = load_job(overrides)
+    before = {stage.name: chain for stage, chain in build.chained(job)}
+    assert before == {stage.name: chain for stage, chain in build.chained(job)}
+    touch()
+    return [stage.name for stage, chain in build.chained(job) if chain != before[stage.name]]
+
+
+def test_lists_and_evaluation_sets_that_change_under_their_names(words, tmp_path):
+    after_crawl = ["curate", "rebalance", "pack", "report"]
+    terms, phrases = tmp_path / "terms.txt", tmp_path / "phrases.txt"
+    pictures, tar = tmp_path / "eval" / "a", tmp_path / "eval" / "b.tar"
+    pictures.mkdir(parents=True)
+    for file in (terms, phrases, pictures / "1.jpg", tar):
+        file.write_text("one\n")
+    given = [*words, f"curate.unsafe_terms_path={terms}", f"curate.boilerplate_path={phrases}"]
+    given.append(f"curate.evaluation_sets=[{tmp_path / 'eval'}]")
+    for file in (terms, phrases):  # of the same length, in the same second
+        assert redone(given, lambda file=file: file.write_text("two\n")) == after_crawl
+        assert redone(given, lambda file=file: os.utime(file, (1, 1))) == []
+    assert redone(given, lambda: (pictures / "2.png").write_text("")) == after_crawl
+    assert redone(given, lambda: tar.write_text("longer\n")) == after_crawl
+    assert redone(given, lambda: (pictures / "note.txt").write_text("no picture")) == []
+    assert redone(given, lambda: (pictures / "1.jpg").unlink()) == after_crawl
+
+
+def test_tables_of_faces_that_change_under_their_names(words, tmp_path):
+    boxes = tmp_path / "boxes.parquet"
+    boxes.write_bytes(b"one")
+    given = [*words, f"crawl.face_boxes.paths=[{tmp_path}/*.parquet]"]
+    again = redone(given, lambda: boxes.write_bytes(b"other"))
+    assert again == ["crawl", "curate", "rebalance", "pack", "report"]
+
+
+def test_a_list_that_is_gone_or_no_text_is_named(words, tmp_path, capsys):
+    assert build.main([*words, f"curate.unsafe_terms_path={tmp_path}/no.txt"]) == 2
+    assert f"curate.unsafe_terms_path = {tmp_path}/no.txt: no such file" in capsys.readouterr().err
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    for read in (read_terms, read_boilerplate):
+        with pytest.raises(DataError, match="latin.txt is not UTF-8.*save it as UTF-8"):
+            read(tmp_path / "latin.txt")
 
 
 @pytest.mark.parametrize("task", ["2/2", "x", "-1/2", "1"])
