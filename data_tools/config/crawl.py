@@ -126,7 +126,8 @@ class CrawlConfig:
     respect_robots_txt: bool = True
     """robots.txt and the X-Robots-Tag header."""
     respect_tdm_reservation: bool = True
-    """The header tdm-reservation: 1, by which a site reserves text and data mining."""
+    """The header tdm-reservation: 1 and the file /.well-known/tdmrep.json, by which a site reserves
+    text and data mining."""
 
 
 def problems(config: CrawlConfig) -> list[str]:

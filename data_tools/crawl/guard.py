@@ -44,6 +44,7 @@ from data_tools.crawl.images import (
 )
 from data_tools.crawl.opt_out import check_robots_tags, check_tdm_reservation
 from data_tools.crawl.robots import RobotsGate
+from data_tools.crawl.tdm_file import TdmGate
 from data_tools.schema import FETCHED_STATUS
 
 PRODUCT = "clip-pretrain"
@@ -111,6 +112,7 @@ class Guard:
         policy = AddressPolicy(settings.allow_private)
         self._fetcher = Fetcher(policy, settings.user_agent, limits)
         self._robots = RobotsGate(self._fetcher, PRODUCT, settings.timeout_s)
+        self._tdm = TdmGate(self._fetcher, settings.timeout_s)
         self._wish = Wish(settings.max_image_bytes, permit=self._permit, judge=self._judge)
         self._sizes = ImageLimits(
             settings.max_image_pixels,
@@ -186,6 +188,8 @@ class Guard:
     async def _permit(self, url: URL) -> None:
         if self._settings.respect_robots_txt:
             await self._robots.check(url)
+        if self._settings.respect_tdm_reservation:
+            await self._tdm.check(url)
 
     def _judge(self, headers: Headers) -> None:
         if self._settings.respect_robots_txt:

@@ -1,4 +1,5 @@
-"""Headers by which a site says that an image is not to be used: X-Robots-Tag, TDM-Reservation."""
+"""Headers by which a site says that an image is not to be used: X-Robots-Tag, TDM-Reservation.
+The files that say so are robots.py's and tdm_file.py's."""
 
 from __future__ import annotations
 

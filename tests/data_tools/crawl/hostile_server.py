@@ -33,6 +33,8 @@ class Site:
     "silent"."""
 
     robots: str | int = ROBOTS_OPEN
+    tdm_file: str | int = 404
+    """Text of /.well-known/tdmrep.json, its HTTP status, "endless" or "silent"."""
     delay_s: float = 0.0
     redirect_to: str = ""
     flaky_status: int = 503
@@ -61,7 +63,9 @@ class Site:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         path = request.path
         if path == "/robots.txt":
-            return await self._robots(request)
+            return await self._said(self.robots, request)
+        if path == "/.well-known/tdmrep.json":
+            return await self._said(self.tdm_file, request)
         await asyncio.sleep(self.delay_s)
         if path in FILES:
             return web.Response(body=_made(FILES[path]), content_type="image/jpeg")
@@ -81,14 +85,14 @@ class Site:
             return web.Response(body=pictures.jpeg(50 + number % 40, 50 + number // 40))
         return web.Response(status=404)
 
-    async def _robots(self, request: web.Request) -> web.StreamResponse:
-        if self.robots == "endless":
+    async def _said(self, what: str | int, request: web.Request) -> web.StreamResponse:
+        if what == "endless":
             return await _endless(self, request)
-        if self.robots == "silent":
+        if what == "silent":
             return await _silent(self, request)
-        if isinstance(self.robots, int):
-            return web.Response(status=self.robots)
-        return web.Response(text=self.robots)
+        if isinstance(what, int):
+            return web.Response(status=what)
+        return web.Response(text=what)
 
 
 FILES: dict[str, Callable[[], bytes]] = {

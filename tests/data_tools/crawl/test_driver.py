@@ -168,7 +168,7 @@ def test_tasks_crawl_their_own_parts_and_leave_those_of_others_alone(tmp_path):
         assert sum(site.requests.values()) == asked
         counts = crawl.run(job, paths)
         assert counts["kept"] == counts["fetched"] == 30 and counts["retried"] == 0
-        assert sum(site.requests.values()) == asked + 10 + 1, "and robots.txt"
+        assert sum(site.requests.values()) == asked + 10 + 2, "and its two files"
 
 
 def test_two_processes_at_one_part_are_told(tmp_path):

@@ -8,6 +8,7 @@ in test_verify.py; canaries in test_guard.py; the size of the input in test_plan
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -25,7 +26,7 @@ from tests.data_tools.crawl.hostile_server import Site, canary, hostile_site, ma
 from tests.data_tools.crawl.jobs import fetched_rows, make_job, stored_image, write_kept
 from tests.data_tools.crawl.raw_server import raw_site
 
-# one crawl of 108 URLs through driver, guard and img2dataset: 10 s on a quiet machine
+# one crawl of 114 URLs through driver, guard and img2dataset: 10 s on a quiet machine
 pytestmark = pytest.mark.slow
 
 Look = Callable[[np.ndarray], bool]
@@ -165,6 +166,12 @@ WISHES = [
     Case("{robots_404}/ok.jpg", GOOD),
     Case("{robots_endless}/ok.jpg", GOOD),
     Case("{robots_binary}/ok.jpg", GOOD),
+    Case("{tdm_reserved}/ok.jpg", "rejected:tdm_reservation"),
+    Case("{tdm_reserved}/ok.png", GOOD),
+    Case("{tdm_500}/ok.jpg", GOOD),
+    Case("{tdm_silent}/ok.jpg", GOOD),
+    Case("{tdm_endless}/ok.jpg", GOOD),
+    Case("{tdm_binary}/ok.jpg", GOOD),
     Case("/noai.jpg", "rejected:x_robots_tag", "honoured"),
     Case("/noimageai.jpg", "rejected:x_robots_tag", "honoured"),
     Case("/noindex.jpg", "rejected:x_robots_tag"),
@@ -219,11 +226,17 @@ def crawled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crawled]:
             )
         )
         robots = {"500": 500, "silent": "silent", "404": 404, "endless": "endless"}
+        tdm: dict[str, str | int] = {
+            "reserved": json.dumps([{"location": "/*.jpg$", "tdm-reservation": 1}])
+        }
+        tdm |= {"500": 500, "silent": "silent", "endless": "endless", "binary": "[\x00" * 9999}
         robots["binary"] = "\x00\x01\ufffd: *\nCrawl-delay: -inf\n" * 50
         others = {
             f"robots_{name}": stack.enter_context(hostile_site(robots=value)).host
             for name, value in robots.items()
         }
+        for name, text in tdm.items():
+            others[f"tdm_{name}"] = stack.enter_context(hostile_site(tdm_file=text)).host
         dead = f"127.0.0.1:{_closed_port()}"
         hosts = {"main": main.host, "busy": busy.host, "raw": raw, "dead": dead, **others}
         names = {name: f"http://{host}" for name, host in hosts.items()}
@@ -277,7 +290,7 @@ def test_attempts_are_repeated_only_where_they_can_help(crawled):
     assert asked["/status/502"] == 3
     assert asked["/busy_once.jpg"] == 2
     assert asked["/busy_long.jpg"] == asked["/gzip_bomb.jpg"] == asked["/loris.jpg"] == 1
-    assert asked["/robots.txt"] == 1
+    assert asked["/robots.txt"] == asked["/.well-known/tdmrep.json"] == 1
 
 
 def test_who_asks_says_so_and_takes_no_cookies(crawled):
