@@ -15,7 +15,7 @@ $(VENV)/.installed: setup.cfg constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 12) else f"Python {v[0]}.{v[1]} found; 3.10 to 3.12 needed (img2dataset): make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,queries,export,s3,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,queries,export,s3,tensorboard,wandb,dev]'
 	@touch $@
 
 install: $(VENV)/.installed ## .venv with pinned dependencies

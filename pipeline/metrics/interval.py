@@ -1,0 +1,141 @@
+"""The steps since the last log line: held on this rank, then known to all by one all-reduce."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+import psutil
+import torch
+import torch.distributed as dist
+import xxhash
+from torch import Tensor
+
+from pipeline.distributed import World
+from pipeline.state import StepMetrics
+
+CHECKSUM_MODULUS = 2**24
+
+
+@dataclass(frozen=True)
+class TakenStep:
+    """One step as this rank saw it."""
+
+    step: int
+    """The number that its line has: finished steps, itself included."""
+    samples_before: int
+    """samples_seen before it."""
+    keys: list[str]
+    metrics: StepMetrics
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What all ranks know of an interval of k steps; equal on every rank."""
+
+    losses: list[float]
+    """(k) Of the global batch."""
+    skipped: list[bool]
+    """(k)"""
+    grad_norms: list[float]
+    """(3) Of the last step: image tower, text tower, all."""
+    logit_scale: float
+    """Of the last step, log-space."""
+    top1: list[float]
+    """(2) Of the last step, over the global batch, image to text and text to image; or empty."""
+    wait_s: float
+    """Waited for data, a rank and step."""
+    num_replaced: int
+    key_checksum: int
+    flops: float
+    """Of all ranks, forward and backward."""
+    towers_s: list[float]
+    """(world size) Each rank's median over the steps."""
+    memory_gib: list[float]
+    """(world size)"""
+
+
+class StepBuffer:
+    """Collects steps without looking at a tensor; `reduce` looks, at log steps only.
+
+    It holds two scalars a step on the device (and two events of the timer) and the step's keys, and
+    so as much as logging.every_steps allows.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.clear()
+
+    def clear(self) -> None:
+        self.steps: list[TakenStep] = []
+        self._wait_s = 0.0
+        self._num_replaced = 0
+        self._flops = 0.0
+        self._checksum = 0
+
+    def add(self, taken: TakenStep, *, waited_s: float, num_replaced: int, flops: float) -> None:
+        """The checksum adds a hash of (step, key) over samples, so it is the same for any number of
+        ranks: two runs that log equal checksums took the same samples at the same steps."""
+        self.steps.append(taken)
+        self._wait_s += waited_s
+        self._num_replaced += num_replaced
+        self._flops += flops
+        # seeded with the finished steps before this one, which is how the data order counts
+        seed = taken.step - 1
+        self._checksum += sum(xxhash.xxh32_intdigest(key.encode(), seed=seed) for key in taken.keys)
+
+    def reduce(self) -> Totals:
+        """Collective, one all-reduce (sum, float64), which also waits for the device.
+
+        Sums in float64 of the float32 values that are equal on all ranks (norms, scale) are exact,
+        and so is their division by the number of ranks; those of checksums are exact below 2^53.
+        """
+        count, ranks = len(self.steps), self._world.world_size
+        last = self.steps[-1].metrics
+        parts = {
+            "losses": torch.stack([taken.metrics.loss.reshape(()) for taken in self.steps]),
+            "skipped": torch.stack([taken.metrics.skipped.reshape(()) for taken in self.steps]),
+            "grad_norms": last.grad_norms,
+            "logit_scale": last.logit_scale.reshape(1),
+            "host": self._host_part(),
+        }
+        if last.top1 is not None:
+            parts["top1"] = last.top1
+        device = self._world.device
+        shared = torch.cat([part.to(device, torch.float64) for part in parts.values()])
+        dist.all_reduce(shared)
+        values = iter(shared.tolist())
+        sums = {name: [next(values) for _ in range(len(part))] for name, part in parts.items()}
+        wait_s, num_replaced, checksum, flops = sums["host"][:4]
+        return Totals(
+            losses=[value / ranks for value in sums["losses"]],
+            skipped=[value / ranks > 0.5 for value in sums["skipped"]],
+            grad_norms=[value / ranks for value in sums["grad_norms"]],
+            logit_scale=sums["logit_scale"][0] / ranks,
+            top1=[value / ranks for value in sums.get("top1", [])],
+            wait_s=wait_s / ranks / count,
+            num_replaced=int(num_replaced),
+            key_checksum=int(checksum) % CHECKSUM_MODULUS,
+            flops=flops,
+            towers_s=sums["host"][4 : 4 + ranks],
+            memory_gib=sums["host"][4 + ranks :],
+        )
+
+    def _host_part(self) -> Tensor:
+        """Sums, then two values in this rank's own places: those of the others are zero here."""
+        ranks, rank = self._world.world_size, self._world.rank
+        own = torch.zeros(4 + 2 * ranks, dtype=torch.float64)
+        checksum = self._checksum % CHECKSUM_MODULUS
+        own[:4] = torch.tensor(
+            [self._wait_s, self._num_replaced, checksum, self._flops], dtype=torch.float64
+        )
+        own[4 + rank] = statistics.median(taken.metrics.towers.seconds() for taken in self.steps)
+        own[4 + ranks + rank] = memory_gib(self._world.device)
+        return own
+
+
+def memory_gib(device: torch.device) -> float:
+    """Peak of the device on CUDA, resident set of this rank on CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return psutil.Process().memory_info().rss / 2**30

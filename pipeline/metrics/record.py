@@ -1,0 +1,63 @@
+"""Lines of JSON in the run directory, from which a resumed run takes out what comes again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+class RecordError(ValueError):
+    """A file of an earlier run that holds something else than its lines."""
+
+
+class JsonLines:
+    """A file that grows by a line a call, each on disk for other processes when `append`
+    returns."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a", encoding="utf-8")
+
+    def append(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+        """Drop the other lines and a last one that a kill cut off; return what stays.
+
+        Raises RecordError for a line in the middle that is no JSON object with a step.
+        """
+        text = self.path.read_text(encoding="utf-8")
+        whole, _, cut_off = text.rpartition("\n")
+        lines = whole.split("\n") if whole else []
+        entries = [self._parse(number, line) for number, line in enumerate(lines, start=1)]
+        kept = [entry for entry in entries if wanted(entry)]
+        if cut_off or len(kept) < len(lines):
+            self._file.close()
+            aside = self.path.with_name(f".{self.path.name}.tmp")
+            aside.write_text(
+                "".join(
+                    line + "\n" for line, entry in zip(lines, entries, strict=True) if wanted(entry)
+                ),
+                encoding="utf-8",
+            )
+            os.replace(aside, self.path)
+            self._file = self.path.open("a", encoding="utf-8")
+        return kept
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _parse(self, number: int, line: str) -> dict[str, Any]:
+        try:
+            entry = json.loads(line)
+            entry["step"] + 0
+        except (ValueError, KeyError, TypeError) as error:
+            raise RecordError(
+                f"{self.path}, line {number} is no line of a run ({error!r}): remove it"
+            ) from error
+        return dict(entry)
