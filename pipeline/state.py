@@ -1,15 +1,18 @@
-"""Where a run is, and what one of its steps tells."""
+"""Where a run is, what one of its steps tells, and what all ranks know at a log line."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 
 @dataclass
 class TrainState:
-    """`step` counts finished optimizer steps, `samples_seen` the samples they took over all ranks.
+    """`step` counts finished optimizer steps, `samples_seen` the samples of the data order that
+    were taken or, after a roll-back, passed over.
 
     samples_seen is the whole state of the data order (pipeline/data/order.py), so a loader has
     nothing to save.
@@ -17,24 +20,71 @@ class TrainState:
 
     step: int = 0
     samples_seen: int = 0
+    rollbacks: int = 0
 
     def advance(self, global_batch_size: int) -> None:
         self.step += 1
         self.samples_seen += global_batch_size
 
 
+class DeviceTimer:
+    """Seconds that a device took for what was queued between `start` and `stop`; nothing waits
+    before `seconds` is asked for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_cuda = device.type == "cuda"
+        self._marks: list[torch.cuda.Event | float] = []
+
+    def start(self) -> None:
+        self._marks = [self._mark()]
+
+    def stop(self) -> None:
+        self._marks.append(self._mark())
+
+    def seconds(self) -> float:
+        start, stop = self._marks
+        if isinstance(start, float) or isinstance(stop, float):
+            return float(stop) - float(start)  # type: ignore[arg-type]
+        stop.synchronize()
+        return start.elapsed_time(stop) / 1e3
+
+    def _mark(self) -> torch.cuda.Event | float:
+        if not self._on_cuda:
+            return time.monotonic()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
 @dataclass(slots=True)
 class StepMetrics:
-    """Of this rank, still on the device: reading `loss` or `logit_scale` waits for it, so that is
-    done at log steps only."""
+    """Of this rank, still on the device: reading a tensor waits for it, so that is done at log
+    steps only."""
 
     loss: Tensor
-    """Mean over the rank's rows of the global batch; its mean over ranks is the loss of the global
-    batch."""
+    """() Mean over the rank's rows of the global batch; its mean over ranks is the loss of the
+    global batch."""
     logit_scale: Tensor
-    """Log-space, as clamped in this step's forward."""
-    grad_norm: float
-    """Of the averaged gradient before clipping; inf on a skipped step."""
+    """() Log-space, as clamped in this step's forward."""
+    grad_norms: Tensor
+    """(3,) of the averaged gradient before clipping, equal on all ranks: image tower, text tower,
+    all; not finite on a skipped step, nan where it is not known."""
+    skipped: Tensor
+    """() 1.0 where the gradient was not finite on some rank and no rank has updated, else 0.0."""
     lr: float
-    skipped_steps: int
-    """So far in this process: steps without an update because the gradient was not finite."""
+    top1: Tensor | None
+    """(2,) Share of this rank's rows whose own partner is the nearest of the global batch, image to
+    text and text to image; measured at log steps, else None."""
+    towers: DeviceTimer
+    """This rank's own work before it meets the others: tells stragglers from those they keep."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The steps since the last log line, as all ranks know them: equal on every rank."""
+
+    first_step: int
+    """Number of finished steps before the first of them."""
+    losses: list[float] = field(default_factory=list)
+    """Of the global batch, one a step."""
+    skipped: list[bool] = field(default_factory=list)

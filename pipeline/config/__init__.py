@@ -1,6 +1,5 @@
 """The training job: typed dataclasses behind Hydra groups, composed once, validated, frozen into
-the
-run directory.
+the run directory.
 
 The dataclasses hold the defaults, YAML files hold differences only. No torch here: `slurm.submit`
 runs this on a login node. A `step` is a finished optimizer step; time is counted in steps and in
@@ -19,16 +18,22 @@ from pipeline.config.composition import (
 )
 from pipeline.config.schema import (
     CaptionChoice,
+    CheckpointConfig,
     ClusterConfig,
     ColourConfig,
+    Compile,
     ConfigError,
     DataConfig,
     DeepSpeedConfig,
     EvalConfig,
+    HealthConfig,
     LoggingConfig,
     LossConfig,
+    LossKind,
     ModelConfig,
+    Optimizer,
     Precision,
+    Schedule,
     SourceConfig,
     Stem,
     TextConfig,
@@ -42,16 +47,22 @@ from pipeline.config.validation import validate
 __all__ = [
     "CONF_DIR",
     "CaptionChoice",
+    "CheckpointConfig",
     "ClusterConfig",
     "ColourConfig",
+    "Compile",
     "ConfigError",
     "DataConfig",
     "DeepSpeedConfig",
     "EvalConfig",
+    "HealthConfig",
     "LoggingConfig",
     "LossConfig",
+    "LossKind",
     "ModelConfig",
+    "Optimizer",
     "Precision",
+    "Schedule",
     "SourceConfig",
     "Stem",
     "TextConfig",

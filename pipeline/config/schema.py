@@ -18,10 +18,51 @@ class Stem(Enum):
 
 
 class Precision(Enum):
+    """What each stores, sends and computes in: pipeline/engine/README.md. The loss and the logit
+    scale in the forward are float32 in all of them."""
+
     fp32 = "fp32"
     bf16 = "bf16"
-    """Autocast of matrix products to bfloat16; weights, moments, logit scale and loss stay
-    float32."""
+    """Autocast of matrix products to bfloat16; weights and moments stay float32."""
+    pure_bf16 = "pure_bf16"
+    """Weights and gradients in bfloat16 beside sharded float32 masters and moments."""
+    fp16 = "fp16"
+    """Weights and gradients in float16 under a dynamic loss scale: for GPUs without bfloat16."""
+
+
+class LossKind(Enum):
+    clip = "clip"
+    """Symmetric InfoNCE (arXiv 2103.00020)."""
+    sigmoid = "sigmoid"
+    """A sigmoid for each pair, with a learned bias (arXiv 2303.15343)."""
+
+
+class Optimizer(Enum):
+    adamw = "adamw"
+    lamb = "lamb"
+    """AdamW whose step is scaled by each tensor's norm (arXiv 1904.00962), for batches of 32k and
+    more."""
+
+
+class Schedule(Enum):
+    """Of the learning rate after its warm-up, as a function of the step alone."""
+
+    cosine = "cosine"
+    """To zero at the last step."""
+    linear = "linear"
+    """To zero at the last step."""
+    wsd = "wsd"
+    """Constant, then linear to zero over the last train.cooldown_steps (warm-up, stable, decay)."""
+
+
+class Compile(Enum):
+    """torch.compile of the towers: minutes at the start, faster steps on a GPU."""
+
+    none = "none"
+    blocks = "blocks"
+    """Each Transformer block: one graph for all of a tower, quick to compile."""
+    towers = "towers"
+    """Each tower as one graph."""
 
 
 class CaptionChoice(Enum):
@@ -51,6 +92,8 @@ class VisionConfig:
     num_layers: int = 12
     num_heads: int = 12
     stem: Stem = Stem.patch
+    patch_dropout: float = 0.0
+    """Share of the patches left out of each training image (arXiv 2212.00794)."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -73,6 +116,8 @@ class ModelConfig:
     image_mean: list[float] = field(default_factory=lambda: [0.48145466, 0.4578275, 0.40821073])
     """Of pixels in 0..1, RGB; subtracted on the device. CLIP's own values."""
     image_std: list[float] = field(default_factory=lambda: [0.26862954, 0.26130258, 0.27577711])
+    dropout: float = 0.0
+    """Of what each attention and MLP adds, in training."""
     quick_gelu: bool = False
     """x*sigmoid(1.702x) as in OpenAI's weights, else GELU. A property of the weights: exported with
     them."""
@@ -136,8 +181,11 @@ class DataConfig:
 
 @dataclass(kw_only=True, slots=True)
 class LossConfig:
+    kind: LossKind = LossKind.clip
     init_logit_scale: float = 2.6592600369
-    """ln(1/0.07): log-space, as the field stores it."""
+    """ln(1/0.07): log-space, as the field stores it; the sigmoid loss starts at ln(10) = 2.303."""
+    init_logit_bias: float = -10.0
+    """Of kind=sigmoid."""
     max_logit_scale: float = 4.6051701860
     """ln(100): the clamp, applied in the forward."""
     same_caption_positive: bool = True
@@ -150,9 +198,22 @@ class TrainConfig:
     steps: int = 10000
     global_batch_size: int = 1024
     """Over all ranks; the logits cover it. A rank takes global_batch_size / world_size."""
+    image_micro_batch_size: int = 0
+    """Images that a rank's tower takes at once; 0 is all of its share. Fewer need less memory and a
+    second forward; the loss covers the whole batch all the same (grad-cache, arXiv 2101.06983)."""
+    text_micro_batch_size: int = 0
     lr: float = 1e-3
-    """Peak, after warm-up; cosine to zero at the last step."""
+    """Peak, after warm-up."""
+    image_lr_scale: float = 1.0
+    """Factor on lr for the image tower; 0 freezes it."""
+    text_lr_scale: float = 1.0
+    layer_decay: float = 1.0
+    """Factor on lr for each block further from the output (arXiv 2106.08254); 1.0 is none."""
+    schedule: Schedule = Schedule.cosine
     warmup_steps: int = 500
+    cooldown_steps: int = 0
+    """Of schedule=wsd."""
+    optimizer: Optimizer = Optimizer.adamw
     beta1: float = 0.9
     beta2: float = 0.98
     eps: float = 1e-6
@@ -160,11 +221,41 @@ class TrainConfig:
     """Of matrices only: not of biases, gains, embeddings of position, or the logit scale."""
     grad_clip_norm: float = 1.0
     precision: Precision = Precision.bf16
+    compile: Compile = Compile.none
+    overlap_text_gather: bool = True
+    """The text features of all ranks travel while the image tower runs; False waits for them first:
+    the same numbers, for measuring what it saves."""
+    ema_decay: float = 0.0
+    """Of an average of the weights that is evaluated and exported in their stead; 0 keeps none."""
     seed: int = 0
-    checkpoint_every_steps: int = 1000
-    checkpoints_kept: int = 2
     threads_per_rank: int = 0
     """torch's threads on CPU; 0 leaves torch's choice (on CUDA it does not matter)."""
+
+
+@dataclass(kw_only=True, slots=True)
+class CheckpointConfig:
+    every_steps: int = 1000
+    every_minutes: float = 0.0
+    """Besides every_steps, by the clock of rank 0; 0 is never."""
+    kept: int = 2
+    """The newest; older ones are deleted when a newer one is whole."""
+    remote: str = ""
+    """A folder of any fsspec URL (s3://bucket/runs/mine) that checkpoints are copied to; a run that
+    finds none in run_dir goes on from there."""
+
+
+@dataclass(kw_only=True, slots=True)
+class HealthConfig:
+    max_skipped_in_a_row: int = 20
+    """Steps without a finite gradient after which the run goes back to its last checkpoint and on
+    with later data."""
+    loss_spike: float = 0.0
+    """Go back likewise when the mean loss since the last line is above this many times the median
+    of the 20 lines before; 0 is never."""
+    max_rollbacks: int = 3
+    """After these the run ends with an error."""
+    stall_minutes: float = 30.0
+    """Without a finished step: every rank writes its stacks to run_dir/stacks, and the run ends."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -179,6 +270,8 @@ class DeepSpeedConfig:
     """Elements; a rank allocates one such buffer per communication dtype (DeepSpeed's default 5e8
     is 2 GB)."""
     allgather_bucket_size: int = 200_000_000
+    offload_optimizer: bool = False
+    """Masters and moments in host memory: less on the device, a slower step."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -199,6 +292,8 @@ class LoggingConfig:
     wandb_project: str = "clip-pretrain"
     wandb_entity: str = ""
     """Empty: the account's default."""
+    tensorboard: bool = False
+    """Also write run_dir/tensorboard."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -234,6 +329,8 @@ class TrainJob:
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)

@@ -4,20 +4,27 @@ this file."""
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from pipeline.config import Precision, TrainJob
 from pipeline.data import Batch
 from pipeline.distributed import World
+from pipeline.engine.deepspeed_config import decides_on_host, deepspeed_config
+from pipeline.engine.grad_cache import CachedTower
+from pipeline.engine.objective import Objective
 from pipeline.engine.optimizer import build_optimizer
 from pipeline.engine.schedule import lr_factor
-from pipeline.loss import clip_loss
+from pipeline.engine.shards import ParameterShards
+from pipeline.engine.towers import IMAGE, TEXT, Towers, compile_in_place
+from pipeline.engine.update import Update
 from pipeline.model import CLIP
-from pipeline.state import StepMetrics
+from pipeline.state import DeviceTimer, StepMetrics
 
 # else DeepSpeed warns on every rank that it found no accelerator
 if not torch.cuda.is_available():
@@ -29,13 +36,6 @@ import deepspeed  # noqa: E402  isort: skip
 # for 100 s, and a killed build leaves a lock that every later start waits for
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
-MAX_SKIPPED_IN_A_ROW = 20
-CHECKPOINT_TAG = "engine"
-
-
-class TrainingDiverged(RuntimeError):
-    """Too many steps in a row had a loss or gradient that was not finite."""
-
 
 class ClipEngine:
     """Owns towers, loss, optimizer and their sharding; one `train_step` is one optimizer step on
@@ -43,135 +43,157 @@ class ClipEngine:
 
     def __init__(self, model: CLIP, config: TrainJob, world: World) -> None:
         self._config, self._world = config, world
-        self._skipped_in_a_row = 0
-        self._inputs_checked = False
-        model = model.to(world.device)
-        optimizer = build_optimizer(model, config.train)
-        steps, warmup = config.train.steps, config.train.warmup_steps
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: lr_factor(step, steps=steps, warmup_steps=warmup)
-        )
+        # a communicator of its own: the features' collectives run beside DeepSpeed's
+        self._objective = Objective(config.loss, dist.new_group())
+        self._towers = Towers(model.to(world.device))
+        compile_in_place(model, config.train.compile.value)
+        pixel_statistics = (model.visual.pixel_mean, model.visual.pixel_std)
         self._engine, *_ = deepspeed.initialize(
-            model=model,
-            optimizer=optimizer,
-            lr_scheduler=scheduler,
+            model=self._towers,
+            optimizer=build_optimizer(model, config.train),
             config=deepspeed_config(config),
         )
+        # DeepSpeed rounds buffers too: a mean of 122.77 to 123
+        model.visual.pixel_mean, model.visual.pixel_std = pixel_statistics
+        self.shards = ParameterShards(
+            self._engine, dict(model.named_parameters()), with_ema=config.train.ema_decay > 0
+        )
+        self._update = Update(
+            self._engine,
+            self.shards,
+            config.train.grad_clip_norm,
+            on_host=decides_on_host(config),
+        )
+        self._refresh_exact_scalars()
 
-    def train_step(self, batch: Batch) -> StepMetrics:
-        """Forward, global contrastive loss, backward, update.
+    def train_step(self, batch: Batch, step: int) -> StepMetrics:
+        """Forward, global contrastive loss, backward, update number `step` (0-based).
 
         The loss of a rank is the mean over its rows; ZeRO averages gradients over ranks, which
         makes it the mean over the global batch. A step whose gradient is not finite on any rank is
-        skipped on all of them.
+        skipped on all of them. Nothing waits for the device but what deepspeed_config.py names.
         """
-        images = batch.images.to(self._world.device, non_blocking=True)
-        tokens = batch.tokens.to(self._world.device, non_blocking=True)
-        output = self._engine(images, tokens)
-        pair_ids = None
-        if self._config.loss.same_caption_positive:
-            pair_ids = batch.caption_ids.to(self._world.device, non_blocking=True)
-        loss = clip_loss(
-            output.image_features,
-            output.text_features,
-            output.logit_scale,
-            group=torch.distributed.group.WORLD,
-            normalize=True,
-            pair_ids=pair_ids,
-            # ranks compare shapes and look for NaN once: the check waits for the device, shapes
-            # stay, and from here on the gradient norm tells what is not finite
-            check_inputs=not self._inputs_checked,
-        )
-        self._inputs_checked = True
-        lr = self._engine.get_lr()[0]
-        self._engine.backward(loss)
-        self._engine.step()
-        self._count_skips()
-        norm = self._engine.get_global_grad_norm()
+        train, device = self._config.train, self._world.device
+        factor = lr_factor(step, train)
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = train.lr * factor * group["lr_scale"]
+        images = batch.images.to(device, non_blocking=True)
+        tokens = batch.tokens.to(device, non_blocking=True)
+        caption_ids = batch.caption_ids.to(device, non_blocking=True)
+        measured = (step + 1) % self._config.logging.every_steps == 0 or step + 1 == train.steps
+        timer = DeviceTimer(device)
+        by_parts = train.image_micro_batch_size or train.text_micro_batch_size
+        take = self._by_parts if by_parts else self._whole
+        loss, top1, scale = take(images, tokens, caption_ids, measured, timer)
+        norms, skipped = self._update.apply()
+        if train.ema_decay:
+            self.shards.average(train.ema_decay, applied=1.0 - skipped)
+        self._refresh_exact_scalars()
         return StepMetrics(
             loss=loss.detach(),
-            logit_scale=output.logit_scale.detach(),
-            grad_norm=float(norm) if norm is not None else float("nan"),
-            lr=lr,
-            skipped_steps=int(self._engine.skipped_steps),
+            logit_scale=scale.detach().reshape(()),
+            grad_norms=norms,
+            skipped=skipped,
+            lr=train.lr * factor,
+            top1=top1,
+            towers=timer,
         )
 
-    def _count_skips(self) -> None:
-        self._skipped_in_a_row = (
-            0 if self._engine.was_step_applied() else self._skipped_in_a_row + 1
+    def _whole(
+        self,
+        images: Tensor,
+        tokens: Tensor,
+        caption_ids: Tensor,
+        measured: bool,
+        timer: DeviceTimer,
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Text tower; its features travel while the image tower runs; loss. In the backward the
+        image tower's runs while the text gradient travels (text_gather.py)."""
+        timer.start()
+        (text,) = self._engine(TEXT, tokens)
+        overlapped = (
+            self._objective.gather(text) if self._config.train.overlap_text_gather else None
         )
-        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise TrainingDiverged(
-                f"{self._skipped_in_a_row} steps in a row had a gradient that was not finite; "
-                f"resume from the last "
-                f"checkpoint in another run with a lower train.lr (now {self._config.train.lr}) "
-                f"or a longer warm-up"
+        image, *scalars = self._engine(IMAGE, images)
+        timer.stop()
+        gather = overlapped or self._objective.gather(text)
+        loss, top1 = self._objective(image, gather, tuple(scalars), caption_ids, measured=measured)
+        self._engine.backward(loss)
+        return loss, top1, scalars[0]
+
+    def _by_parts(
+        self,
+        images: Tensor,
+        tokens: Tensor,
+        caption_ids: Tensor,
+        measured: bool,
+        timer: DeviceTimer,
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The same by micro-batches; see grad_cache.py. DeepSpeed reduces once, at the end of the
+        block: without it stages 1 and 2 would silently keep the last part's gradient only."""
+        train = self._config.train
+        with self._engine.coalesce_grad_reduction():
+            timer.start()
+            text = CachedTower(partial(self._engine, TEXT), tokens, train.text_micro_batch_size)
+            gather = self._objective.gather(text.features)
+            image = CachedTower(partial(self._engine, IMAGE), images, train.image_micro_batch_size)
+            timer.stop()
+            loss, top1 = self._objective(
+                image.features, gather, image.scalars, caption_ids, measured=measured
             )
+            leaves = (image.features, *image.scalars, gather.anchor)
+            *of_image, _ = torch.autograd.grad(loss, leaves)
+            image.backward(self._engine.backward, tuple(of_image))
+            text.backward(self._engine.backward, (gather.gradient.finish(),))
+        return loss, top1, image.scalars[0]
 
-    @property
-    def model(self) -> CLIP:
-        return self._engine.module
+    def _refresh_exact_scalars(self) -> None:
+        if self._config.train.precision in (Precision.pure_bf16, Precision.fp16):
+            names = ["logit_scale"] + ["logit_bias"] * (self._towers.clip.logit_bias is not None)
+            self._towers.exact_scalars = self.shards.masters(names)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Around encode_image and encode_text: no dropout, and the averaged weights where there
+        are some. Collective."""
+        averaged = self._config.train.ema_decay > 0
+        self._engine.eval()
+        if averaged:
+            self.shards.swap_average()
+        try:
+            yield
+        finally:
+            if averaged:
+                self.shards.swap_average()
+            self._engine.train()
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> Tensor:
-        with self._autocast():
-            return self.model.encode_image(images)
+        return self._engine(IMAGE, images)[0]
 
     @torch.no_grad()
     def encode_text(self, tokens: Tensor) -> Tensor:
-        with self._autocast():
-            return self.model.encode_text(tokens)
+        return self._engine(TEXT, tokens)[0]
 
-    def _autocast(self) -> torch.autocast:
-        """DeepSpeed enters autocast only in its own forward; what goes round it would silently run
-        in float32."""
-        enabled = self._config.train.precision is Precision.bf16
-        return torch.autocast(self._world.device.type, torch.bfloat16, enabled=enabled)
+    def extra_state(self) -> dict[str, float | int | bool]:
+        """What a checkpoint needs besides the shards: fp16's loss scale."""
+        if self._config.train.precision is not Precision.fp16:
+            return {}
+        scaler = self._engine.optimizer.loss_scaler
+        return {
+            "loss_scale": float(scaler.cur_scale),
+            "loss_scale_iteration": int(scaler.cur_iter),
+            "loss_scale_last_overflow": int(scaler.last_overflow_iter),
+        }
 
-    def save(self, folder: Path) -> None:
-        """Collective: every rank writes its shard of weights and moments below `folder`."""
-        self._engine.save_checkpoint(str(folder), tag=CHECKPOINT_TAG, save_latest=False)
-
-    def load(self, folder: Path) -> None:
-        """Collective; exact for the same ZeRO stage and world size. Loads only files that this
-        project wrote (pickle)."""
-        loaded, _ = self._engine.load_checkpoint(str(folder), tag=CHECKPOINT_TAG)
-        if loaded is None:
-            raise FileNotFoundError(f"{folder} holds no engine state")
+    def load_extra_state(self, state: dict[str, float | int | bool]) -> None:
+        """After the shards were loaded and published."""
+        if state:
+            scaler = self._engine.optimizer.loss_scaler
+            scaler.cur_scale = state["loss_scale"]
+            scaler.cur_iter = int(state["loss_scale_iteration"])
+            scaler.last_overflow_iter = int(state["loss_scale_last_overflow"])
+        self._refresh_exact_scalars()
 
     def close(self) -> None:
         self._engine.destroy()
-
-
-def deepspeed_config(config: TrainJob) -> dict[str, Any]:
-    """DeepSpeed's JSON, derived. gradient_accumulation_steps stays 1: the batch it counts is the
-    local batch of one optimizer
-    step, so that its batch identity holds on any number of ranks."""
-    content: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": config.local_batch_size,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": config.train.grad_clip_norm,
-        "steps_per_print": 1_000_000_000,
-        "wall_clock_breakdown": False,
-        "zero_optimization": {
-            "stage": config.deepspeed.zero_stage,
-            "overlap_comm": False,
-            "reduce_bucket_size": config.deepspeed.reduce_bucket_size,
-            "allgather_bucket_size": config.deepspeed.allgather_bucket_size,
-        },
-        # on by default, and then it synchronises the device at each forward and step
-        "timers": {"throughput": {"enabled": False}},
-        "checkpoint": {"tag_validation": "Fail"},
-    }
-    if config.train.precision is Precision.bf16:
-        # the list names classes exactly: subclasses would be reduced in float32
-        content["torch_autocast"] = {
-            "enabled": True,
-            "dtype": "bfloat16",
-            "lower_precision_safe_modules": [
-                "torch.nn.Linear",
-                "torch.nn.Conv2d",
-                "torch.nn.Embedding",
-            ],
-        }
-    return content

@@ -46,7 +46,12 @@ class CLIP(nn.Module):
     """Image and text tower with a shared embedding space; see ClipOutput for what comes out."""
 
     def __init__(
-        self, config: ModelConfig, *, init_logit_scale: float, max_logit_scale: float
+        self,
+        config: ModelConfig,
+        *,
+        init_logit_scale: float,
+        max_logit_scale: float,
+        init_logit_bias: float | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= init_logit_scale <= max_logit_scale:
@@ -60,6 +65,9 @@ class CLIP(nn.Module):
         self.text = TextTower(config)
         # Shape (1,): DeepSpeed 0.19.8 fails on a 0-dim parameter.
         self.logit_scale = nn.Parameter(torch.full((1,), init_logit_scale))
+        self.logit_bias = None
+        if init_logit_bias is not None:
+            self.logit_bias = nn.Parameter(torch.full((1,), init_logit_bias))
 
     def encode_image(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, image_size, image_size) RGB -> (B, embed_dim), not normalised."""
@@ -72,14 +80,29 @@ class CLIP(nn.Module):
     def forward(self, images: Tensor, tokens: Tensor) -> ClipOutput:
         text_features = self.encode_text(tokens)
         image_features = self.encode_image(images)
-        # Nothing here that autocast would round: bf16 costs up to 1.6 % of the scale at ln(100).
-        logit_scale = _ClampOneWay.apply(self.logit_scale, 0.0, self.max_logit_scale)
-        return ClipOutput(image_features, text_features, logit_scale)
+        return ClipOutput(image_features, text_features, self.clamp_logit_scale(self.logit_scale))
+
+    def clamp_logit_scale(self, logit_scale: Tensor) -> Tensor:
+        """Into 0..max_logit_scale. Nothing here that autocast would round: bf16 costs up to 1.6 %
+        of the scale at ln(100)."""
+        return _ClampOneWay.apply(logit_scale, 0.0, self.max_logit_scale)
 
 
-def build_clip(config: ModelConfig, *, init_logit_scale: float, max_logit_scale: float) -> CLIP:
-    """A CLIP with fresh weights from torch's global generator, in float32, on the default device.
+def build_clip(
+    config: ModelConfig,
+    *,
+    init_logit_scale: float,
+    max_logit_scale: float,
+    init_logit_bias: float | None = None,
+) -> CLIP:
+    """A CLIP with fresh weights from torch's global generator, in float32, on the default device;
+    with a logit_bias, which only the sigmoid loss has, where its start is given.
 
     Raises ValueError naming the field when the config's sizes do not fit together.
     """
-    return CLIP(config, init_logit_scale=init_logit_scale, max_logit_scale=max_logit_scale)
+    return CLIP(
+        config,
+        init_logit_scale=init_logit_scale,
+        max_logit_scale=max_logit_scale,
+        init_logit_bias=init_logit_bias,
+    )

@@ -68,23 +68,30 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(norm(x)), then x + mlp(norm(x)); in training with dropout on what is added."""
 
-    def __init__(self, width: int, num_heads: int, *, causal: bool, quick_gelu: bool) -> None:
+    def __init__(
+        self, width: int, num_heads: int, *, causal: bool, quick_gelu: bool, dropout: float
+    ) -> None:
         super().__init__()
+        self.dropout = dropout
         self.ln_1 = nn.LayerNorm(width)
         self.attention = Attention(width, num_heads, causal=causal)
         self.ln_2 = nn.LayerNorm(width)
         self.mlp = MLP(width, quick_gelu=quick_gelu)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.ln_1(x))
-        return x + self.mlp(self.ln_2(x))
+        x = x + self._drop(self.attention(self.ln_1(x)))
+        return x + self._drop(self.mlp(self.ln_2(x)))
 
     def pooled(self, x: Tensor, position: Tensor | int) -> Tensor:
         """`forward` at one position of each sample only: (B, L, W) -> (B, W)."""
-        pooled = select_position(x, position) + self.attention.pooled(self.ln_1(x), position)
-        return pooled + self.mlp(self.ln_2(pooled))
+        attended = self._drop(self.attention.pooled(self.ln_1(x), position))
+        pooled = select_position(x, position) + attended
+        return pooled + self._drop(self.mlp(self.ln_2(pooled)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
 
 class Transformer(nn.Module):
@@ -96,7 +103,14 @@ class Transformer(nn.Module):
     """
 
     def __init__(
-        self, width: int, num_layers: int, num_heads: int, *, causal: bool, quick_gelu: bool
+        self,
+        width: int,
+        num_layers: int,
+        num_heads: int,
+        *,
+        causal: bool,
+        quick_gelu: bool,
+        dropout: float,
     ) -> None:
         super().__init__()
         if num_layers < 1 or num_heads < 1 or width % num_heads:
@@ -105,7 +119,8 @@ class Transformer(nn.Module):
                 "choose at least one layer, and a width that the number of heads divides"
             )
         self.blocks = nn.ModuleList(
-            Block(width, num_heads, causal=causal, quick_gelu=quick_gelu) for _ in range(num_layers)
+            Block(width, num_heads, causal=causal, quick_gelu=quick_gelu, dropout=dropout)
+            for _ in range(num_layers)
         )
         # The weights' widths are those of CLIP.initialize_parameters in openai/CLIP, clip/model.py.
         # There they hold for the text tower and the image tower keeps PyTorch's; here for both.

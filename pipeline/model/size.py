@@ -19,13 +19,14 @@ def flops_per_sample(config: ModelConfig, text_tokens: int | None = None) -> int
         stem + L (24 n w^2 + 4 n^2 w) - (n - 1) 18 w^2 + 2 w embed_dim
     where the subtraction is what the last block leaves out, because one token of it is read.
     Without it the sums are those of open_clip's docs/model_profile.csv (ViT-B/32: 14.78 GFLOP).
-    Causal attention counts in full, as is usual.
+    Causal attention counts in full, as is usual; patches that training leaves out do not count.
 
     text_tokens: tokens a caption as computed (a batch is cut after its longest); None: all of
     context_length.
     """
     vision, text = config.vision, config.text
-    image_tokens = (config.image_size // vision.patch_size) ** 2 + 1
+    patches = (config.image_size // vision.patch_size) ** 2
+    image_tokens = max(1, round(patches * (1.0 - vision.patch_dropout))) + 1
     image = _stem_flops(config) + 2 * vision.width * config.embed_dim
     image += _transformer_flops(vision.width, vision.num_layers, image_tokens)
     text_length = text.context_length if text_tokens is None else text_tokens

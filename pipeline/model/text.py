@@ -33,7 +33,12 @@ class TextTower(nn.Module):
         self.token_embedding = nn.Embedding(text.vocab_size, width)
         self.positional_embedding = nn.Parameter(0.01 * torch.randn(text.context_length, width))
         self.transformer = Transformer(
-            width, text.num_layers, text.num_heads, causal=True, quick_gelu=config.quick_gelu
+            width,
+            text.num_layers,
+            text.num_heads,
+            causal=True,
+            quick_gelu=config.quick_gelu,
+            dropout=config.dropout,
         )
         self.ln_final = nn.LayerNorm(width)
         self.projection = nn.Linear(width, config.embed_dim, bias=False)

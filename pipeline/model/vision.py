@@ -33,7 +33,8 @@ class PatchStem(nn.Module):
         cut = images.reshape(batch, channels, grid, patch, grid, patch)
         patches = cut.permute(0, 2, 4, 1, 3, 5).reshape(batch, grid * grid, channels, patch * patch)
         pixels = (patches.to(mean.dtype) - mean[:, None]) / std[:, None]
-        return self.projection(pixels.flatten(2))
+        # pixels are normalised in float32 whatever the weights are
+        return self.projection(pixels.flatten(2).to(self.projection.weight.dtype))
 
 
 class ConvStem(nn.Module):
@@ -55,7 +56,7 @@ class ConvStem(nn.Module):
     def forward(self, images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         """uint8 (B, 3, S, S), mean and std (3,) in units of pixel values -> (B, S/8 * S/8, W)."""
         x = (images.to(mean.dtype) - mean[:, None, None]) / std[:, None, None]
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = x.to(self.conv_1.weight.dtype).contiguous(memory_format=torch.channels_last)
         x = self.activation(self.conv_1(x))
         x = self.activation(self.conv_2(x))
         return self.conv_3(x).flatten(2).transpose(1, 2)
@@ -79,6 +80,7 @@ class VisionTower(nn.Module):
                 f"model.vision.patch_size={stride}: change one of them"
             )
         self.image_size = config.image_size
+        self.patch_dropout = vision.patch_dropout
         # In pixel values, so that uint8 needs no division by 255 first. Not in checkpoints: the
         # config has them.
         for name, values in (("pixel_mean", config.image_mean), ("pixel_std", config.image_std)):
@@ -97,6 +99,7 @@ class VisionTower(nn.Module):
             vision.num_heads,
             causal=False,
             quick_gelu=config.quick_gelu,
+            dropout=config.dropout,
         )
         self.ln_post = nn.LayerNorm(width)
         self.projection = nn.Linear(width, config.embed_dim, bias=False)
@@ -113,6 +116,17 @@ class VisionTower(nn.Module):
                 f"but are {images.dtype} of shape {tuple(images.shape)}"
             )
         patches = self.stem(images, self.pixel_mean, self.pixel_std)
-        class_token = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
-        x = torch.cat([class_token, patches], dim=1) + self.positional_embedding
+        patches = patches + self.positional_embedding[1:]
+        if self.training and self.patch_dropout:
+            patches = self._without_some(patches)
+        class_token = self.class_embedding + self.positional_embedding[0]
+        class_token = class_token.to(patches.dtype).expand(len(patches), 1, -1)
+        x = torch.cat([class_token, patches], dim=1)
         return self.projection(self.ln_post(self.transformer(self.ln_pre(x), 0)))
+
+    def _without_some(self, patches: Tensor) -> Tensor:
+        """(B, patches, W) -> (B, kept, W): for each image others are left out."""
+        batch, number, width = patches.shape
+        kept = max(1, round(number * (1.0 - self.patch_dropout)))
+        chosen = torch.rand(batch, number, device=patches.device).topk(kept, dim=1).indices
+        return patches.gather(1, chosen[..., None].expand(-1, -1, width))

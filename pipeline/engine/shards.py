@@ -1,0 +1,210 @@
+"""What this rank owns of the optimizer's state, as named pieces of parameters.
+
+DeepSpeed 0.19.8 keeps the float32 masters and the moments in flat buffers: stages 1 and 2 one a
+parameter group, cut into equal parts over ranks wherever the cut falls; stage 3 one a sub-group, in
+which each parameter is cut by itself. Here both look alike, so that checkpoints, the average of the
+weights and LAMB know nothing of stages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """The piece of one parameter that this rank owns."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Of the whole parameter."""
+    start: int
+    """First element of the flattened parameter."""
+    values: dict[str, Tensor]
+    """Flat views of equal length: "weight", "exp_avg", "exp_avg_sq", "ema" where there is one.
+    Writing into a view changes the live state. A frozen parameter has its weight alone."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Where a fragment lies: `flat[flat_start : flat_start + numel]` is the parameter from `start`
+    on."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    numel: int
+    flat: Tensor
+    flat_start: int
+
+
+class ParameterShards:
+    """Of a live DeepSpeed engine, stage 1, 2 or 3, offloaded or not; `named` are the model's own
+    parameters."""
+
+    def __init__(self, engine: Any, named: dict[str, nn.Parameter], *, with_ema: bool) -> None:
+        self._zero = engine.optimizer
+        self._stage: int = engine.zero_optimization_stage()
+        self._named = named
+        self._trained = {name: p for name, p in named.items() if p.requires_grad}
+        self.pieces = self._pieces_3() if self._stage == 3 else self._pieces_1_2()
+        self.flats = list({id(piece.flat): piece.flat for piece in self.pieces}.values())
+        self._ema = {id(flat): flat.detach().clone() for flat in self.flats} if with_ema else {}
+
+    def fragments(self) -> list[Fragment]:
+        """The pieces with views of their live values; moments are made where none exist yet."""
+        found = []
+        for piece in self.pieces:
+            sources = {"weight": piece.flat.detach()} | self._moments(piece.flat)
+            if self._ema:
+                sources["ema"] = self._ema[id(piece.flat)]
+            values = {
+                key: source.narrow(0, piece.flat_start, piece.numel)
+                for key, source in sources.items()
+            }
+            found.append(Fragment(piece.name, piece.shape, piece.start, values))
+        return found + self._frozen()
+
+    @property
+    def optimizer_step(self) -> int:
+        """Updates that the moments have seen. Reading waits for the device."""
+        return int(self._state(self.flats[0])["step"]) if self.flats else 0
+
+    @optimizer_step.setter
+    def optimizer_step(self, step: int) -> None:
+        for flat in self.flats:
+            self._state(flat)["step"].fill_(step)
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Collective: after masters were written, the model's parameters become their casts."""
+        if self._stage == 3:
+            self._zero._partition_all_parameters()
+            for number in range(len(self._zero.fp16_groups)):
+                self._zero._reassign_or_swap_out_partitioned_parameters(number)
+            persistent = self._zero.persistent_parameters
+            if persistent:  # small ones, which stay whole on every rank between steps
+                persistent[0].all_gather(persistent)
+        else:
+            self._zero.update_lp_params()
+            for number in range(len(self._zero.bit16_groups)):
+                self._zero._update_model_bit16_weights(number)
+            for name, parameter in self._named.items():
+                if name not in self._trained:
+                    dist.broadcast(parameter.data, src=0)
+
+    @torch.no_grad()
+    def average(self, decay: float, applied: Tensor | float) -> None:
+        """ema += (1 - decay) * applied * (weight - ema): `applied` is 0 on a skipped step."""
+        weight = (1.0 - decay) * applied
+        for flat in self.flats:
+            ema = self._ema[id(flat)]
+            ema.add_((flat.detach() - ema).mul_(weight))
+
+    def swap_average(self) -> None:
+        """Collective: exchange the masters and their average, in the model too. Twice is once
+        nothing."""
+        for flat in self.flats:
+            ema = self._ema[id(flat)]
+            kept = flat.detach().clone()
+            flat.data.copy_(ema)
+            ema.copy_(kept)
+        self.publish()
+
+    def masters(self, names: list[str]) -> dict[str, Tensor]:
+        """Collective: the float32 values of parameters of one element, (1,) on every rank."""
+        mine = torch.zeros(len(names), device=self._device())
+        for piece in self.pieces:
+            if piece.name in names:
+                value = piece.flat.detach().narrow(0, piece.flat_start, 1)
+                mine[names.index(piece.name)] = value.to(mine.device).squeeze()
+        dist.all_reduce(mine)
+        return {name: mine[number : number + 1] for number, name in enumerate(names)}
+
+    def gradients(self) -> list[tuple[str, Tensor]]:
+        """The averaged gradients that this rank is about to apply, by parameter name: between
+        backward and step, not offloaded."""
+        names = {id(parameter): name for name, parameter in self._trained.items()}
+        groups = self._zero.fp16_groups if self._stage == 3 else self._zero.params_in_partition
+        found = []
+        for number, parameters in enumerate(groups):
+            gradients = [
+                gradient
+                for gradient in self._zero.averaged_gradients[number]
+                if not getattr(gradient, "_zero_padding", False)
+            ]
+            found += [
+                (names[id(parameter)], gradient)
+                for parameter, gradient in zip(parameters, gradients)
+            ]
+        return found
+
+    def _device(self) -> torch.device:
+        return next(iter(self._named.values())).device
+
+    def _state(self, flat: Tensor) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self._zero.optimizer.state[flat]
+        if not state:  # torch makes it in the first step; a checkpoint may be loaded before
+            state["step"] = torch.zeros((), dtype=torch.float32, device=flat.device)
+            for key in MOMENTS:
+                state[key] = torch.zeros_like(flat, requires_grad=False)
+        return state
+
+    def _moments(self, flat: Tensor) -> dict[str, Tensor]:
+        state = self._state(flat)
+        return {key: state[key] for key in MOMENTS}
+
+    def _pieces_1_2(self) -> list[_Piece]:
+        pieces = []
+        for name, parameter in self._trained.items():
+            mapping = parameter._hp_mapping
+            if mapping is None:  # it lies in other ranks' parts
+                continue
+            flat = self._zero.single_partition_of_fp32_groups[mapping.param_group_index]
+            where = mapping.lp_fragment_address
+            start = mapping.hp_fragment_address.start
+            pieces.append(
+                _Piece(name, tuple(parameter.shape), where.start, where.numel, flat, start)
+            )
+        return pieces
+
+    def _pieces_3(self) -> list[_Piece]:
+        rank = dist.get_rank(self._zero.dp_process_group)
+        pieces = []
+        for name, parameter in self._trained.items():
+            position = self._zero.grad_position[self._zero.get_param_id(parameter)]
+            group, flat_start, part = position
+            start = rank * part
+            numel = min(part, parameter.ds_numel - start)  # the last parts are padded
+            if numel > 0:
+                flat = self._zero.fp32_partitioned_groups_flat[group]
+                shape = tuple(parameter.ds_shape)
+                pieces.append(_Piece(name, shape, start, numel, flat, flat_start))
+        return pieces
+
+    def _frozen(self) -> list[Fragment]:
+        """Parameters that no optimizer knows: rank 0's copy, or in stage 3 everyone's part."""
+        rank = dist.get_rank()
+        found = []
+        for name, parameter in self._named.items():
+            if name in self._trained:
+                continue
+            if self._stage != 3:
+                if rank == 0:
+                    flat = parameter.data.view(-1)
+                    found.append(Fragment(name, tuple(parameter.shape), 0, {"weight": flat}))
+                continue
+            part = parameter.ds_tensor.numel()
+            numel = min(part, parameter.ds_numel - rank * part)
+            if numel > 0:
+                flat = parameter.ds_tensor.data.view(-1)[:numel]
+                shape = tuple(parameter.ds_shape)
+                found.append(Fragment(name, shape, rank * part, {"weight": flat}))
+        return found
