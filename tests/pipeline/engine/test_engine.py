@@ -61,9 +61,8 @@ def check(results: list[dict[str, Any]], expected: dict[str, Any], *, towers: bo
     weights = whole([result["fragments"] for result in results])
     assert weights.keys() == expected["weights"].keys()
     for name, value in expected["weights"].items():
-        torch.testing.assert_close(
-            weights[name], value, rtol=1e-5, atol=1e-7, msg=lambda told: f"{name}: {told}"
-        )
+        difference = (weights[name] - value).abs() / (1e-7 + 1e-5 * value.abs())
+        assert difference.max() <= 1, f"{name}: {difference.max()} times the tolerance"
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
