@@ -1,0 +1,8 @@
+"""Checkpoints that are whole or absent, written beside the training, and readable by any number of
+ranks and any ZeRO stage."""
+
+from pipeline.engine.checkpoint.errors import CheckpointError
+from pipeline.engine.checkpoint.manager import CheckpointManager
+from pipeline.engine.checkpoint.weights import load_model_weights, newest_step
+
+__all__ = ["CheckpointError", "CheckpointManager", "load_model_weights", "newest_step"]

@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written or used; the message says which and what to do."""

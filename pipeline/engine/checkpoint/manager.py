@@ -1,0 +1,296 @@
+"""When a checkpoint is due, how it is saved, and which one a run goes on from."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import asdict, replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+import torch.distributed as dist
+
+from pipeline.config import TrainJob
+from pipeline.distributed import World, seed_everything
+from pipeline.engine.checkpoint.errors import CheckpointError
+from pipeline.engine.checkpoint.folder import CheckpointFolder, name_of
+from pipeline.engine.checkpoint.generators import generators_text, set_generators
+from pipeline.engine.checkpoint.ranks import Ranks
+from pipeline.engine.checkpoint.reader import misfits, read_fragments
+from pipeline.engine.checkpoint.record import (
+    RankRecord,
+    Record,
+    describe,
+    generators_name,
+    merge_parameters,
+)
+from pipeline.engine.checkpoint.remote import RemoteCheckpoints, Uploader
+from pipeline.engine.checkpoint.search import Search, refuse_other_run
+from pipeline.engine.checkpoint.snapshot import Snapshot
+from pipeline.engine.checkpoint.writer import Work, Writer, Written
+from pipeline.engine.shards import ParameterShards
+from pipeline.state import TrainState
+
+# Of a run that fails: what is being written may become whole, but nobody waits long for it.
+_GRACE_S = 10.0
+_UPLOAD_TIMEOUT_S = 3600.0
+# A folder made on one node is seen by the others within acdirmax of NFS.
+_SHARED_FOLDER_TIMEOUT_S = 90.0
+
+
+class Engine(Protocol):
+    """What a checkpoint is taken from: ClipEngine."""
+
+    @property
+    def shards(self) -> ParameterShards: ...
+
+    def extra_state(self) -> dict[str, float | int | bool]: ...
+
+    def load_extra_state(self, state: dict[str, float | int | bool]) -> None: ...
+
+
+class CheckpointManager:
+    """The checkpoints of one run. All methods are collective: every rank calls them at the same
+    steps. As a context manager it is closed at the end.
+
+    `data_fingerprint` guards against going on with other data. The constructor finds out whether
+    all ranks can write to run_dir and whether checkpoint.remote answers: make it before the model.
+    """
+
+    def __init__(self, config: TrainJob, world: World, data_fingerprint: str) -> None:
+        self._config, self._world, self._data_fingerprint = config, world, data_fingerprint
+        timeout_s = 60.0 * config.cluster.timeout_minutes
+        # one for the main thread and one for the writers', so that neither waits for the other's
+        groups = [
+            dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) for _ in range(2)
+        ]
+        self._ranks = Ranks(world, groups[0])
+        self._folder = CheckpointFolder(Path(config.run_dir) / "checkpoints")
+        self._open_folder()
+        self._remote: RemoteCheckpoints | None = None
+        self._uploader: Uploader | None = None
+        if config.checkpoint.remote:
+            self._open_remote()
+        self._writer = Writer(
+            self._folder, Ranks(world, groups[1]), timeout_s=timeout_s, finished=self._finished
+        )
+        self._snapshot = Snapshot(world.device)
+        self._run_id = self._ranks.of_rank_0(lambda: uuid.uuid4().hex)
+        self._began = time.monotonic()
+        self._stall_s = 0.0
+        self._training = False
+
+    def due(self, state: TrainState) -> bool:
+        """Whether to save now: by steps, or by the minutes of rank 0's clock, which is asked at log
+        steps, where ranks wait for each other anyway (one all-reduce of two numbers on the host).
+
+        Raises on all ranks, CheckpointError on rank 0 and PeerError elsewhere, when one could not
+        write the last checkpoint.
+        """
+        by_clock = False
+        if state.step % self._config.logging.every_steps == 0:
+            by_clock = self._poll()
+        return by_clock or state.step % self._config.checkpoint.every_steps == 0
+
+    def save(self, engine: Engine, state: TrainState) -> float:
+        """Seconds that training stood still: for the copy into host memory, and for the checkpoint
+        before if that is not written yet. The rest is the writer thread's affair.
+
+        Raises on all ranks, as `due`, when the one before could not be written.
+        """
+        began = time.monotonic()
+        self._writer.wait()
+        fragments = engine.shards.fragments()
+        self._snapshot.take(fragments)
+        pieces, parameters = describe(fragments)
+        record_of = partial(  # a copy: the state goes on while this is written
+            self._record, replace(state), engine.extra_state(), engine.shards.optimizer_step
+        )
+        self._writer.start(
+            Work(state.step, self._snapshot, pieces, parameters, generators_text(), record_of)
+        )
+        self._began = time.monotonic()
+        self._stall_s = self._began - began
+        return self._stall_s
+
+    def load_latest(self, engine: Engine) -> TrainState:
+        """The state to go on from: of the newest whole checkpoint in run_dir, else of the newest in
+        checkpoint.remote, else a fresh one.
+
+        Raises CheckpointError when there are checkpoints and none is whole, when one is of other
+        data or another model, and, once training has begun, when there is none to go back to.
+        """
+        self._writer.wait()
+        record = Search(self._folder, self._ranks, self._remote).newest_whole()
+        if record is None:
+            if self._training:
+                raise self._ranks.refusal(
+                    f"{self._folder.path}: no checkpoint to go back to yet; start another run_dir "
+                    f"with a lower train.lr, or save more often (checkpoint.every_steps)"
+                )
+            self._training = True
+            return TrainState()
+        path = self._folder[record.step]
+        self._refuse_misfits(path, record, engine)
+        self._compare_with_remote(record)
+        with self._world.together(f"load {path.name}"):
+            read_fragments(path, record, engine.shards.fragments())
+            engine.shards.optimizer_step = record.optimizer_step
+        engine.shards.publish()
+        engine.load_extra_state(record.extra_state)
+        self._restore_generators(path, record)
+        self._run_id, self._training = record.run_id, True
+        self._began = time.monotonic()
+        return TrainState(record.step, record.samples_seen, record.rollbacks)
+
+    def close(self, *, upload: bool = True) -> None:
+        """Waits for what is being written, and for its copy to checkpoint.remote unless `upload` is
+        False: a run that was told to end has no time for it, and its next start makes up for it.
+
+        Raises on all ranks, as `due`, when the last checkpoint could not be written.
+        """
+        try:
+            self._writer.wait()
+        finally:
+            if self._uploader is not None:
+                self._uploader.close(_UPLOAD_TIMEOUT_S if upload else 0.0)
+                self._uploader = None
+
+    def __enter__(self) -> CheckpointManager:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+            return
+        try:
+            self._writer.wait(_GRACE_S)
+        except (CheckpointError, RuntimeError) as other:
+            self._ranks.say(f"warning: {other}")
+
+    def _open_folder(self) -> None:
+        """Every rank writes a file, and rank 0 has to see all of them: a run_dir that is another
+        folder on another node would otherwise be found out at the first checkpoint."""
+        path, rank = self._folder.path, self._world.rank
+        with self._world.together(f"write to {path}"):
+            path.mkdir(parents=True, exist_ok=True)
+            (path / f".probe_{rank}").write_text(f"{rank}\n")
+        with self._world.together(f"share {path}"):
+            if self._world.is_main:
+                self._see_probes()
+                self._folder.remove_stale()
+
+    def _open_remote(self) -> None:
+        config, remote = self._config.checkpoint, None
+        with self._world.together("open checkpoint.remote"):
+            remote = RemoteCheckpoints(config.remote)
+            if self._world.is_main:
+                remote.latest()
+                self._uploader = Uploader(
+                    remote, self._folder.__getitem__, config.kept, self._ranks.say
+                )
+        self._remote = remote
+
+    def _see_probes(self) -> None:
+        probes = {f".probe_{rank}" for rank in range(self._world.world_size)}
+        deadline = time.monotonic() + _SHARED_FOLDER_TIMEOUT_S
+        while missing := probes - {found.name for found in self._folder.path.glob(".probe_*")}:
+            if time.monotonic() > deadline:
+                ranks = sorted(int(name.removeprefix(".probe_")) for name in missing)
+                raise CheckpointError(
+                    f"{self._folder.path}: what ranks {ranks[:8]} write does not arrive here; put "
+                    f"run_dir on a file system that all nodes share"
+                )
+            time.sleep(0.2)
+        for found in self._folder.path.glob(".probe_*"):
+            found.unlink(missing_ok=True)
+
+    def _poll(self) -> bool:
+        """Is a checkpoint due by the clock? All ranks leave with the same answer, or with the same
+        error when the last one failed."""
+        minutes = self._config.checkpoint.every_minutes
+        if not minutes and not self._writer.pending:
+            return False
+        late = minutes > 0 and time.monotonic() - self._began >= 60.0 * minutes
+        due, busy = self._ranks.any([late and self._world.is_main, self._writer.busy])
+        if not busy:
+            self._writer.wait()
+        return due
+
+    def _record(
+        self,
+        state: TrainState,
+        extra_state: dict[str, float | int | bool],
+        optimizer_step: int,
+        ranks: list[RankRecord],
+    ) -> Record:
+        return Record(
+            **asdict(state),
+            run_id=self._run_id,
+            data_fingerprint=self._data_fingerprint,
+            world_size=self._world.world_size,
+            optimizer_step=optimizer_step,
+            extra_state=extra_state,
+            parameters=merge_parameters(ranks),
+            files=[file for rank in ranks for file in rank.files],
+            pieces=[rank.pieces for rank in ranks],
+        )
+
+    def _finished(self, written: Written) -> None:
+        """In rank 0's writer thread."""
+        self._ranks.say(
+            f"checkpoint {name_of(written.step)}: {written.num_bytes / 1e6:,.1f} MB in "
+            f"{written.written_s:.1f} s; training stood still for {1e3 * self._stall_s:.0f} ms, "
+            f"the device copied for {1e3 * written.copied_s:.0f} ms"
+        )
+        spared: set[int] = set()
+        if self._uploader is not None:
+            self._uploader.add(written.step)
+            spared = self._uploader.in_use()
+        try:
+            self._folder.prune(written.step, self._config.checkpoint.kept, spared)
+        except OSError as error:
+            self._ranks.say(f"warning: an old checkpoint could not be deleted: {error}")
+
+    def _compare_with_remote(self, record: Record) -> None:
+        """What the remote folder lacks of this run is copied now."""
+        if self._remote is not None:
+            there = self._ranks.of_rank_0(partial(refuse_other_run, self._remote, record))
+            if self._uploader is not None and (there is None or there < record.step):
+                self._uploader.add(record.step)
+
+    def _refuse_misfits(self, path: Path, record: Record, engine: Engine) -> None:
+        if record.data_fingerprint != self._data_fingerprint:
+            raise self._ranks.refusal(
+                f"{path}: data_fingerprint was {record.data_fingerprint}, is now "
+                f"{self._data_fingerprint}; resume with the same data, or start another run_dir"
+            )
+        pieces, parameters = describe(engine.shards.fragments())
+        ranks = self._ranks.to_rank_0(RankRecord([], pieces, parameters))
+        wrong = self._ranks.of_rank_0(lambda: misfits(record, merge_parameters(ranks)))
+        if wrong:
+            more = f", and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+            raise self._ranks.refusal(
+                f"{path} is of another model: {', '.join(wrong[:4])}{more}. Resume with the model "
+                f"of run_dir/config.yaml, or start another run_dir"
+            )
+
+    def _restore_generators(self, path: Path, record: Record) -> None:
+        if record.world_size == self._world.world_size:
+            with self._world.together(f"load {path.name}"):
+                set_generators((path / generators_name(self._world.rank)).read_text())
+            return
+        seed_everything(self._config.train.seed * 1_000_003 + record.step, self._world.rank)
+        self._ranks.say(
+            f"{path.name} was written by {record.world_size} ranks, these are "
+            f"{self._world.world_size}: random generators are seeded anew from train.seed and the "
+            f"step"
+        )

@@ -1,0 +1,111 @@
+"""The checkpoint that a run goes on from: the newest that is whole, here or in
+checkpoint.remote."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from pipeline.engine.checkpoint.errors import CheckpointError
+from pipeline.engine.checkpoint.folder import CheckpointFolder, name_of
+from pipeline.engine.checkpoint.ranks import Ranks
+from pipeline.engine.checkpoint.record import Record
+from pipeline.engine.checkpoint.remote import RemoteCheckpoints
+from pipeline.engine.checkpoint.tensors import problem_of
+
+
+@dataclass(frozen=True)
+class Search:
+    """Collective throughout: all ranks find the same."""
+
+    folder: CheckpointFolder
+    ranks: Ranks
+    remote: RemoteCheckpoints | None
+
+    def newest_whole(self) -> Record | None:
+        """None when there is no checkpoint anywhere; CheckpointError when none is whole. One that
+        was only in `remote` lies in `folder` afterwards."""
+        problems: list[str] = []
+        for step in self.ranks.of_rank_0(self.folder.steps):
+            record = self._whole(step, problems)
+            if record is not None:
+                if problems:
+                    self.ranks.say(f"{'; '.join(problems)}: going on from {name_of(step)}")
+                self.ranks.of_rank_0(partial(self.folder.point_latest_to, step))
+                return record
+        if self.remote is not None:
+            for step in self.ranks.of_rank_0(self.remote.steps):
+                record = self._fetched(self.remote, step, problems)
+                if record is not None:
+                    return record
+        if problems:
+            raise self.ranks.refusal(
+                f"{self.folder.path}: no checkpoint is whole: {'; '.join(problems)}. Restore one "
+                f"from a copy, or start another run_dir"
+            )
+        return None
+
+    def _whole(self, step: int, problems: list[str]) -> Record | None:
+        """Each file is read once, by one rank. When something is wrong with one, every rank gets
+        None and a line in `problems`."""
+        name = name_of(step)
+        text, problem = self.ranks.of_rank_0(lambda: _text_or_problem(self.folder, step))
+        if problem:
+            problems.append(f"{name} is damaged ({problem})")
+            return None
+        record = Record.of_text(text)
+        mine = record.files[self.ranks.world.rank :: self.ranks.world.world_size]
+        wrong = [told for file in mine if (told := problem_of(self.folder[step], file))]
+        wrong = sorted(sum(self.ranks.of_all(wrong), []))
+        if wrong:
+            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            problems.append(f"{name} is damaged ({wrong[0]}{more})")
+            return None
+        return record
+
+    def _fetched(self, remote: RemoteCheckpoints, step: int, problems: list[str]) -> Record | None:
+        """Copied by all ranks, each its share of the files."""
+        name, world = name_of(step), self.ranks.world
+
+        def state() -> tuple[str, str]:
+            try:
+                text = remote.state_text(step)
+                Record.of_text(text)
+            except FileNotFoundError:
+                return "", "not all of it has arrived"
+            except CheckpointError as error:
+                return "", str(error)
+            return text, ""
+
+        text, problem = self.ranks.of_rank_0(state)
+        if problem:
+            problems.append(f"{remote.url}/{name} is damaged ({problem})")
+            return None
+        self.ranks.say(f"no whole checkpoint in {self.folder.path}: fetching {remote.url}/{name}")
+        files = Record.of_text(text).files
+        with world.together(f"fetch {remote.url}/{name}"):
+            mine = [file.name for file in files[world.rank :: world.world_size]]
+            remote.download(step, mine, self.folder.aside(step))
+        self.ranks.of_rank_0(lambda: self.folder.commit(step, text, files))
+        return self._whole(step, problems)
+
+
+def _text_or_problem(folder: CheckpointFolder, step: int) -> tuple[str, str]:
+    try:
+        text = folder.state_text(step)
+        Record.of_text(text)
+    except CheckpointError as error:
+        return "", str(error)
+    return text, ""
+
+
+def refuse_other_run(remote: RemoteCheckpoints, record: Record) -> int | None:
+    """The newest step there. Two runs in one remote folder would delete each other's
+    checkpoints."""
+    there = remote.latest()
+    if there is not None and Record.of_text(remote.state_text(there)).run_id != record.run_id:
+        raise CheckpointError(
+            f"checkpoint.remote = {remote.url} holds the checkpoints of another run: give a folder "
+            f"of its own to this one"
+        )
+    return there
