@@ -29,6 +29,8 @@ class World:
     local_rank: int
     world_size: int
     device: torch.device
+    timeout: timedelta = timedelta(minutes=15)
+    """Of the collective operations of every process group."""
 
     @property
     def is_main(self) -> bool:
@@ -89,10 +91,9 @@ def init_distributed(timeout_minutes: float, threads_per_rank: int) -> World:
         torch.set_num_threads(threads_per_rank)
     # DeepSpeed 0.19.8 calls collectives by names that torch 2.13 deprecates: not the user's affair
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=timeout_minutes)
-    )
-    return World(dist.get_rank(), local_rank, dist.get_world_size(), device)
+    timeout = timedelta(minutes=timeout_minutes)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    return World(dist.get_rank(), local_rank, dist.get_world_size(), device, timeout)
 
 
 def seed_everything(seed: int, rank: int) -> None:

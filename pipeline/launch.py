@@ -14,50 +14,63 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from pipeline.config import ConfigError, TrainJob, freeze, job_of_arguments, load_frozen
 
 EXIT_BAD_CONFIG = 2
-GRACE_S = 20.0
+EXIT_PREEMPTED = 75
+"""EX_TEMPFAIL of sysexits.h: told to stop, checkpoint saved, start it again to go on."""
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGUSR1, signal.SIGINT})
+"""Of launchers and schedulers, of Slurm before a time limit, of a terminal."""
+GRACE_S = 5.0
+"""For ranks that lost a peer, to say so: they hold SIGTERM back, and may wait in a collective."""
+POLL_S = 0.05
 PR_SET_PDEATHSIG = 1
 # gloo raises a bare RuntimeError, NCCL its own; both say in words that it was not this rank
 LOST_PEER = ("Connection reset by peer", "Connection closed by peer", "remote process exited")
 
+RankMain = Callable[[TrainJob], "int | None"]
 
-def main(module: str, rank_main: Callable[[TrainJob], None], arguments: list[str]) -> int:
+
+def main(
+    module: str, rank_main: RankMain, arguments: list[str], *, stops_at_checkpoint: bool = False
+) -> int:
     """Entry of `python -m pipeline.train` and `python -m pipeline.evaluate`.
 
     `--config RUN_DIR/config.yaml`: be one rank. Anything else: Hydra overrides; compose, validate,
-    freeze, launch. Returns the exit code: 0, 2 for a configuration that was refused, else that of
-    the rank that failed first.
+    freeze, launch. With `stops_at_checkpoint` the ranks hold STOP_SIGNALS back, and `rank_main`
+    answers them; else they end by them. Returns the exit code: 0, 2 for a configuration that was
+    refused, EXIT_PREEMPTED, else that of the rank that failed first.
     """
     try:
         if arguments[:1] == ["--config"] and len(arguments) == 2:
+            if stops_at_checkpoint:
+                hold_stop_signals()
             return _run_rank(rank_main, load_frozen(arguments[1]))
         job = job_of_arguments(arguments)
+        if job.cluster.nodes > 1:
+            raise ConfigError(
+                f"cluster.nodes = {job.cluster.nodes}: one command starts the ranks of one "
+                "machine; for several nodes use `python -m slurm.submit` with the same arguments"
+            )
         config_path = freeze(job)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_CONFIG
-    if job.cluster.nodes > 1:
-        print(
-            f"error: cluster.nodes = {job.cluster.nodes}: one command starts the ranks of one "
-            f"machine; for several nodes "
-            "use `python -m slurm.submit` with the same arguments",
-            file=sys.stderr,
-        )
-        return EXIT_BAD_CONFIG
-    return launch_ranks(module, config_path, job.cluster.ranks_per_node)
+    return launch_ranks(module, config_path, job.cluster.ranks_per_node, stops_at_checkpoint)
 
 
-def _run_rank(rank_main: Callable[[TrainJob], None], job: TrainJob) -> int:
+def _run_rank(rank_main: RankMain, job: TrainJob) -> int:
     """A failure that has an explanation is told in a line by the rank that knows it; a defect keeps
     its traceback; a rank that only lost its peers says so in a line, for the peer said why."""
     rank = os.environ.get("RANK", "?")
     try:
-        rank_main(job)
+        return rank_main(job) or 0
     except (ValueError, RuntimeError, OSError) as error:
         if type(error).__name__ == "PeerError":
             told = ""
@@ -70,28 +83,78 @@ def _run_rank(rank_main: Callable[[TrainJob], None], job: TrainJob) -> int:
         sys.stderr.write(told)
         sys.stderr.flush()
         os._exit(1)  # not through torch's teardown, which may wait for the peers that are failing
-    return 0
 
 
-def launch_ranks(module: str, config_path: Path, num_ranks: int) -> int:
+class HeldSignals(NamedTuple):
+    """What `hold_stop_signals` found, for `release_stop_signals`."""
+
+    mask: set[int]
+    handlers: dict[int, Any]
+
+
+_noted: set[int] = set()
+
+
+def hold_stop_signals() -> HeldSignals:
+    """From here on STOP_SIGNALS end nothing; `stop_was_asked` tells of them. Main thread only.
+
+    They are blocked, which the processes that this one starts inherit: srun hands a signal to every
+    process of a step, and a handler would not outlive their exec. The handler is for what gets past
+    the block: threads that libraries started before it, and Python's own resource tracker, whose
+    start unblocks SIGTERM and SIGINT for good (ResourceTracker.ensure_running).
+    """
+    found = HeldSignals(
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS),
+        {number: signal.getsignal(number) for number in STOP_SIGNALS},
+    )
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda received, _: _noted.add(received))
+    return found
+
+
+def stop_was_asked() -> bool:
+    """Whether one of STOP_SIGNALS came since they are held; blocks them again where something
+    unblocked them."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    return bool(_noted) or not STOP_SIGNALS.isdisjoint(signal.sigpending())
+
+
+def release_stop_signals(found: HeldSignals) -> None:
+    """As before `hold_stop_signals`; what came in between is answered and does not strike now."""
+    for number in STOP_SIGNALS - found.mask:
+        signal.signal(number, signal.SIG_IGN)  # which discards what is pending
+        _noted.discard(number)
+    signal.pthread_sigmask(signal.SIG_SETMASK, found.mask)
+    for handled, handler in found.handlers.items():
+        signal.signal(handled, handler)
+
+
+def launch_ranks(
+    module: str, config_path: Path, num_ranks: int, stops_at_checkpoint: bool = False
+) -> int:
     """Start `num_ranks` processes of `python -m module --config config_path` and wait for them.
 
-    When one ends with a failure, the others get SIGTERM, and SIGKILL after a grace time: no rank
-    waits for one that is gone. SIGTERM, SIGINT and SIGUSR1 are passed on. Ranks die with this
-    process, even by kill -9.
+    When one fails, the others get SIGTERM, and SIGKILL after GRACE_S: no rank waits for one that is
+    gone. SIGTERM and SIGUSR1 are passed on, SIGINT as SIGTERM; a second SIGINT kills. Ranks die
+    with this process, even by kill -9.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", module, "--config", str(config_path)]
+    # Of Ctrl-C a terminal tells the ranks too; only this process is to answer. Blocked before exec:
+    # a signal during the seconds of `import torch` is not lost, and kills nobody.
+    held = STOP_SIGNALS if stops_at_checkpoint else {signal.SIGINT}
+    received: list[int] = []
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda signalled, _: received.append(signalled))
+    launcher, started_at = os.getpid(), time.time()
+
+    def before_exec() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, held)
+        _die_with(launcher)
+
     ranks: list[subprocess.Popen[bytes]] = []
-
-    def pass_on(received: int, _: object) -> None:
-        for rank in ranks:
-            rank.send_signal(received)
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, pass_on)
     for rank in range(num_ranks):
         environment = os.environ | {
             "RANK": str(rank),
@@ -100,36 +163,91 @@ def launch_ranks(module: str, config_path: Path, num_ranks: int) -> int:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }
-        ranks.append(subprocess.Popen(command, env=environment, preexec_fn=_die_with_parent))
-    return _wait(ranks)
+        ranks.append(subprocess.Popen(command, env=environment, preexec_fn=before_exec))
+    code = _Watch(ranks, received, stops_at_checkpoint).until_all_ended()
+    if code == EXIT_PREEMPTED:
+        _tell(f"checkpoint saved; go on with: python -m {module} run_dir={config_path.parent}")
+    stacks = config_path.parent / "stacks"
+    written = [file.stat() for file in stacks.glob("rank_*")]
+    if any(file.st_size and file.st_mtime >= started_at for file in written):
+        _tell(f"stacks of the stuck ranks: {stacks}")
+    return code
 
 
-def _die_with_parent() -> None:
+def _die_with(launcher: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != launcher:  # it died before the line above
+            os._exit(1)
 
 
-def _wait(ranks: list[subprocess.Popen[bytes]]) -> int:
-    while True:
-        codes = [rank.poll() for rank in ranks]
-        failed = [code for code in codes if code not in (None, 0)]
-        if failed:
-            break
-        if all(code == 0 for code in codes):
-            return 0
-        time.sleep(0.05)
-    first = next(index for index, code in enumerate(codes) if code not in (None, 0))
-    code = int(codes[first] or 1)
-    reason = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-    print(f"error: rank {first} of {len(ranks)} {reason}; stopping the others", file=sys.stderr)
-    for rank in ranks:
-        if rank.poll() is None:
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+class _Watch:
+    """Over the ranks, until the last of them has ended."""
+
+    def __init__(
+        self, ranks: list[subprocess.Popen[bytes]], received: list[int], stops_at_checkpoint: bool
+    ) -> None:
+        self._ranks, self._received = ranks, received
+        self._stops_at_checkpoint = stops_at_checkpoint
+        self._passed_on: list[int] = []
+        self._sent: set[int] = set()
+
+    def until_all_ended(self) -> int:
+        """The exit code of the run; `received` grows by the signals that this process gets."""
+        while True:
+            while self._received:
+                number = self._received.pop(0)
+                if number == signal.SIGINT and number in self._passed_on:
+                    _tell("ending the ranks")
+                    self._kill()
+                    return EXIT_INTERRUPTED
+                self._pass_on(number)
+            codes = [rank.poll() for rank in self._ranks]
+            if any(code not in (None, 0, EXIT_PREEMPTED) for code in codes):
+                return self._failed(codes)
+            if None not in codes:
+                return max(code or 0 for code in codes)
+            time.sleep(POLL_S)
+
+    def _pass_on(self, number: int) -> None:
+        """To the ranks, which answer SIGINT as nobody means it: with a traceback each."""
+        then = "stopping after a checkpoint" if self._stops_at_checkpoint else "stopping"
+        again = "; Ctrl-C again ends the ranks at once" if number == signal.SIGINT else ""
+        _tell(f"{signal.Signals(number).name}: {then}{again}")
+        self._passed_on.append(number)
+        sent = int(signal.SIGTERM) if number == signal.SIGINT else number
+        self._sent.add(sent)
+        for rank in self._ranks:
+            rank.send_signal(sent)
+
+    def _failed(self, codes: list[int | None]) -> int:
+        """End the others; returns the code of the first that failed."""
+        first = next(i for i, code in enumerate(codes) if code not in (None, 0, EXIT_PREEMPTED))
+        code = int(codes[first] or 1)
+        as_told = not self._stops_at_checkpoint and -code in self._sent
+        if not as_told:
+            reason = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+            _tell(f"error: rank {first} of {len(codes)} {reason}; stopping the others")
+        for rank in self._running():
             rank.terminate()
-    deadline = time.monotonic() + GRACE_S
-    while any(rank.poll() is None for rank in ranks) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    for rank in ranks:
-        if rank.poll() is None:
+        deadline = time.monotonic() + GRACE_S
+        while any(self._running()) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        self._kill()
+        if as_told:
+            return 128 + self._passed_on[0]
+        return 128 - code if code < 0 else code
+
+    def _running(self) -> Iterable[subprocess.Popen[bytes]]:
+        return (rank for rank in self._ranks if rank.poll() is None)
+
+    def _kill(self) -> None:
+        for rank in self._running():
             rank.kill()
-            rank.wait()
-    return 128 - code if code < 0 else code
+        for rank in self._ranks:
+            with suppress(subprocess.TimeoutExpired):  # a driver call that even SIGKILL waits for
+                rank.wait(GRACE_S)

@@ -1,4 +1,5 @@
-"""The launcher against real processes: no rank outlives its peers or its parent."""
+"""The launcher against real processes: no rank outlives its peers or parent; all can stop at a
+checkpoint."""
 
 from __future__ import annotations
 
@@ -14,7 +15,12 @@ import pytest
 
 LAUNCH = (
     "import sys; from pathlib import Path; from pipeline.launch import launch_ranks;"
-    "sys.exit(launch_ranks('{module}', Path('config.yaml'), 3))"
+    "sys.exit(launch_ranks('{module}', Path('run/config.yaml'), 3, {stops_at_checkpoint}))"
+)
+# what a training rank does
+HOLDS = (
+    "from pipeline.launch import EXIT_PREEMPTED, hold_stop_signals, stop_was_asked\n"
+    "hold_stop_signals()\nopen(f'up{rank}', 'w')\n"
 )
 
 
@@ -22,11 +28,12 @@ LAUNCH = (
 def module(tmp_path: Path):
     """Writes a module whose ranks do `body`; returns the command that launches three of them."""
 
-    def write(body: str) -> list[str]:
+    def write(body: str, stops_at_checkpoint: bool = False) -> list[str]:
         (tmp_path / "rank_of_test.py").write_text(
             "import os, signal, sys, time\nrank = int(os.environ['RANK'])\n" + body
         )
-        return [sys.executable, "-c", LAUNCH.format(module="rank_of_test")]
+        told = LAUNCH.format(module="rank_of_test", stops_at_checkpoint=stops_at_checkpoint)
+        return [sys.executable, "-c", told]
 
     return write
 
@@ -46,7 +53,7 @@ def test_all_ranks_get_the_variables_of_one_group(module, tmp_path: Path) -> Non
     lines = [(tmp_path / f"out{rank}").read_text().split() for rank in range(3)]
     assert [line[:3] for line in lines] == [[str(rank), str(rank), "3"] for rank in range(3)]
     assert len({tuple(line[3:5]) for line in lines}) == 1
-    assert all(line[5:] == ["--config", "config.yaml"] for line in lines)
+    assert all(line[5:] == ["--config", "run/config.yaml"] for line in lines)
 
 
 def test_a_failing_rank_ends_the_others_and_gives_its_exit_code(module, tmp_path: Path) -> None:
@@ -78,9 +85,9 @@ def test_a_killed_rank_is_named_with_its_signal(module, tmp_path: Path) -> None:
 
 
 def _children_when_up(process: subprocess.Popen, tmp_path: Path) -> list[psutil.Process]:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while len(list(tmp_path.glob("up*"))) < 3:
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
     return psutil.Process(process.pid).children(recursive=True)
 
@@ -107,3 +114,118 @@ def test_ranks_die_with_a_launcher_that_is_killed(module, tmp_path: Path) -> Non
     process.wait(timeout=30)
     _, alive = psutil.wait_procs(ranks, timeout=10)
     assert [rank for rank in alive if rank.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def _started(command: list[str], tmp_path: Path) -> subprocess.Popen[str]:
+    """In a process group of its own, as a shell starts it on a terminal; all three ranks are up."""
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=_environment(tmp_path),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    _children_when_up(process, tmp_path)
+    return process
+
+
+STOPS = HOLDS + (
+    "while not stop_was_asked(): time.sleep(0.01)\ntime.sleep(rank / 4)\nsys.exit(EXIT_PREEMPTED)"
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT])
+def test_ranks_that_were_told_to_stop_end_one_by_one_with_75(
+    number: signal.Signals, module, tmp_path: Path
+) -> None:
+    process = _started(module(STOPS, stops_at_checkpoint=True), tmp_path)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 75, told
+    assert f"{number.name}: stopping after a checkpoint" in told
+    assert "checkpoint saved; go on with: python -m rank_of_test run_dir=run" in told
+    assert "error" not in told and "stopping the others" not in told
+    assert ("Ctrl-C again ends the ranks at once" in told) == (number == signal.SIGINT)
+
+
+def test_ctrl_c_goes_to_the_whole_terminal_and_the_second_one_kills(module, tmp_path: Path) -> None:
+    process = _started(module(HOLDS + "time.sleep(600)", stops_at_checkpoint=True), tmp_path)
+    ranks = psutil.Process(process.pid).children()
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None and all(rank.is_running() for rank in ranks)
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 130, told
+    assert "Traceback" not in told and "KeyboardInterrupt" not in told
+    assert not any(rank.is_running() for rank in ranks)
+
+
+def test_ctrl_c_ends_ranks_that_save_nothing_without_tracebacks(module, tmp_path: Path) -> None:
+    process = _started(module("open(f'up{rank}', 'w')\ntime.sleep(600)"), tmp_path)
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 130, told
+    assert told.splitlines() == ["SIGINT: stopping; Ctrl-C again ends the ranks at once"]
+
+
+def test_a_signal_during_the_imports_of_a_rank_is_not_lost(module, tmp_path: Path) -> None:
+    body = (
+        "open(f'up{rank}', 'w')\n"  # hold_stop_signals comes later than the signal
+        "while not os.path.exists('sent'): time.sleep(0.01)\n" + STOPS
+    )
+    process = _started(module(body, stops_at_checkpoint=True), tmp_path)
+    process.send_signal(signal.SIGUSR1)
+    time.sleep(0.3)
+    (tmp_path / "sent").touch()
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 75, told
+
+
+def test_ranks_that_hold_sigterm_back_are_ended_too_when_one_fails(module, tmp_path: Path) -> None:
+    body = HOLDS + "while not os.path.exists('fail'): time.sleep(0.01)\n"
+    body += "if rank == 1: sys.exit(7)\ntime.sleep(600)"
+    process = _started(module(body, stops_at_checkpoint=True), tmp_path)
+    ranks = psutil.Process(process.pid).children()
+    (tmp_path / "fail").touch()
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 7
+    assert "rank 1 of 3 ended with code 7; stopping the others" in told
+    assert not any(rank.is_running() for rank in ranks)
+
+
+def test_held_signals_are_noted_however_they_arrive(tmp_path: Path) -> None:
+    """Python's resource tracker unblocks SIGTERM and SIGINT in the thread that starts it."""
+    script = (
+        "import os, signal\n"
+        "from multiprocessing import resource_tracker\n"
+        "from pipeline.launch import hold_stop_signals, release_stop_signals, stop_was_asked\n"
+        "before = signal.pthread_sigmask(signal.SIG_BLOCK, [])\n"
+        "found = hold_stop_signals()\n"
+        "resource_tracker.ensure_running()\n"
+        "assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])\n"
+        "assert not stop_was_asked()\n"
+        "assert signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, [])\n"
+        "resource_tracker._resource_tracker._stop()\n"
+        "resource_tracker.ensure_running()\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "assert stop_was_asked()\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "assert signal.SIGUSR1 in signal.sigpending()\n"
+        "release_stop_signals(found)\n"
+        "assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before\n"
+        "assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL\n"
+        "hold_stop_signals()\n"
+        "assert not stop_was_asked()\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "assert stop_was_asked()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        env=_environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 0, ended.stderr
