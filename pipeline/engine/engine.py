@@ -23,7 +23,7 @@ from pipeline.engine.schedule import lr_factor
 from pipeline.engine.shards import ParameterShards
 from pipeline.engine.towers import IMAGE, TEXT, Towers, compile_in_place
 from pipeline.engine.update import Update
-from pipeline.model import CLIP
+from pipeline.model import CLIP, build_clip
 from pipeline.state import DeviceTimer, StepMetrics
 
 # else DeepSpeed warns on every rank that it found no accelerator
@@ -47,14 +47,15 @@ class ClipEngine:
         self._objective = Objective(config.loss, dist.new_group())
         self._towers = Towers(model.to(world.device))
         compile_in_place(model, config.train.compile.value)
-        pixel_statistics = (model.visual.pixel_mean, model.visual.pixel_std)
+        self._pixel_statistics = (model.visual.pixel_mean, model.visual.pixel_std)
+        self._plain: Towers | None = None
         self._engine, *_ = deepspeed.initialize(
             model=self._towers,
             optimizer=build_optimizer(model, config.train),
             config=deepspeed_config(config),
         )
         # DeepSpeed rounds buffers too: a mean of 122.77 to 123
-        model.visual.pixel_mean, model.visual.pixel_std = pixel_statistics
+        model.visual.pixel_mean, model.visual.pixel_std = self._pixel_statistics
         self.shards = ParameterShards(
             self._engine, dict(model.named_parameters()), with_ema=config.train.ema_decay > 0
         )
@@ -155,25 +156,53 @@ class ClipEngine:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Around encode_image and encode_text: no dropout, and the averaged weights where there
-        are some. Collective."""
+        are some. Collective; what is encoded within need not be the same number of batches on all
+        ranks."""
         averaged = self._config.train.ema_decay > 0
         self._engine.eval()
         if averaged:
             self.shards.swap_average()
+        if self._config.deepspeed.zero_stage == 3:
+            self._plain = self._unsharded()
         try:
             yield
         finally:
+            self._plain = None
             if averaged:
                 self.shards.swap_average()
             self._engine.train()
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> Tensor:
-        return self._engine(IMAGE, images)[0]
+        return self._encode(IMAGE, images)
 
     @torch.no_grad()
     def encode_text(self, tokens: Tensor) -> Tensor:
-        return self._engine(TEXT, tokens)[0]
+        return self._encode(TEXT, tokens)
+
+    def _encode(self, tower: str, batch: Tensor) -> Tensor:
+        if self._plain is None:
+            return self._engine(tower, batch)[0]
+        enabled = self._config.train.precision is Precision.bf16
+        with torch.autocast(self._world.device.type, torch.bfloat16, enabled=enabled):
+            return self._plain(tower, batch)[0]
+
+    def _unsharded(self) -> Towers:
+        """A copy with whole weights: a forward of stage 3 is collective, and ranks evaluate
+        unequal numbers of batches."""
+        live = self._towers.clip
+        with torch.device("meta"):  # takes neither memory nor random numbers
+            copy = build_clip(
+                self._config.model,
+                init_logit_scale=self._config.loss.init_logit_scale,
+                max_logit_scale=self._config.loss.max_logit_scale,
+                init_logit_bias=None if live.logit_bias is None else 0.0,
+            )
+        with deepspeed.zero.GatheredParameters(list(live.parameters())):
+            weights = {name: value.detach().clone() for name, value in live.named_parameters()}
+        copy.load_state_dict(weights, assign=True)
+        copy.visual.pixel_mean, copy.visual.pixel_std = self._pixel_statistics
+        return Towers(copy).eval()
 
     def extra_state(self) -> dict[str, float | int | bool]:
         """What a checkpoint needs besides the shards: fp16's loss scale."""

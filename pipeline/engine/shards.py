@@ -8,12 +8,13 @@ weights and LAMB know nothing of stages.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -47,9 +48,9 @@ class _Piece:
 
 class ParameterShards:
     """Of a live DeepSpeed engine, stage 1, 2 or 3, offloaded or not; `named` are the model's own
-    parameters."""
+    parameters, on which DeepSpeed hangs attributes that torch's type does not know."""
 
-    def __init__(self, engine: Any, named: dict[str, nn.Parameter], *, with_ema: bool) -> None:
+    def __init__(self, engine: Any, named: Mapping[str, Any], *, with_ema: bool) -> None:
         self._zero = engine.optimizer
         self._stage: int = engine.zero_optimization_stage()
         self._named = named
