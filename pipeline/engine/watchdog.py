@@ -7,9 +7,13 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 EXIT_STALLED = 1
 # The collective that all wait in stops all within a step: the first to see it leaves them this time
@@ -49,6 +53,17 @@ class Watchdog:
         if step is not None:
             self._step = step
         self._beat_at = time.monotonic()
+
+    def beating(self, work: Callable[P, R], doing: str = "evaluation") -> Callable[P, R]:
+        """`work`, of which each call counts as progress."""
+
+        def beats_too(*args: P.args, **kwargs: P.kwargs) -> R:
+            self.beat(doing)
+            done = work(*args, **kwargs)
+            self.beat()
+            return done
+
+        return beats_too
 
     def __exit__(
         self,

@@ -80,8 +80,10 @@ def test_what_is_done_between_steps_is_named(tmp_path: Path) -> None:
     body = """
 with watchdog:
     watchdog.beat(step=7)
-    watchdog.beat("evaluation")
-    time.sleep(600)
+    encode = watchdog.beating(time.sleep)
+    for _ in range(5):
+        encode(1)  # longer in all than a stall
+    encode(600)
 """
     ended = _launch(tmp_path, body, 1)
     assert "nothing finished for 3 s (since step 7, in evaluation)" in ended.stderr
