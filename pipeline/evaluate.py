@@ -20,7 +20,7 @@ from pipeline.data import EvalSet, Tokenizer, load_eval_set
 from pipeline.distributed import World, init_distributed
 from pipeline.engine.checkpoint import load_model_weights, newest_step
 from pipeline.eval import evaluate_model, format_table, write_report, write_results
-from pipeline.model import build_clip
+from pipeline.model import clip_of_weights
 
 Encoder = Callable[[Tensor], Tensor]
 
@@ -69,12 +69,8 @@ def evaluate(config: TrainJob) -> None:
     with world.together("open the evaluation sets and the checkpoint"):
         evaluation = Evaluation(config, world)
         step = newest_step(run_dir)
-        model = build_clip(
-            config.model,
-            init_logit_scale=config.loss.init_logit_scale,
-            max_logit_scale=config.loss.max_logit_scale,
-        )
-        model.load_state_dict(load_model_weights(run_dir, step))
+        weights = load_model_weights(run_dir, step)
+        model = clip_of_weights(weights, config.model, config.loss.max_logit_scale)
     model = model.to(world.device).eval()
     with torch.inference_mode():
         evaluation.run(model.encode_image, model.encode_text, step)

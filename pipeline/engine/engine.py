@@ -23,7 +23,7 @@ from pipeline.engine.schedule import lr_factor
 from pipeline.engine.shards import ParameterShards
 from pipeline.engine.towers import IMAGE, TEXT, Towers, compile_in_place
 from pipeline.engine.update import Update
-from pipeline.model import CLIP, build_clip
+from pipeline.model import CLIP, clip_of_weights
 from pipeline.state import DeviceTimer, StepMetrics
 
 # else DeepSpeed warns on every rank that it found no accelerator
@@ -47,7 +47,6 @@ class ClipEngine:
         self._objective = Objective(config.loss, dist.new_group())
         self._towers = Towers(model.to(world.device))
         compile_in_place(model, config.train.compile.value)
-        self._pixel_statistics = (model.visual.pixel_mean, model.visual.pixel_std)
         self._plain: Towers | None = None
         self._engine, *_ = deepspeed.initialize(
             model=self._towers,
@@ -55,7 +54,7 @@ class ClipEngine:
             config=deepspeed_config(config),
         )
         # DeepSpeed rounds buffers too: a mean of 122.77 to 123
-        model.visual.pixel_mean, model.visual.pixel_std = self._pixel_statistics
+        model.visual.set_pixel_statistics(config.model, world.device)
         self.shards = ParameterShards(
             self._engine, dict(model.named_parameters()), with_ema=config.train.ema_decay > 0
         )
@@ -191,17 +190,9 @@ class ClipEngine:
         """A copy with whole weights: a forward of stage 3 is collective, and ranks evaluate
         unequal numbers of batches."""
         live = self._towers.clip
-        with torch.device("meta"):  # takes neither memory nor random numbers
-            copy = build_clip(
-                self._config.model,
-                init_logit_scale=self._config.loss.init_logit_scale,
-                max_logit_scale=self._config.loss.max_logit_scale,
-                init_logit_bias=None if live.logit_bias is None else 0.0,
-            )
         with deepspeed.zero.GatheredParameters(list(live.parameters())):
             weights = {name: value.detach().clone() for name, value in live.named_parameters()}
-        copy.load_state_dict(weights, assign=True)
-        copy.visual.pixel_mean, copy.visual.pixel_std = self._pixel_statistics
+        copy = clip_of_weights(weights, self._config.model, self._config.loss.max_logit_scale)
         return Towers(copy).eval()
 
     def extra_state(self) -> dict[str, float | int | bool]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.config import ModelConfig
-from pipeline.model import CLIP, build_clip
+from pipeline.model import CLIP, clip_of_weights
 from pipeline.model.text import EOT_TOKEN
 
 TOLERANCE = 1e-5
@@ -55,12 +55,10 @@ def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
 
 def load_model(weights: dict[str, Tensor], config: ModelConfig, max_logit_scale: float) -> CLIP:
     """This project's towers with the given weights; ExportError if names or shapes are others."""
-    model = build_clip(config, init_logit_scale=max_logit_scale, max_logit_scale=max_logit_scale)
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ExportError(f"the weights are not those of model {config.name}: {error}") from error
-    return model.eval()
+        return clip_of_weights(weights, config, max_logit_scale)
+    except ValueError as error:
+        raise ExportError(str(error)) from error
 
 
 @dataclass(frozen=True)

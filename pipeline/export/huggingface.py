@@ -44,6 +44,11 @@ def write(weights: dict[str, Tensor], config: ModelConfig, folder: Path, probe: 
             f"model.vision.stem={config.vision.stem.value}: CLIPModel has no convolutional stem; "
             "export format=native, or train with model.vision.stem=patch"
         )
+    if "logit_bias" in weights:
+        raise ExportError(
+            "loss.kind=sigmoid: CLIPModel has no logit_bias, and these weights have one; "
+            "export format=open_clip or format=native"
+        )
     try:
         import transformers
     except ImportError as error:

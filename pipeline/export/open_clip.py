@@ -47,7 +47,10 @@ def write(weights: dict[str, Tensor], config: ModelConfig, folder: Path, probe: 
             "stem; export format=native, or train with model.vision.stem=patch"
         )
     write_weights(folder / WEIGHTS, convert(weights, config))
-    write_json(folder / CONFIG, open_clip_config(config))
+    content = open_clip_config(config)
+    if "logit_bias" in weights:  # open_clip makes the parameter only where the config starts it
+        content["model_cfg"]["init_logit_bias"] = weights["logit_bias"].item()
+    write_json(folder / CONFIG, content)
     kept = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     found = read(load_file(str(folder / WEIGHTS)), kept, probe)
     checked = probe.check(found, "an independent reader of open_clip's names")
@@ -69,6 +72,8 @@ def convert(weights: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor
         "text_projection": weights["text.projection.weight"].T,
         "logit_scale": weights["logit_scale"].reshape(()),
     }
+    if "logit_bias" in weights:
+        converted["logit_bias"] = weights["logit_bias"].reshape(())
     for ours, theirs in (("visual", "visual."), ("text", "")):
         for norm in ("ln_pre", "ln_post") if ours == "visual" else ("ln_final",):
             for kind in ("weight", "bias"):
@@ -135,6 +140,8 @@ def read(state: dict[str, Tensor], config: dict[str, Any], probe: Probe) -> Feat
     end = (probe.tokens == EOT_TOKEN).float().argmax(1)
     x = _norm(x, left, "ln_final")[torch.arange(len(x)), end] @ left.pop("text_projection")
     scale = left.pop("logit_scale").exp().item()
+    if "init_logit_bias" in model:
+        left.pop("logit_bias")
     if left:
         raise ExportError(f"open_clip has no parameter named {', '.join(sorted(left))}")
     return Features(F.normalize(image, dim=1), F.normalize(x, dim=1), scale)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import ModelConfig
+from pipeline.config import LossKind, ModelConfig, TrainJob
 from pipeline.model.text import TextTower
 from pipeline.model.vision import VisionTower
 
@@ -106,3 +107,36 @@ def build_clip(
         max_logit_scale=max_logit_scale,
         init_logit_bias=init_logit_bias,
     )
+
+
+def initial_clip(job: TrainJob) -> CLIP:
+    """`build_clip` with the scalars that the job's loss starts with."""
+    return build_clip(
+        job.model,
+        init_logit_scale=job.loss.init_logit_scale,
+        max_logit_scale=job.loss.max_logit_scale,
+        init_logit_bias=job.loss.init_logit_bias if job.loss.kind is LossKind.sigmoid else None,
+    )
+
+
+def clip_of_weights(
+    weights: Mapping[str, Tensor], config: ModelConfig, max_logit_scale: float
+) -> CLIP:
+    """The model that `weights` (float32, by parameter name) are of, for use, not for training.
+
+    Draws no random numbers. Raises ValueError when names or shapes are others.
+    """
+    with torch.device("meta"):
+        model = build_clip(
+            config,
+            init_logit_scale=0.0,
+            max_logit_scale=max_logit_scale,
+            init_logit_bias=0.0 if "logit_bias" in weights else None,
+        )
+    try:
+        model.load_state_dict(dict(weights), assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"the weights are not those of model {config.name}: {error}") from error
+    device = next(model.parameters()).device
+    model.visual.set_pixel_statistics(config, device)
+    return model.eval()

@@ -81,12 +81,9 @@ class VisionTower(nn.Module):
             )
         self.image_size = config.image_size
         self.patch_dropout = vision.patch_dropout
-        # In pixel values, so that uint8 needs no division by 255 first. Not in checkpoints: the
-        # config has them.
-        for name, values in (("pixel_mean", config.image_mean), ("pixel_std", config.image_std)):
-            self.register_buffer(name, torch.tensor(values) * 255, persistent=False)
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
+        self.set_pixel_statistics(config, torch.get_default_device())
 
         self.stem = ConvStem(width) if vision.stem is Stem.conv else PatchStem(stride, width)
         num_patches = (config.image_size // stride) ** 2
@@ -123,6 +120,14 @@ class VisionTower(nn.Module):
         class_token = class_token.to(patches.dtype).expand(len(patches), 1, -1)
         x = torch.cat([class_token, patches], dim=1)
         return self.projection(self.ln_post(self.transformer(self.ln_pre(x), 0)))
+
+    def set_pixel_statistics(self, config: ModelConfig, device: torch.device) -> None:
+        """What is subtracted from pixels and what they are divided by, float32 whatever the weights
+        are. In pixel values, so that uint8 needs no division by 255 first; not in checkpoints: the
+        config has them."""
+        for name, values in (("pixel_mean", config.image_mean), ("pixel_std", config.image_std)):
+            value = torch.tensor(values, dtype=torch.float32, device=device) * 255
+            self.register_buffer(name, value, persistent=False)
 
     def _without_some(self, patches: Tensor) -> Tensor:
         """(B, patches, W) -> (B, kept, W): for each image others are left out."""

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from pipeline.config import ConfigError, ModelConfig, load_frozen, load_model_config
 from pipeline.data import Tokenizer
-from pipeline.model import build_clip
+from pipeline.model import clip_of_weights
 
 Encoder = Callable[[Tensor], Tensor]
 NATIVE_CONFIG, WEIGHTS, RUN_CONFIG, HUGGINGFACE_CONFIG = (
@@ -90,13 +90,10 @@ def _own(
     folder: Path, weights: dict[str, Tensor], config: ModelConfig, device: torch.device
 ) -> Scorer:
     highest = float(weights["logit_scale"].max().clamp(min=0)) if "logit_scale" in weights else 0.0
-    model = build_clip(config, init_logit_scale=highest, max_logit_scale=highest)
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        told = f"model={folder}: the weights are not those of its config: {error}"
-        raise ScoreError(told) from error
-    model = model.to(device).eval()
+        model = clip_of_weights(weights, config, highest).to(device)
+    except ValueError as error:
+        raise ScoreError(f"model={folder}: {error}") from error
     return Scorer(
         f"{folder.name}@{digest(weights)}",
         config.image_size,

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.config import TrainJob, load_job
 from pipeline.data import Batch
 from pipeline.distributed import World
-from pipeline.model import CLIP, build_clip
+from pipeline.model import CLIP, initial_clip
 from tests.pipeline.model.model_configs import random_images, random_tokens
 
 GLOBAL_BATCH_SIZE = 16
@@ -39,13 +39,7 @@ def job(*overrides: str, world_size: int = 1) -> TrainJob:
 
 def model_of(config: TrainJob) -> CLIP:
     torch.manual_seed(config.train.seed)
-    sigmoid = config.loss.kind.value == "sigmoid"
-    model = build_clip(
-        config.model,
-        init_logit_scale=config.loss.init_logit_scale,
-        max_logit_scale=config.loss.max_logit_scale,
-        init_logit_bias=config.loss.init_logit_bias if sigmoid else None,
-    )
+    model = initial_clip(config)
     with torch.no_grad():  # zeros and ones would hide a parameter that is forgotten
         for name, parameter in model.named_parameters():
             if name.endswith("bias") or ".ln_" in name:

@@ -188,6 +188,19 @@ def test_the_clamped_scale_is_exported(tmp_path, format):
     assert load_file(str(file))["logit_scale"].item() == pytest.approx(LN_100)
 
 
+def test_a_logit_bias_goes_where_it_is_known(tmp_path):
+    config = b_32_like(quick_gelu=False)
+    weights = small_clip(config).state_dict() | {"logit_bias": torch.tensor([-7.5])}
+    for format in ("native", "open_clip"):
+        export_weights(weights, config, tmp_path / format, format, max_logit_scale=4.0)
+    state = load_file(str(tmp_path / "open_clip" / "open_clip_model.safetensors"))
+    content = json.loads((tmp_path / "open_clip" / "open_clip_config.json").read_text())
+    assert state["logit_bias"].item() == content["model_cfg"]["init_logit_bias"] == -7.5
+    with pytest.raises(ExportError, match="loss.kind=sigmoid: .*format=open_clip"):
+        export_weights(weights, config, tmp_path / "hf", "huggingface", max_logit_scale=4.0)
+    assert not (tmp_path / "hf").exists()
+
+
 def test_an_existing_folder_and_foreign_weights_are_refused(tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(ExportError, match="out exists: name a new folder"):
