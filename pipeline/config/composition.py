@@ -3,14 +3,16 @@ rank."""
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -19,6 +21,27 @@ from pipeline.config.schema import ClusterConfig, ConfigError, ModelConfig, Trai
 from pipeline.config.validation import validate
 
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
+
+MAY_CHANGE = (
+    # where it runs, what it prints, when it is saved and looked at
+    "run_dir",
+    "force",
+    "cluster",
+    "logging",
+    "checkpoint",
+    "health",
+    "eval",
+    # how the same numbers are computed, up to rounding: a checkpoint is of any number of ranks
+    "deepspeed",
+    "data.num_workers",
+    "data.prefetch_batches",
+    "train.image_micro_batch_size",
+    "train.text_micro_batch_size",
+    "train.compile",
+    "train.overlap_text_gather",
+    "train.threads_per_rank",
+)
+"""Groups and fields in which a resumed run may differ from what was started."""
 
 ConfigStore.instance().store(name="train_schema", node=TrainJob)
 
@@ -84,53 +107,118 @@ def freeze(job: TrainJob) -> Path:
     """Write run_dir/config.yaml, which the ranks load; returns its path.
 
     A run directory that holds another configuration is refused with the difference: a resumed run
-    must be the run that was started. `cluster`, `logging` and the speed of loading may change:
-    where it runs, what it prints and how fast it reads is not what it computes.
+    must be the run that was started, but for what MAY_CHANGE and what `force` names. ConfigError,
+    also where run_dir cannot be written.
     """
     path = Path(job.run_dir) / "config.yaml"
     if path.exists():
-        kept = load_frozen(path)
-        data = dataclasses.replace(
-            job.data,
-            num_workers=kept.data.num_workers,
-            prefetch_batches=kept.data.prefetch_batches,
-        )
-        comparable = dataclasses.replace(job, cluster=kept.cluster, logging=kept.logging, data=data)
-        comparable.run_dir = kept.run_dir
-        before, now = to_yaml(kept).splitlines(), to_yaml(comparable).splitlines()
-        if before != now:
-            lines = difflib.unified_diff(before, now, "of the run", "given now", lineterm="", n=0)
-            changes = "\n  ".join(line for line in lines if not line.startswith("@@"))
-            raise ConfigError(
-                f"run_dir = {job.run_dir}: holds a run of another configuration:\n  {changes}\n"
-                "name another run_dir, or resume with nothing but run_dir=... given"
-            )
-        if job.world_size != kept.world_size:
-            raise ConfigError(
-                f"cluster.nodes x cluster.ranks_per_node = {job.world_size}: the run in "
-                f"{job.run_dir} has "
-                f"{kept.world_size} ranks, and its optimizer state is sharded over them; resume "
-                f"with the same number"
-            )
-    path.parent.mkdir(parents=True, exist_ok=True)
+        _refuse_another(job, load_frozen(path))
+    elif job.force:
+        raise ConfigError(f"force = {job.force}: run_dir = {job.run_dir} holds no run to differ in")
     aside = path.with_name(".config.yaml.tmp")
-    aside.write_text(to_yaml(job))
-    os.replace(aside, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(to_yaml(job))
+        os.replace(aside, path)
+    except OSError as error:
+        raise ConfigError(
+            f"run_dir = {job.run_dir}: cannot be written ({error}); name a folder that can"
+        ) from error
     return path
 
 
+def _refuse_another(job: TrainJob, kept: TrainJob) -> None:
+    """ConfigError where `job` is not the run that was started, or where `force` is not exact."""
+    before, now = _fields(kept), _fields(job)
+    differing = [name for name in now if before[name] != now[name] and not _may_change(name)]
+    problems = []
+    for name in job.force:
+        if name not in now:
+            like = difflib.get_close_matches(name, now, n=1)
+            hint = f"; do you mean {like[0]}?" if like else "; give full names, such as train.lr"
+            problems.append(f"force names {name}, which is no field{hint}")
+        elif _may_change(name):
+            problems.append(f"force names {name}, which may change anyway: leave it out")
+        elif name not in differing:
+            problems.append(
+                f"force names {name}, which is {now[name]} in the run too: leave it out"
+            )
+    if problems:
+        raise ConfigError("\n  ".join(problems))
+    unnamed = [name for name in differing if name not in job.force]
+    if unnamed:
+        changes = "\n".join(
+            f"  - {name}: {before[name]}\n  + {name}: {now[name]}" for name in unnamed
+        )
+        raise ConfigError(
+            f"run_dir = {job.run_dir}: holds a run of another configuration (- of the run, + given "
+            f"now):\n{changes}\nname another run_dir, or resume with nothing but run_dir=... "
+            f"given, or change the run from here on with force=[{','.join(differing)}]"
+        )
+
+
+def _may_change(name: str) -> bool:
+    return any(name == allowed or name.startswith(f"{allowed}.") for allowed in MAY_CHANGE)
+
+
+def _fields(job: TrainJob) -> dict[str, str]:
+    """Every value under its full name, as YAML writes it; a list is one value."""
+    fields: dict[str, str] = {}
+
+    def add(prefix: str, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            if isinstance(value, dict):
+                add(f"{prefix}{name}.", value)
+            else:
+                fields[prefix + name] = json.dumps(value)
+
+    plain = OmegaConf.to_container(OmegaConf.structured(job), enum_to_str=True)
+    add("", plain)  # type: ignore[arg-type]
+    return fields
+
+
 def job_of_arguments(overrides: list[str]) -> TrainJob:
-    """The job that a command line means: `run_dir=X` alone, where X is an earlier run, is that run;
-    else compose."""
-    run_dirs = [word.partition("=")[2] for word in overrides if word.startswith("run_dir=")]
-    if len(overrides) == 1 and run_dirs and (Path(run_dirs[0]) / "config.yaml").exists():
-        job = load_frozen(Path(run_dirs[0]) / "config.yaml")
-        job.run_dir = run_dirs[0]  # the folder may have been moved
-        problems = validate(job)
-        if problems:
-            raise ConfigError(f"the run in {run_dirs[0]} cannot go on:\n  " + "\n  ".join(problems))
-        return job
-    return load_job(overrides)
+    """The job that a command line means.
+
+    `run_dir=X` where X is an earlier run is that run, with what single values are given beside it
+    (`cluster.nodes=4`); anything else is composed.
+    """
+    job = _earlier_run(overrides)
+    if job is None:
+        return load_job(overrides)
+    problems = validate(job)
+    if problems:
+        raise ConfigError(f"the run in {job.run_dir} cannot go on:\n  " + "\n  ".join(problems))
+    return job
+
+
+def _earlier_run(overrides: list[str]) -> TrainJob | None:
+    """None where there is none, or where a word chooses a group of values: experiment=..."""
+    try:
+        words = OverridesParser.create().parse_overrides(overrides)
+    except HydraException:
+        return None  # composing tells what is wrong
+    if not all(
+        word.type is OverrideType.CHANGE
+        and not word.is_sweep_override()
+        and ("." in word.key_or_group or word.key_or_group in ("run_dir", "force"))
+        for word in words
+    ):
+        return None
+    values = {word.key_or_group: word.value() for word in words}
+    path = Path(str(values.get("run_dir", ""))) / "config.yaml"
+    if "run_dir" not in values or not path.exists():
+        return None
+    kept = load_frozen(path)
+    kept.force = []  # of an earlier change
+    merged = OmegaConf.structured(kept)
+    try:
+        for name, value in values.items():
+            OmegaConf.update(merged, name, value)
+        job: TrainJob = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"the configuration does not compose: {_whole_story(error)}") from error
+    return job
 
 
 def _whole_story(error: BaseException) -> str:

@@ -324,6 +324,8 @@ class ClusterConfig:
 class TrainJob:
     run_dir: str = ""
     """Everything of the run goes here; naming the folder of an earlier run resumes it."""
+    force: list[str] = field(default_factory=list)
+    """Fields in which this job knowingly differs from the run in run_dir: [train.lr]."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)

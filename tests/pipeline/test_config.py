@@ -125,26 +125,106 @@ def test_naming_the_run_directory_resumes_its_configuration(given: list[str]) ->
 def test_another_configuration_in_the_run_directory_is_refused_with_the_difference(
     given: list[str],
 ) -> None:
-    freeze(load_job(["experiment=tiny", *given]))
-    with pytest.raises(ConfigError, match=r"(?s)-  lr: 0.001.*\+  lr: 0.5"):
-        freeze(load_job(["experiment=tiny", *given, "train.lr=0.5"]))
-    freeze(
-        load_job(
-            [
-                "experiment=tiny",
-                *given,
-                "logging.every_steps=3",
-                "data.num_workers=7",
-                "data.prefetch_batches=9",
-            ]
-        )
-    )  # what it prints and how fast it reads
+    path = freeze(load_job(["experiment=tiny", *given]))
+    before = path.read_text()
+    with pytest.raises(ConfigError) as refused:
+        freeze(load_job(["experiment=tiny", *given, "train.lr=0.5", "train.precision=fp16"]))
+    told = str(refused.value)
+    assert "  - train.lr: 0.001\n  + train.lr: 0.5\n" in told
+    assert '  + train.precision: "fp16"' in told
+    assert told.endswith("force=[train.lr,train.precision]")
+    assert path.read_text() == before
 
 
-def test_resuming_with_other_ranks_is_refused(given: list[str]) -> None:
+@pytest.mark.parametrize(
+    "word",
+    [
+        "cluster.ranks_per_node=4",
+        "deepspeed.zero_stage=3",
+        "logging.every_steps=3",
+        "checkpoint.kept=5",
+        "health.stall_minutes=3",
+        "eval.batch_size=3",
+        "data.num_workers=7",
+        "data.prefetch_batches=9",
+        "train.image_micro_batch_size=2",
+        "train.text_micro_batch_size=4",
+        "train.compile=blocks",
+        "train.overlap_text_gather=false",
+        "train.threads_per_rank=3",
+    ],
+)
+def test_a_resumed_run_may_change_how_and_where_it_computes(word: str, given: list[str]) -> None:
     freeze(load_job(["experiment=tiny", *given]))
-    with pytest.raises(ConfigError, match="4: the run in .* has 2 ranks"):
-        freeze(load_job(["experiment=tiny", *given, "cluster.ranks_per_node=4"]))
+    job = load_job(["experiment=tiny", *given, word])
+    assert load_frozen(freeze(job)) == job
+
+
+@pytest.mark.parametrize(
+    "word", ["train.global_batch_size=32", "train.seed=1", "data.chunk_size=3", "model.name=other"]
+)
+def test_a_resumed_run_may_not_change_what_it_computes(word: str, given: list[str]) -> None:
+    freeze(load_job(["experiment=tiny", *given]))
+    with pytest.raises(ConfigError, match=f"force=.{word.partition('=')[0]}"):
+        freeze(load_job(["experiment=tiny", *given, word]))
+
+
+def test_force_names_exactly_what_differs(given: list[str]) -> None:
+    freeze(load_job(["experiment=tiny", *given]))
+
+    def refusal(*words: str) -> str:
+        with pytest.raises(ConfigError) as refused:
+            freeze(load_job(["experiment=tiny", *given, *words]))
+        return str(refused.value)
+
+    assert "+ train.seed: 3" in refusal("train.lr=0.5", "train.seed=3", "force=[train.lr]")
+    assert "train.steps, which is 20 in the run too" in refusal("force=[train.steps]")
+    told = refusal("force=[train.lrr,train,cluster.nodes]")
+    assert "train.lrr, which is no field; do you mean train.lr?" in told
+    assert "names train, which is no field" in told
+    assert "cluster.nodes, which may change anyway" in told
+    words = ["train.lr=0.5", "train.seed=3", "force=[train.lr,train.seed]"]
+    forced = load_frozen(freeze(load_job(["experiment=tiny", *given, *words])))
+    assert (forced.train.lr, forced.train.seed) == (0.5, 3)
+    # the next start is not forced any more: it is that run
+    resumed = job_of_arguments([f"run_dir={forced.run_dir}"])
+    freeze(resumed)
+    assert resumed.train.lr == 0.5 and resumed.force == []
+
+
+def test_force_without_a_run_is_refused(given: list[str]) -> None:
+    job = load_job(["experiment=tiny", *given, "force=[train.lr]"])
+    with pytest.raises(ConfigError, match="holds no run to differ in"):
+        freeze(job)
+    assert not Path(job.run_dir).exists()
+
+
+def test_values_given_beside_the_run_directory_change_that_run(given: list[str]) -> None:
+    started = load_job(["experiment=tiny", *given, "train.lr=0.00123"])
+    freeze(started)
+    run_dir = f"run_dir={started.run_dir}"
+    job = job_of_arguments([run_dir, "cluster.ranks_per_node=4", "train.compile=towers"])
+    assert (job.world_size, job.train.compile.value, job.train.lr) == (4, "towers", 0.00123)
+    freeze(job)
+    with pytest.raises(ConfigError, match="force=.train.steps"):
+        freeze(job_of_arguments([run_dir, "train.steps=30"]))
+    freeze(job_of_arguments([run_dir, "train.steps=30", "force=[train.steps]"]))
+    assert job_of_arguments([run_dir]).train.steps == 30
+    with pytest.raises(ConfigError, match=r"(?s)cannot go on.*global_batch_size"):
+        job_of_arguments([run_dir, "cluster.ranks_per_node=7"])
+    with pytest.raises(ConfigError, match="ranks_per_nod"):
+        job_of_arguments([run_dir, "cluster.ranks_per_nod=1"])
+    with pytest.raises(ConfigError, match="many"):
+        job_of_arguments([run_dir, "train.steps=many"])
+    with pytest.raises(ConfigError, match="data.manifest is not given"):
+        job_of_arguments([run_dir, "experiment=tiny"])  # composed anew
+
+
+def test_a_run_directory_that_cannot_be_written_is_refused(given: list[str]) -> None:
+    manifest = given[0].partition("=")[2]
+    below_a_file = f"{manifest}/run"
+    with pytest.raises(ConfigError, match="run_dir = .*manifest.json/run: cannot be written"):
+        freeze(load_job(["experiment=tiny", given[0], f"run_dir={below_a_file}"]))
 
 
 def test_composing_needs_no_torch() -> None:
