@@ -104,20 +104,24 @@ def collect_facts(paths: DatasetPaths, max_per_query: int, config: ReportConfig)
 
 _HOST = "regexp_extract(url, '^[a-zA-Z]+://([^/?#]*)', 1)"
 _FATES = "SELECT status, count(*) AS n FROM ledger GROUP BY status ORDER BY n DESC, status"
-_PER_QUERY = f"""
-    SELECT q.query_id, q.query, q.folded, q.origin, coalesce(l.found, 0), coalesce(l.packed, 0)
-    FROM queries q LEFT JOIN (
-        SELECT query_id, count(*) AS found, count(*) FILTER (status = '{PACKED}') AS packed
-        FROM (SELECT status, unnest(query_ids) AS query_id FROM ledger) GROUP BY query_id
-    ) l USING (query_id) ORDER BY q.query_id
-"""
-# The captions as they were packed; curation may have changed those of the ledger.
-_PACKED_CAPTIONS = f"""
+# Captions and queries as they were packed: curation may have changed the ledger's captions, and a
+# sample has the queries of all pairs that show its picture.
+_PACKED_ROWS = f"""
     FROM balanced JOIN (SELECT uid FROM ledger WHERE status = '{PACKED}') USING (uid)
 """
-_WORDS = f"SELECT len(string_split(caption, ' ')), count(*) {_PACKED_CAPTIONS} GROUP BY 1"
-_CAPTIONS = f"SELECT caption {_PACKED_CAPTIONS} ORDER BY uid LIMIT $limit"
-_CONCEPTS = f"SELECT len(query_ids), count(*) FROM ledger WHERE status = '{PACKED}' GROUP BY 1"
+_PER_QUERY = f"""
+    SELECT q.query_id, q.query, q.folded, q.origin, coalesce(l.found, 0), coalesce(p.packed, 0)
+    FROM queries q LEFT JOIN (
+        SELECT query_id, count(*) AS found
+        FROM (SELECT unnest(query_ids) AS query_id FROM ledger) GROUP BY query_id
+    ) l USING (query_id) LEFT JOIN (
+        SELECT query_id, count(*) AS packed
+        FROM (SELECT unnest(query_ids) AS query_id {_PACKED_ROWS}) GROUP BY query_id
+    ) p USING (query_id) ORDER BY q.query_id
+"""
+_WORDS = f"SELECT len(string_split(caption, ' ')), count(*) {_PACKED_ROWS} GROUP BY 1"
+_CAPTIONS = f"SELECT caption {_PACKED_ROWS} ORDER BY uid LIMIT $limit"
+_CONCEPTS = f"SELECT len(query_ids), count(*) {_PACKED_ROWS} GROUP BY 1"
 _LICENSES = f"""
     SELECT coalesce(nullif(k.license, ''), 'not stated') AS license,
            coalesce(k.license_url, '') AS license_url, count(*) AS n

@@ -13,6 +13,9 @@ far as they were crawled, and it is exactly that where the first balancing kept 
 survivors themselves would flatten the head a second time: a query keeps more than t wherever it
 comes with rarer ones.
 
+A pair whose picture is in the data set as that of another one survives for the queries that only it
+brings there: a sample counts once for each query of all its pairs.
+
 The hash is that of the first balancing: what stays was kept there, and a run with a better
 balance.expected_survival crawls the missing pairs and no other again.
 """
@@ -23,10 +26,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_tools.balance import (
@@ -62,21 +67,24 @@ SURVIVAL = pa.schema(
     ]
 )
 _KEPT = """
-    SELECT k.query_ids, k.keep_probability, c.uid IS NOT NULL AS survived
+    SELECT k.query_ids, k.keep_probability, c.uid IS NOT NULL AS survived,
+           CASE WHEN c.uid IS NOT NULL THEN k.query_ids ELSE coalesce(u.query_ids, []) END AS alive
     FROM read_parquet($kept) k LEFT JOIN (SELECT uid FROM read_parquet($curated)) c USING (uid)
+    LEFT JOIN (SELECT uid, query_ids FROM read_parquet($united)) u USING (uid)
     ORDER BY uid
 """
 _CURATED = f"""
-    SELECT {", ".join(f"c.{name}" for name in CURATED.names)}, k.query_ids, k.keep_probability
+    SELECT {", ".join(f"c.{name}" for name in CURATED.names)}, k.keep_probability
     FROM read_parquet($curated) c
-    JOIN (SELECT uid, query_ids, keep_probability FROM read_parquet($kept)) k USING (uid)
+    JOIN (SELECT uid, keep_probability FROM read_parquet($kept)) k USING (uid)
     ORDER BY c.uid
 """
 
 
 @dataclass
 class Survival:
-    """Of each query (arrays), what was kept, and what crawl and curation left of it."""
+    """Of each query (arrays), the pairs that were kept, and the samples that crawl and curation
+    left of them."""
 
     kept: np.ndarray
     curated: np.ndarray
@@ -92,17 +100,17 @@ class Survival:
 
         return cls(zeros(np.int64), zeros(np.int64), zeros(np.float64), zeros(np.float64))
 
-    def add(self, ids: pa.Array, probability: np.ndarray, survived: np.ndarray) -> None:
-        lengths = ids.value_lengths().to_numpy()
-        queries, size = ids.flatten().to_numpy(), len(self.kept)
-        weights = np.repeat(1.0 / probability, lengths)
-        alive = np.repeat(survived, lengths)
-        self.kept += np.bincount(queries, minlength=size)
-        self.curated += np.bincount(queries[alive], minlength=size)
-        self.weight_kept += np.bincount(queries, weights, minlength=size)
-        self.weight_curated += np.bincount(queries[alive], weights[alive], minlength=size)
-        self.num_kept += len(lengths)
-        self.num_curated += int(survived.sum())
+    def add(self, kept: pa.Array, alive: pa.Array, probability: np.ndarray) -> None:
+        """Query ids of pairs as they were kept, and those of them that the curated table has."""
+        size = len(self.kept)
+        for ids, counts, sums in (
+            (kept, self.kept, self.weight_kept),
+            (alive, self.curated, self.weight_curated),
+        ):
+            queries = ids.flatten().to_numpy()
+            weights = np.repeat(1.0 / probability, ids.value_lengths().to_numpy())
+            counts += np.bincount(queries, minlength=size)
+            sums += np.bincount(queries, weights, minlength=size)
 
     def rates(self) -> np.ndarray:
         """s_e; 0 for a query of which nothing was kept."""
@@ -119,11 +127,11 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
     DataError when nothing is left, or when the curated rows are not among the kept ones."""
     t = chosen_max_per_query(job.balance, paths)
     counts = count_per_query(id_batches([paths.table("candidates")]))
-    tables = {name: str(paths.table(name)) for name in ("kept", "curated")}
+    tables = {name: _there(paths.table(name)) for name in ("kept", "curated", "united")}
     with on_disk_database(paths.root / "tables") as database:
         survival = measure(database.sql(_KEPT, params=tables), len(counts))
         missed = missed_per_query(counts * survival.rates(), t)
-        rows = database.sql(_CURATED, params=tables)
+        rows = database.sql(_CURATED, params={n: tables[n] for n in ("kept", "curated")})
         balanced = _write_balanced(rows, paths, missed, job.balance.seed, survival)
     _write_survival(paths, counts, survival, balanced)
     print(told(survival), file=sys.stderr, flush=True)
@@ -137,14 +145,19 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
     }
 
 
+def _there(table: Path) -> str:
+    if not table.exists():
+        raise DataError(f"{table} does not exist: delete tables/done/curate.json, and run again")
+    return str(table)
+
+
 def measure(kept: duckdb.DuckDBPyRelation, num_queries: int) -> Survival:
     survival = Survival.of(num_queries)
     for batch in kept.to_arrow_reader(ROWS_PER_BATCH):
-        survival.add(
-            batch.column("query_ids"),
-            batch.column("keep_probability").to_numpy().astype(np.float64),
-            batch.column("survived").to_numpy(zero_copy_only=False),
-        )
+        probability = batch.column("keep_probability").to_numpy().astype(np.float64)
+        survival.add(batch.column("query_ids"), batch.column("alive"), probability)
+        survival.num_kept += batch.num_rows
+        survival.num_curated += pc.sum(batch.column("survived")).as_py()
     return survival
 
 

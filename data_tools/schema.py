@@ -76,9 +76,17 @@ FETCHED = pa.schema(
 )
 
 # Fetched rows that curation passed, with the caption as it will be packed; `captions` are all texts
-# that came with the same image, that one included.
-CURATED = FETCHED.append(pa.field("caption", pa.string())).append(
-    pa.field("captions", pa.list_(pa.string()))
+# that came with the same image, that one included, and `query_ids` the queries of all of them.
+CURATED = (
+    FETCHED.append(pa.field("caption", pa.string()))
+    .append(pa.field("captions", pa.list_(pa.string())))
+    .append(pa.field("query_ids", pa.list_(pa.int32())))
+)
+
+# Pairs whose picture is in the curated table as that of the pair `main`; `query_ids` are those that
+# this pair and no other brings there. A pair that brings none has no row.
+UNITED = pa.schema(
+    [("uid", pa.string()), ("main", pa.string()), ("query_ids", pa.list_(pa.int32()))]
 )
 
 # Curated rows that the second balancing kept, with the probability they had there.
@@ -158,8 +166,8 @@ class DatasetPaths:
         return self.root / "tables" / "matched"
 
     def table(self, name: str) -> Path:
-        """`tables/NAME.parquet`: queries, searched, candidates, kept, fetched, curated,
-        balanced."""
+        """`tables/NAME.parquet`: queries, searched, candidates, kept, fetched, united,
+        curated, balanced."""
         return self.root / "tables" / f"{name}.parquet"
 
     def fates(self, stage: str) -> Path:

@@ -1,4 +1,4 @@
-"""Several pairs with one picture become one sample, which keeps the captions of all.
+"""Several pairs with one picture become one sample, which keeps the captions and queries of all.
 
 `live` is the view of the pairs that no rule has taken out yet, `rejected` where rules write to, and
 `merged` (uid, main) says whose picture a pair shows. `curate.caption_choice` decides which pair is
@@ -80,6 +80,23 @@ def drop_near_duplicates(
     database.execute("INSERT INTO merged SELECT uid, main FROM near WHERE uid != main")
     database.execute("DROP TABLE near")
     database.execute("DROP TABLE nodes")
+
+
+def unite_queries(database: duckdb.DuckDBPyConnection) -> None:
+    """Make `united` (schema.UNITED): what the pairs in `merged` add to the queries of the live pair
+    that shows their picture. Of several that have a query, that of the smallest uid brings it."""
+    database.execute("""
+        CREATE TABLE united AS
+        WITH members AS (
+            SELECT p.uid, coalesce(above.main, m.main) AS main, unnest(p.query_ids) AS query_id
+            FROM merged m JOIN pairs p USING (uid) LEFT JOIN merged above ON m.main = above.uid
+        ), brought AS (
+            SELECT main, query_id, min(uid) AS uid FROM members GROUP BY main, query_id
+        )
+        SELECT b.uid, b.main, list(b.query_id ORDER BY b.query_id) AS query_ids
+        FROM brought b JOIN live l ON b.main = l.uid
+        WHERE NOT list_contains(l.query_ids, b.query_id) GROUP BY b.uid, b.main
+        """)
 
 
 def collect_captions(database: duckdb.DuckDBPyConnection, max_captions: int) -> None:

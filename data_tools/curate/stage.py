@@ -7,7 +7,8 @@ Rules are asked in this order, and the first that a pair breaks is its fate:
     pixels          features.py          decoded once, kept in tables/features/; contrast
     contamination   contamination.py     before duplicates: an evaluation image must not be the one
                                          that stays of several
-    duplicates      duplicates.py        same bytes, then near pictures; captions are gathered
+    duplicates      duplicates.py        same bytes, then near pictures; captions and queries are
+                                         gathered
     classifiers     classifiers.py       last, on the fewest pairs: they cost most
 
 Nothing here grows with the crawl but files: tables are streamed, DuckDB joins and sorts on disk.
@@ -31,12 +32,22 @@ from data_tools.curate.duplicates import (
     collect_captions,
     drop_exact_duplicates,
     drop_near_duplicates,
+    unite_queries,
 )
 from data_tools.curate.near_duplicates import Nearness
 from data_tools.curate.rules import apply_rule, metadata_rules, pixel_rules
 from data_tools.curate.work_database import work_database, write_query
 from data_tools.progress import StageProgress
-from data_tools.schema import CURATED, FATES, FETCHED, KEPT, REJECTED, DataError, DatasetPaths
+from data_tools.schema import (
+    CURATED,
+    FATES,
+    FETCHED,
+    KEPT,
+    REJECTED,
+    UNITED,
+    DataError,
+    DatasetPaths,
+)
 from data_tools.workers import in_processes
 
 CAPTIONS_PER_UNIT = 16384
@@ -94,6 +105,7 @@ def _run(config: CurateConfig, paths: DatasetPaths) -> dict[str, int]:
         for classifier in config.classifiers:
             drop_low_scores(database, classifier, paths)
         collect_captions(database, config.max_captions)
+        unite_queries(database)
         return _write(database, config, paths, num_fetched)
 
 
@@ -175,7 +187,8 @@ def _make_tables(database: duckdb.DuckDBPyConnection, paths: DatasetPaths, scrat
         """
         CREATE TABLE pairs AS
         SELECT p.uid, j.caption, p.sha256, p.original_width, p.original_height,
-               len(k.query_ids) AS num_queries, coalesce(k.mature, false) AS mature, k.source
+               k.query_ids, len(k.query_ids) AS num_queries,
+               coalesce(k.mature, false) AS mature, k.source
         FROM places p JOIN read_parquet($judged) j USING (uid)
         JOIN read_parquet($kept) k USING (uid)
         """,
@@ -238,10 +251,14 @@ def _write(
             f"curation left none of {num_fetched} images: {listed}. Loosen the rules (curate.* "
             "in the configuration)"
         )
+    write_query(database, "SELECT * FROM united ORDER BY uid", paths.table("united"), UNITED)
     write_query(
         database,
-        "SELECT p.*, l.caption, t.captions FROM live l JOIN places p USING (uid) "
-        "JOIN texts t USING (uid) ORDER BY uid",
+        "SELECT p.*, l.caption, t.captions, "
+        "list_sort(list_concat(l.query_ids, coalesce(u.added, []))) AS query_ids "
+        "FROM live l JOIN places p USING (uid) JOIN texts t USING (uid) LEFT JOIN "
+        "(SELECT main AS uid, flatten(list(query_ids)) AS added FROM united GROUP BY main) u "
+        "USING (uid) ORDER BY uid",
         paths.table("curated"),
         CURATED,
     )

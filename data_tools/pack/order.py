@@ -45,7 +45,8 @@ def write_order(config: PackConfig, paths: DatasetPaths, target: Path) -> None:
             database.execute("SET enable_progress_bar = false")
             database.execute(f"""
                 COPY (
-                    SELECT c.*, k.* EXCLUDE (uid, caption, width, height, keep_probability),
+                    SELECT c.*, k.* EXCLUDE
+                               (uid, caption, width, height, query_ids, keep_probability),
                            {_TAR_BYTES} AS tar_bytes
                     FROM read_parquet('{keyed}') c
                     JOIN read_parquet('{paths.table("kept")}') k USING (uid)
@@ -69,7 +70,7 @@ def _padded(size: str) -> str:
 
 _TEXTS = ("url", "page_url", "license", "license_url", "attribution", "source")
 _JSON = " + ".join(
-    [f"{_JSON_BYTES}", "strlen(array_to_string(captions, ''))", "8 * len(query_ids)"]
+    [f"{_JSON_BYTES}", "strlen(array_to_string(captions, ''))", "8 * len(c.query_ids)"]
     + [f"coalesce(strlen({name}), 0)" for name in _TEXTS]
 )
 _TAR_BYTES = f"{_padded('c.size')} + {_padded('strlen(c.caption)')} + {_padded(f'({_JSON})')}"

@@ -67,6 +67,7 @@ def write_crawl(root: Path, num_samples: int, mean_bytes: int) -> DatasetPaths:
                         "sha256": hashlib.sha256(row["uid"].encode()).hexdigest(),
                         "caption": row["caption"],
                         "captions": [row["caption"]],
+                        "query_ids": row["query_ids"],
                         "keep_probability": 0.25,
                     }
                 )

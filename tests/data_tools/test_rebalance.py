@@ -17,6 +17,7 @@ from data_tools.schema import (
     CURATED,
     FATES,
     KEPT,
+    UNITED,
     DataError,
     DatasetPaths,
     read_table,
@@ -53,13 +54,24 @@ def balanced_once(folder: Path, rows, job) -> DatasetPaths:
 
 def curate(paths: DatasetPaths, survives) -> list[str]:
     """Curated rows of those kept that `survives` says; returns their uids."""
+    kept = [r for r in read_table(paths.table("kept"), KEPT).to_pylist() if survives(r)]
+    write_curated(paths, [(row, row["query_ids"]) for row in kept])
+    return [row["uid"] for row in kept]
+
+
+def write_curated(paths: DatasetPaths, kept, united=()) -> None:
+    """Curated rows of these kept ones, with their query ids, and UNITED rows."""
     rows = [
-        fetched(row["uid"], caption=row["caption"], captions=[row["caption"], "another"])
-        for row in read_table(paths.table("kept"), KEPT).to_pylist()
-        if survives(row)
+        fetched(
+            row["uid"],
+            caption=row["caption"],
+            captions=[row["caption"], "another"],
+            query_ids=ids,
+        )
+        for row, ids in kept
     ]
     write_table(pa.Table.from_pylist(rows, CURATED), paths.table("curated"), CURATED)
-    return [row["uid"] for row in rows]
+    write_table(pa.Table.from_pylist(list(united), UNITED), paths.table("united"), UNITED)
 
 
 def uids(paths: DatasetPaths, name: str, schema: pa.Schema) -> list[str]:
@@ -148,11 +160,13 @@ def test_batches_change_nothing(tmp_path, monkeypatch):
 def test_rows_that_were_never_kept_are_refused(tmp_path):
     job = job_of(max_per_query=5)
     paths = balanced_once(tmp_path, candidate_rows([[0]] * 4), job)
-    stranger = fetched("0" * 32, caption="x", captions=["x"])
-    write_table(pa.Table.from_pylist([stranger], CURATED), paths.table("curated"), CURATED)
+    write_curated(paths, [({"uid": "0" * 32, "caption": "x"}, [0])])
     with pytest.raises(DataError, match="curated.parquet has 1 rows, 0 of them are among the kept"):
         rebalance.run(job, paths)
     assert not paths.table("balanced").exists()
+    paths.table("united").unlink()
+    with pytest.raises(DataError, match="united.parquet does not exist: delete .*curate.json"):
+        rebalance.run(job, paths)
 
 
 @settings(max_examples=25, deadline=None)
@@ -227,6 +241,45 @@ def test_nothing_is_dropped_where_all_survive_as_expected(tmp_path_factory, matc
     rebalance.run(job, paths)
     kept = read_table(paths.table("kept"), KEPT).select(["uid", "keep_probability"])
     assert read_table(paths.table("balanced"), BALANCED).select(kept.column_names).equals(kept)
+
+
+def test_a_picture_of_several_pairs_counts_once_for_each_of_their_queries(tmp_path):
+    """100 pictures, each found under another address by query 0, by query 1, and by both: what is
+    left is one sample with both queries, and its survival is that of a pair in two for each."""
+    rows = candidate_rows([[0]] * 100 + [[1]] * 100 + [[0, 1]] * 100)
+    job = job_of(max_per_query=1000)
+    paths = balanced_once(tmp_path, rows, job)
+    kept = read_table(paths.table("kept"), KEPT).to_pylist()
+    by_ids = {ids: [row for row in kept if row["query_ids"] == list(ids)] for ids in ((0,), (1,))}
+    pairs = list(zip(by_ids[0,], by_ids[1,], strict=True))
+    united = [{"uid": other["uid"], "main": main["uid"], "query_ids": [1]} for main, other in pairs]
+    write_curated(paths, [(main, [0, 1]) for main, _ in pairs], united)
+    counts = rebalance.run(job, paths)
+    assert (counts["kept"], counts["curated"], counts["balanced"]) == (300, 100, 100)
+    for row in pq_rows(tmp_path / "tables" / "survival.parquet"):
+        assert (row["candidates"], row["kept"], row["curated"]) == (200, 200, 100)
+        assert row["balanced"] == 100 and row["survival"] == 0.5
+    balanced = read_table(paths.table("balanced"), BALANCED)
+    assert balanced["query_ids"].to_pylist() == [[0, 1]] * 100
+
+
+def test_the_pair_that_brings_a_query_weighs_for_it(tmp_path):
+    """The picture of a pair of a frequent query (P = 0.05, weight 20) is that of a rare query's
+    only pair (P = 1): of the rare query one in one has survived, not 20."""
+    rows = candidate_rows([[0]] * 1000 + [[1]])
+    job = job_of(max_per_query=50)
+    paths = balanced_once(tmp_path, rows, job)
+    kept = read_table(paths.table("kept"), KEPT).to_pylist()
+    (rare,) = (row for row in kept if row["query_ids"] == [1])
+    main = next(row for row in kept if row["query_ids"] == [0])
+    united = [{"uid": rare["uid"], "main": main["uid"], "query_ids": [1]}]
+    write_curated(paths, [(main, [0, 1])], united)
+    rebalance.run(job, paths)
+    frequent, only = pq_rows(tmp_path / "tables" / "survival.parquet")
+    assert only["survival"] == 1.0 and only["balanced"] == 1
+    assert frequent["survival"] == pytest.approx(1 / frequent["kept"])
+    (row,) = read_table(paths.table("balanced"), BALANCED).to_pylist()
+    assert row["uid"] == main["uid"] and row["query_ids"] == [0, 1]
 
 
 def test_the_next_run_with_the_measured_rate_only_adds(tmp_path):

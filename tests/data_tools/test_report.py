@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
+import tarfile
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -172,6 +174,32 @@ def test_every_number_can_be_counted_again_from_the_ledger(paths, page):
     for query_id, count in found.items():
         packed = sum(r["status"] == "packed" and query_id in r["query_ids"] for r in ledger)
         assert top_counts[f"query <{query_id}> & co"] == (count, packed)
+
+
+def test_a_sample_counts_for_the_queries_of_all_its_pairs(tmp_path):
+    """Query 11 found nothing by itself; a pair that was merged brought it to one sample."""
+    paths, job = curated_job(tmp_path, num_kept=60), make_job(tmp_path)
+    rows = read_table(paths.table("balanced"), BALANCED).to_pylist()
+    rows[7]["query_ids"].append(11)
+    write_table(pa.Table.from_pylist(rows, BALANCED), paths.table("balanced"), BALANCED)
+    pack.run(job, paths)
+    report.run(job, paths)
+    facts = collect_facts(paths, 50, job.report)
+    assert (facts.queries.found[11], facts.queries.packed[11]) == (0, 1)
+    lengths = [len(row["query_ids"]) for row in rows]
+    assert facts.mean_concepts == sum(lengths) / len(lengths)
+    assert dict(_packed_queries(paths)) == {row["uid"]: row["query_ids"] for row in rows}
+
+
+def _packed_queries(paths: DatasetPaths) -> list[tuple[str, list[int]]]:
+    found = []
+    for tar in paths.shards.glob("*.tar"):
+        with tarfile.open(tar) as archive:
+            for name in archive.getnames():
+                if name.endswith(".json"):
+                    content = json.load(archive.extractfile(name))  # type: ignore[arg-type]
+                    found.append((name[:-5], content["query_ids"]))
+    return found
 
 
 def test_survival_is_told_from_the_fates(page):

@@ -7,6 +7,7 @@ import pytest
 
 from data_tools import curate
 from data_tools.config import CaptionChoice
+from data_tools.schema import UNITED, read_table
 from tests.data_tools.curate.crawled import (
     Pair,
     crawl,
@@ -45,9 +46,42 @@ def test_one_picture_keeps_all_captions(tmp_path, choice, main):
     assert kept["captions"][0] == kept["caption"] and len(kept["captions"]) == 3
     assert set(kept["captions"]) == texts
     assert kept["caption"] == main if main else kept["uid"] == min(uids[:4])
+    assert kept["query_ids"] == [0, 1, 2, 3, 4, 5]
     assert curated_of(paths)[uids[4]]["captions"] == ["another picture"]
     fates = fates_of(paths)
     assert set(fates.values()) == {("rejected:duplicate", f"same bytes as {kept['uid']}")}
+
+
+def test_queries_of_all_pairs_with_a_picture_are_united(tmp_path):
+    """By bytes, by nearness, and by both in a chain; each query is brought by one pair."""
+    picture = photo(1, 256)
+    small = jpeg(resized(picture, 128), 75)
+    pairs = [
+        Pair(jpeg(picture), "the longest of all captions", {"query_ids": [5, 7]}),
+        Pair(small, "a small copy of it", {"query_ids": [3, 7]}),
+        Pair(small, "its bytes", {"query_ids": [9, 3]}),
+        Pair(jpeg(resized(picture, 100), 60), "a third", {"query_ids": [5]}),
+        Pair(jpeg(photo(2)), "another picture", {"query_ids": [7, 8]}),
+        Pair(jpeg(photo(2)), "x", {"query_ids": [1]}),  # its caption is too short
+    ]
+    paths, uids = crawl(tmp_path, pairs)
+    counts = curate.run(job_of(paths), paths)
+    assert counts["curated"] == 2
+    kept = curated_of(paths)
+    assert kept[uids[0]]["query_ids"] == [3, 5, 7, 9]
+    assert kept[uids[4]]["query_ids"] == [7, 8]
+    united = read_table(paths.table("united"), UNITED).to_pylist()
+    assert {row["main"] for row in united} == {uids[0]}
+    assert sorted(query for row in united for query in row["query_ids"]) == [3, 9]
+    queries = {uid: pair.values["query_ids"] for uid, pair in zip(uids, pairs, strict=True)}
+    for row in united:
+        assert set(row["query_ids"]) <= set(queries[row["uid"]])
+        if 3 in row["query_ids"]:
+            assert row["uid"] == min(uids[1:3])
+    off = job_of(paths, drop_exact_duplicates=False, near_duplicate_bits=None)
+    curate.run(off, paths)
+    assert read_table(paths.table("united"), UNITED).num_rows == 0
+    assert curated_of(paths)[uids[1]]["query_ids"] == [3, 7]
 
 
 def test_near_pictures_are_one_and_others_are_not(tmp_path):
