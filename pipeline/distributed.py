@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,11 @@ class World:
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+    def tell(self, text: str) -> None:
+        """A line for the person who watches, by rank 0."""
+        if self.is_main:
+            print(text, file=sys.stderr, flush=True)
 
     def barrier(self) -> None:
         dist.barrier()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 
 import torch
 
@@ -20,23 +19,19 @@ from pipeline.data import build_train_loader
 from pipeline.distributed import init_distributed, seed_everything
 from pipeline.engine.checkpoint import CheckpointManager
 from pipeline.engine.engine import ClipEngine
+from pipeline.engine.health import Health, state_after_rollback
+from pipeline.engine.preemption import StopRequest
+from pipeline.engine.watchdog import Watchdog
 from pipeline.evaluate import Evaluation
 from pipeline.metrics import MetricsProcessor
-from pipeline.model import CLIP, build_clip, flops_per_sample
+from pipeline.model import flops_per_sample, initial_clip
 
 
-def initial_model(config: TrainJob) -> CLIP:
-    """The same weights on every rank."""
-    torch.manual_seed(config.train.seed)
-    return build_clip(
-        config.model,
-        init_logit_scale=config.loss.init_logit_scale,
-        max_logit_scale=config.loss.max_logit_scale,
-    )
+def train(config: TrainJob) -> int:
+    """Run on every rank: `train.steps` steps, a checkpoint and an evaluation at the end.
 
-
-def train(config: TrainJob) -> None:
-    """Run on every rank. Ends after `train.steps` steps, with a checkpoint and its evaluation."""
+    Returns the exit code: 0, or EXIT_PREEMPTED after a checkpoint where the run was told to stop.
+    """
     world = init_distributed(config.cluster.timeout_minutes, config.train.threads_per_rank)
     with world.together("open the data"):
         loader = build_train_loader(
@@ -49,50 +44,66 @@ def train(config: TrainJob) -> None:
             seed=config.train.seed,
         )
         evaluation = Evaluation(config, world)
+    checkpoints = CheckpointManager(config, world, loader.fingerprint)
+    metrics = MetricsProcessor(config, world)
+    health = Health(config.health)
 
-    model = initial_model(config)
+    torch.manual_seed(config.train.seed)  # the same weights on every rank
+    model = initial_clip(config)
     seed_everything(config.train.seed, world.rank)
     engine = ClipEngine(model, config, world)
-    checkpoints = CheckpointManager(
-        Path(config.run_dir),
-        world,
-        keep=config.train.checkpoints_kept,
-        data_fingerprint=loader.fingerprint,
-    )
-    state = checkpoints.load_latest(engine)
-    metrics = MetricsProcessor(config, world)
+    watchdog = Watchdog(config.run_dir, world.rank, 60 * config.health.stall_minutes)
 
-    metrics.start(state)
-    batches = loader.batches(state.samples_seen, world.device)
-    while state.step < config.train.steps:
-        asked = time.monotonic()
-        batch = next(batches)
-        metrics.took(
-            batch.keys,
-            step=state.step,
-            waited_s=time.monotonic() - asked,
-            num_replaced=batch.num_bad,
-            flops_per_sample=flops_per_sample(config.model, batch.tokens.shape[1]),
-        )
+    with loader, checkpoints, watchdog, StopRequest(world) as stop:
+        state = checkpoints.load_latest(engine)
+        metrics.start(state)
+        batches = loader.batches(state.samples_seen, world.device)
+        told_to_stop = False
+        while state.step < config.train.steps and not told_to_stop:
+            asked = time.monotonic()
+            batch = next(batches)
+            waited_s = time.monotonic() - asked
 
-        step_metrics = engine.train_step(batch)
-        state.advance(config.train.global_batch_size)
+            step_metrics = engine.train_step(batch, state.step)
+            state.advance(config.train.global_batch_size)
+            watchdog.beat(step=state.step)
+            metrics.took(
+                batch.keys,
+                step_metrics,
+                waited_s=waited_s,
+                num_replaced=batch.num_bad,
+                flops_per_sample=flops_per_sample(config.model, batch.tokens.shape[1]),
+                state=state,
+            )
+            told_to_stop = stop.agreed()
+            done = state.step == config.train.steps
 
-        last = state.step == config.train.steps
-        if last or state.step % config.logging.every_steps == 0:
-            metrics.log(state, step_metrics)
-        if last or state.step % config.train.checkpoint_every_steps == 0:
-            with metrics.clock_stopped():
-                checkpoints.save(engine, state)
-        if last or (config.eval.every_steps and state.step % config.eval.every_steps == 0):
-            with metrics.clock_stopped():
-                results = evaluation.run(engine.encode_image, engine.encode_text, state.step)
-            metrics.log_eval(state, results)
+            if done or told_to_stop or state.step % config.logging.every_steps == 0:
+                sick = health.judge(metrics.log(state), state)
+                if sick:
+                    state = state_after_rollback(checkpoints.load_latest(engine), state)
+                    health.rolled_back()
+                    checkpoints.save(engine, state)
+                    metrics.start(state)
+                    batches = loader.batches(state.samples_seen, world.device)
+                    world.tell(f"{sick}: back to step {state.step}, with later samples")
+                    continue
+            if done or told_to_stop or checkpoints.due(state):
+                with metrics.clock_stopped():
+                    checkpoints.save(engine, state)
+            if done or (config.eval.every_steps and state.step % config.eval.every_steps == 0):
+                with metrics.clock_stopped(), engine.evaluating():
+                    results = evaluation.run(
+                        watchdog.beating(engine.encode_image),
+                        watchdog.beating(engine.encode_text),
+                        state.step,
+                    )
+                metrics.log_eval(state, results)
 
     metrics.close()
-    loader.close()
     engine.close()
+    return 0 if state.step == config.train.steps else launch.EXIT_PREEMPTED
 
 
 if __name__ == "__main__":
-    sys.exit(launch.main("pipeline.train", train, sys.argv[1:]))
+    sys.exit(launch.main("pipeline.train", train, sys.argv[1:], stops_at_checkpoint=True))

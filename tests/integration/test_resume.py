@@ -51,6 +51,6 @@ def test_a_finished_run_is_left_as_it_is(
     overrides, expected = undisturbed
     run_dir = tmp_path / "run"
     for _ in range(2):
-        ended = run(*overrides, f"run_dir={run_dir}", "train.checkpoint_every_steps=20")
+        ended = run(*overrides, f"run_dir={run_dir}", "checkpoint.every_steps=20")
         assert ended.returncode == 0, ended.stdout + ended.stderr
         assert metrics(run_dir) == expected

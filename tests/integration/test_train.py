@@ -52,7 +52,7 @@ def test_the_run_directory_is_complete(trained: tuple[Path, str]) -> None:
     environment = json.loads((run_dir / "env.json").read_text())
     assert environment["world_size"] == 2 and environment["packages"]["torch"].startswith("2.13")
     kept = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
-    assert kept == ["latest", "step_00000015", "step_00000020"]  # checkpoints_kept is 2
+    assert kept == ["latest", "step_00000015", "step_00000020"]  # checkpoint.kept is 2
 
 
 def test_wandb_is_offline_without_a_key(trained: tuple[Path, str]) -> None:
