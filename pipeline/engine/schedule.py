@@ -1,18 +1,31 @@
-"""Learning rate as a pure function of the step."""
+"""Learning rate as a pure function of the step: nothing to save, nothing that a skipped step or
+another world size could move."""
 
 from __future__ import annotations
 
 import math
 
+from pipeline.config import Schedule, TrainConfig
 
-def lr_factor(step: int, *, steps: int, warmup_steps: int) -> float:
-    """Share of the peak learning rate for the update number `step` (0-based): linear warm-up, then
-    cosine to zero.
 
-    The first update has 1/warmup_steps of the peak, so that it is never an update by nothing; the
-    last one is not quite zero.
+def lr_factor(step: int, train: TrainConfig) -> float:
+    """Share of train.lr, 0 to 1, for the update number `step` (0-based).
+
+    Linear warm-up over the first warmup_steps; its first update has 1/warmup_steps of the peak, so
+    that no update is by nothing. Then, with s = (steps - step) / (steps - warmup_steps) left to go:
+        cosine  (1 - cos(pi s)) / 2
+        linear  s
+        wsd     1, and (steps - step) / cooldown_steps over the last cooldown_steps
+                (warm-up, stable, decay: arXiv 2404.06395, 2405.18392)
+    All would be 0 at `steps`, one after the last update.
     """
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
-    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+    if step < train.warmup_steps:
+        return (step + 1) / train.warmup_steps
+    left = max(0, train.steps - step)
+    if train.schedule is Schedule.wsd:
+        return min(1.0, left / train.cooldown_steps)
+    share_left = left / max(1, train.steps - train.warmup_steps)
+    if train.schedule is Schedule.linear:
+        return share_left
+    # (1 - cos x) / 2, without rounding to 0 in the last steps of a long run
+    return math.sin(0.5 * math.pi * share_left) ** 2
