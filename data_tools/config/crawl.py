@@ -25,6 +25,10 @@ IMG2DATASET_OPTIONS: dict[str, type] = {
     "skip_reencode": bool,
     "extract_exif": bool,
 }
+INTERPOLATIONS = (
+    *("nearest", "linear", "bilinear", "cubic", "bicubic", "area"),
+    *("lanczos", "lanczos4"),
+)
 # The others are decided elsewhere, and said twice they could disagree.
 _BY_THE_DRIVER = "the driver decides it"
 _BY_THE_GUARD = "img2dataset talks to the guard only"
@@ -156,9 +160,14 @@ def problems(config: CrawlConfig) -> list[str]:
     found += [
         f"crawl.allow_private: '{entry}' is not host:port"
         for entry in config.allow_private
-        if not entry.rpartition(":")[2].isdigit()
+        if not _is_host_and_port(entry)
     ]
     return found + _option_problems(config)
+
+
+def _is_host_and_port(entry: str) -> bool:
+    host, _, port = entry.rpartition(":")
+    return bool(host) and port.isascii() and port.isdigit() and 0 < int(port) < 65536
 
 
 def _option_problems(config: CrawlConfig) -> list[str]:
@@ -174,6 +183,10 @@ def _option_problems(config: CrawlConfig) -> list[str]:
         elif not isinstance(value, IMG2DATASET_OPTIONS[name]):
             found.append(
                 f"crawl.img2dataset.{name} = {value}: give a {IMG2DATASET_OPTIONS[name].__name__}"
+            )
+        elif name.endswith("interpolation") and str(value).lower() not in INTERPOLATIONS:
+            found.append(
+                f"crawl.img2dataset.{name} = {value}: give one of {', '.join(INTERPOLATIONS)}"
             )
     if config.img2dataset.get("skip_reencode") and config.face_boxes.paths:
         found.append(

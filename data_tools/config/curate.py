@@ -5,6 +5,7 @@ rule took out is in the ledger with the value that it broke, so that a rule can 
 costs, and undone by switching it off: images are not decoded again.
 """
 
+import math
 import os
 from dataclasses import dataclass, field
 from enum import Enum
@@ -157,8 +158,15 @@ def _missing_files(config: CurateConfig) -> list[str]:
 
 
 def _plug_ins(config: CurateConfig) -> list[str]:
-    return [
-        f"curate.classifiers has target = {plug_in.target!r}: give package.module:Name"
-        for plug_in in config.classifiers
-        if not all(plug_in.target.partition(":"))
-    ]
+    found = []
+    for plug_in in config.classifiers:
+        if not all(plug_in.target.partition(":")):
+            found.append(
+                f"curate.classifiers has target = {plug_in.target!r}: give package.module:Name"
+            )
+        if not math.isfinite(plug_in.min_score):
+            found.append(
+                f"curate.classifiers has min_score = {plug_in.min_score} for {plug_in.target}: "
+                "give a number"
+            )
+    return found

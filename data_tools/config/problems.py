@@ -1,5 +1,6 @@
 """How a configuration says what is wrong with it: every problem at once."""
 
+import math
 from collections.abc import Iterable
 
 
@@ -9,5 +10,10 @@ class ConfigError(ValueError):
 
 
 def below(bounds: Iterable[tuple[str, float, float]]) -> list[str]:
-    """A problem for each (field, value, lowest) whose value is below the lowest."""
-    return [f"{name} = {value}: must be >= {low}" for name, value, low in bounds if value < low]
+    """A problem for each (field, value, lowest) whose value is below the lowest, or no number: nan
+    is below nothing, and a deadline of inf is none."""
+    return [
+        f"{name} = {value}: must be >= {low}" + ("" if math.isfinite(value) else ", and finite")
+        for name, value, low in bounds
+        if value < low or not math.isfinite(value)
+    ]

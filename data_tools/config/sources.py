@@ -63,6 +63,10 @@ def problems(config: SourcesConfig) -> list[str]:
             "sources.contact is empty: search servers and image sites may ask who is calling; add "
             "sources.contact=you@example.org"
         )
+    elif not (config.contact.isascii() and config.contact.isprintable()):
+        found.append(
+            f"sources.contact = {config.contact!r}: an e-mail address or URL, ASCII, one line"
+        )
     found += _server_problems(config)
     return found + pool.problems(config.pool)
 

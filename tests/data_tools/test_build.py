@@ -131,6 +131,11 @@ def test_a_list_of_queries_needs_nobody_to_ask(words, capsys):
     assert "sources: none is enabled" in capsys.readouterr().err
 
 
+def test_a_contact_that_no_header_takes_is_refused_before_anything_is_asked(words, capsys):
+    assert build.main([*words[:-1], "sources.contact=caf\u00e9@example.org"]) == 2
+    assert "sources.contact = 'caf\u00e9@example.org': an e-mail" in capsys.readouterr().err
+
+
 def test_no_such_stage(words, tmp_path, capsys):
     assert build.main(["--until", "balanse", *words]) == 2
     assert "--until balanse: there is no such stage" in capsys.readouterr().err

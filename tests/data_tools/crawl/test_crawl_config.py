@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 from data_tools.config import CrawlConfig, load_job
-from data_tools.config.crawl import IMG2DATASET_OPTIONS, IMG2DATASET_OWNED, problems
+from data_tools.config.crawl import (
+    IMG2DATASET_OPTIONS,
+    IMG2DATASET_OWNED,
+    INTERPOLATIONS,
+    problems,
+)
 from data_tools.crawl.part import img2dataset_arguments
 
 
@@ -33,6 +38,18 @@ def test_img2dataset_is_given_what_it_knows():
     assert (arguments["processes_count"], arguments["thread_count"]) == (2, 64)
 
 
+def test_the_interpolations_are_img2datasets():
+    spec = importlib.util.find_spec("img2dataset")
+    assert spec is not None and spec.submodule_search_locations
+    source = (Path(spec.submodule_search_locations[0]) / "resizer.py").read_text()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_INTER_STR_TO_CV2":
+            assert isinstance(node.value, ast.Dict)
+            assert [ast.literal_eval(key) for key in node.value.keys if key] == [*INTERPOLATIONS]
+            return
+    raise AssertionError("img2dataset.resizer has no _INTER_STR_TO_CV2")
+
+
 @pytest.mark.parametrize("name", sorted(IMG2DATASET_OWNED))
 def test_what_the_stage_owns_is_refused_with_the_owner(name):
     (told,) = problems(CrawlConfig(img2dataset={name: 1}))
@@ -51,6 +68,18 @@ def test_what_the_stage_owns_is_refused_with_the_owner(name):
         ({"max_image_aspect": 0.5}, "crawl.max_image_aspect = 0.5"),
         ({"encode_quality": 101}, "crawl.encode_quality = 101"),
         ({"allow_private": ["localhost"]}, "'localhost' is not host:port"),
+        ({"allow_private": [":80"]}, "':80' is not host:port"),
+        ({"allow_private": ["localhost:65536"]}, "'localhost:65536' is not host:port"),
+        ({"allow_private": ["localhost:\u00b2"]}, "is not host:port"),
+        ({"timeout_s": float("nan")}, "crawl.timeout_s = nan: must be >= 0.1, and finite"),
+        (
+            {"stall_timeout_s": float("inf")},
+            "crawl.stall_timeout_s = inf: must be >= 1, and finite",
+        ),
+        (
+            {"img2dataset": {"upscale_interpolation": "bogus"}},
+            "upscale_interpolation = bogus: give one of nearest, linear, bilinear, cubic",
+        ),
     ],
 )
 def test_problems_name_the_field_and_the_value(settings, told):

@@ -27,6 +27,11 @@ def test_the_defaults_are_valid():
             {"classifiers": [ClassifierConfig(target="mine")]},
             "target = 'mine': give package.module",
         ),
+        (
+            {"classifiers": [ClassifierConfig(target="a:B", min_score=float("nan"))]},
+            "min_score = nan for a:B: give a number",
+        ),
+        ({"min_grey_std": float("nan")}, "curate.min_grey_std = nan: must be >= 0, and finite"),
         ({"processes": 0}, "curate.processes = 0: must be >= 1"),
     ],
 )
