@@ -132,7 +132,7 @@ def test_a_list_of_queries_needs_nobody_to_ask(words, capsys):
 
 
 def test_a_contact_that_no_header_takes_is_refused_before_anything_is_asked(words, capsys):
-    assert build.main([*words[:-1], "sources.contact=caf\u00e9@example.org"]) == 2
+    assert build.main([*words[:-1], "sources.contact='caf\u00e9@example.org'"]) == 2
     assert "sources.contact = 'caf\u00e9@example.org': an e-mail" in capsys.readouterr().err
 
 
