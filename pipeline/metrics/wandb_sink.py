@@ -46,6 +46,7 @@ class WandbSink:
             if mode is WandbMode.offline:
                 raise
             self._say(f"cannot be reached ({type(error).__name__}); this run is recorded offline")
+            wandb.teardown()  # else the run's id counts as in use
             self._run = self._init(config, run_dir, run_id, told, WandbMode.offline)
         self._guarded(self._define_axes)
 
