@@ -14,10 +14,11 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from pipeline.config import ConfigError, TrainJob, freeze, job_of_arguments, load_frozen
 
@@ -44,14 +45,15 @@ def main(
 
     `--config RUN_DIR/config.yaml`: be one rank. Anything else: Hydra overrides; compose, validate,
     freeze, launch. With `stops_at_checkpoint` the ranks hold STOP_SIGNALS back, and `rank_main`
-    answers them; else they end by them. Returns the exit code: 0, 2 for a configuration that was
-    refused, EXIT_PREEMPTED, else that of the rank that failed first.
+    answers them; else they end by them. Returns EXIT_BAD_CONFIG for a configuration that was
+    refused; else the process ends here, with 0, EXIT_PREEMPTED or, a launcher, the code of the rank
+    that failed first.
     """
     try:
         if arguments[:1] == ["--config"] and len(arguments) == 2:
             if stops_at_checkpoint:
                 hold_stop_signals()
-            return _run_rank(rank_main, load_frozen(arguments[1]))
+            _leave(_run_rank(rank_main, load_frozen(arguments[1])))
         job = job_of_arguments(arguments)
         if job.cluster.nodes > 1:
             raise ConfigError(
@@ -62,7 +64,15 @@ def main(
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_CONFIG
-    return launch_ranks(module, config_path, job.cluster.ranks_per_node, stops_at_checkpoint)
+    _leave(launch_ranks(module, config_path, job.cluster.ranks_per_node, stops_at_checkpoint))
+
+
+def _leave(code: int) -> NoReturn:
+    """Not through the interpreter's teardown: with torch loaded it takes seconds of a grace time,
+    and may wait for peers that are failing. What had to be closed is closed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _run_rank(rank_main: RankMain, job: TrainJob) -> int:
@@ -71,18 +81,16 @@ def _run_rank(rank_main: RankMain, job: TrainJob) -> int:
     rank = os.environ.get("RANK", "?")
     try:
         return rank_main(job) or 0
-    except (ValueError, RuntimeError, OSError) as error:
+    except Exception as error:  # noqa: B902 - whatever it was, this process ends by `_leave`
         if type(error).__name__ == "PeerError":
-            told = ""
+            pass
         elif type(error).__module__.startswith(("pipeline.", "data_tools.")):
-            told = f"error (rank {rank}): {error}\n"
+            _tell(f"error (rank {rank}): {error}")
         elif any(word in str(error) for word in LOST_PEER):
-            told = f"rank {rank}: lost the connection to another rank\n"
+            _tell(f"rank {rank}: lost the connection to another rank")
         else:
-            raise
-        sys.stderr.write(told)
-        sys.stderr.flush()
-        os._exit(1)  # not through torch's teardown, which may wait for the peers that are failing
+            traceback.print_exc()
+        return 1
 
 
 class HeldSignals(NamedTuple):

@@ -229,3 +229,45 @@ def test_held_signals_are_noted_however_they_arrive(tmp_path: Path) -> None:
         timeout=60,
     )
     assert ended.returncode == 0, ended.stderr
+
+
+RANK = """
+import threading, time
+from pipeline import launch
+def rank_main(job):
+    threading.Thread(target=time.sleep, args=(600,)).start()  # what a teardown would wait for
+    {body}
+if __name__ == "__main__":
+    words = ["--config", "run/config.yaml"]
+    launch.main("rank_of_test", rank_main, words, stops_at_checkpoint=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "told"),
+    [
+        ("return launch.EXIT_PREEMPTED", 75, ""),
+        ("return None", 0, ""),
+        ("raise launch.ConfigError('of a value')", 1, "error (rank ?): of a value\n"),
+        ("raise RuntimeError('Connection closed by peer')", 1, "rank ?: lost the connection to "),
+        ("return {}[job.train.steps]", 1, "Traceback (most recent call last)"),
+    ],
+)
+def test_a_rank_ends_when_its_work_has_ended(
+    body: str, code: int, told: str, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("{}")
+    (tmp_path / "rank_of_test.py").write_text(RANK.format(body=body))
+    environment = _environment(tmp_path)
+    environment.pop("RANK", None)
+    ended = subprocess.run(
+        [sys.executable, "-m", "rank_of_test"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == code, ended.stderr
+    assert ended.stderr.startswith(told) and bool(ended.stderr) == bool(told)
