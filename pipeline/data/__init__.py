@@ -2,13 +2,19 @@
 each global batch out.
 """
 
-from pipeline.data.ahead import Loader
-from pipeline.data.batch import Batch
-from pipeline.data.eval_set import EvalSet, load_eval_set
-from pipeline.data.eval_shards import EvalSetError
-from pipeline.data.faults import LoaderError
-from pipeline.data.loader import TrainLoader, build_train_loader
-from pipeline.data.tokenizer import Tokenizer
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.data.ahead import Loader
+    from pipeline.data.batch import Batch
+    from pipeline.data.eval_set import EvalSet, load_eval_set
+    from pipeline.data.eval_shards import EvalSetError
+    from pipeline.data.faults import LoaderError
+    from pipeline.data.loader import TrainLoader, build_train_loader
+    from pipeline.data.tokenizer import Tokenizer
 
 __all__ = [
     "Batch",
@@ -21,3 +27,24 @@ __all__ = [
     "build_train_loader",
     "load_eval_set",
 ]
+
+_MODULES = {
+    "Batch": "batch",
+    "EvalSet": "eval_set",
+    "EvalSetError": "eval_shards",
+    "Loader": "ahead",
+    "LoaderError": "faults",
+    "Tokenizer": "tokenizer",
+    "TrainLoader": "loader",
+    "build_train_loader": "loader",
+    "load_eval_set": "eval_set",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Imported when asked for: a worker process is in this package, too, and must not import torch
+    (five seconds, 200 MB).
+    """
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""A batch, and a batch in the making that threads fill slot by slot."""
+"""A batch, and a batch in the making that workers fill slot by slot."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ import numpy as np
 import torch
 
 from pipeline.data.faults import SampleError
+from pipeline.data.fill import BatchArrays, Filled
 
 _TOKENS_MULTIPLE = 8
 
 
 @dataclass(slots=True)
 class Batch:
-    """One rank's share of a global batch; element i of every field belongs to sample i."""
+    """One rank's share of a global batch; element i of every field belongs to sample i. It is valid
+    as long as anything refers to it: its memory is used again only after that.
+    """
 
     images: torch.Tensor
-    """uint8 (B, 3, image_size, image_size), RGB; like all tensors here pinned if CUDA is there."""
+    """uint8 (B, 3, image_size, image_size), RGB; like all tensors here page-locked if CUDA is
+    there."""
     tokens: torch.Tensor
     """int64 (B, L), zeros after the end token; L is the longest caption's, rounded up to 8."""
     caption_ids: torch.Tensor
@@ -29,48 +33,37 @@ class Batch:
 
 
 class BatchWork:
-    """Slots to fill. Threads write different slots and call `done`; the consumer waits, then takes.
-
-    Made in the consumer's thread: pinned memory belongs to the CUDA device that is current there.
+    """Slots to fill. Workers write different slots of `arrays`, and `done` or `fail` is called for
+    them, from any thread; the consumer waits, then takes.
     """
 
-    def __init__(
-        self,
-        first_position: int,
-        samples: list[int],
-        *,
-        image_size: int,
-        context_length: int,
-        pin: bool,
-    ) -> None:
-        size = len(samples)
+    def __init__(self, first_position: int, images: torch.Tensor, arrays: BatchArrays) -> None:
+        """`arrays.pixels` is the memory of `images`."""
         self.first_position = first_position
-        self.samples = samples
-        self.cancelled = False
+        self.arrays = arrays
         self.faults: dict[int, SampleError] = {}
         self.error: BaseException | None = None
-        self.keys = [""] * size
-        self._images = torch.empty(
-            (size, 3, image_size, image_size), dtype=torch.uint8, pin_memory=pin
-        )
-        self.pixels = self._images.numpy()
-        self.tokens = np.zeros((size, context_length), dtype=np.uint16)
-        self.caption_ids = np.zeros(size, dtype=np.uint64)
-        self.num_pending = size
-        self._pin = pin
+        self.cancelled = False
+        """Nobody will take it: workers may leave out what they have not begun."""
+        self.num_pending = len(images)
+        self._images = images
+        self._keys = [""] * len(images)
         self._lock = threading.Lock()
         self._finished = threading.Event()
 
-    def done(self, count: int) -> None:
-        """`count` slots are filled."""
+    def done(self, filled: Filled) -> None:
+        """Some slots are filled."""
+        slots = filled.slots
+        self._keys[slots.start : slots.stop] = filled.keys
+        self.faults.update(filled.faults)
         with self._lock:
-            self.num_pending -= count
+            self.num_pending -= len(slots)
             if not self.num_pending:
                 self._finished.set()
 
     def fail(self, error: BaseException) -> None:
-        """The batch cannot be finished; `take` will raise this."""
-        self.error = error
+        """The batch cannot be finished; `take` will raise the first error it was failed with."""
+        self.error = self.error or error
         self._finished.set()
 
     def wait(self, timeout_s: float) -> bool:
@@ -80,11 +73,13 @@ class BatchWork:
     def take(self) -> Batch:
         if self.error is not None:
             raise self.error
+        arrays = self.arrays
         # The end token is the largest id. Counting non-zeros would not do: "!" can be token 0.
-        longest = int(self.tokens.argmax(axis=1).max()) + 1
-        length = min(-(-longest // _TOKENS_MULTIPLE) * _TOKENS_MULTIPLE, self.tokens.shape[1])
-        tokens = torch.from_numpy(self.tokens[:, :length].astype(np.int64))
-        caption_ids = torch.from_numpy(self.caption_ids.view(np.int64))
-        if self._pin:
+        longest = int(arrays.tokens.argmax(axis=1).max()) + 1
+        length = min(-(-longest // _TOKENS_MULTIPLE) * _TOKENS_MULTIPLE, arrays.tokens.shape[1])
+        # Copies, 1 % of the batch: the tensors live on when the arrays are filled anew.
+        tokens = torch.from_numpy(arrays.tokens[:, :length].astype(np.int64))
+        caption_ids = torch.from_numpy(arrays.caption_ids.astype(np.int64))
+        if torch.cuda.is_available():
             tokens, caption_ids = tokens.pin_memory(), caption_ids.pin_memory()
-        return Batch(self._images, tokens, caption_ids, self.keys, len(self.faults))
+        return Batch(self._images, tokens, caption_ids, self._keys, len(self.faults))

@@ -41,11 +41,7 @@ def open_dataset(location: str, rank: int = 0, world_size: int = 1) -> DataSet:
     folder, _, name = location.rpartition("/")
     storage = open_storage(folder or ("/" if location.startswith("/") else "."))
     try:
-        text = (
-            Path(location).read_bytes()
-            if isinstance(storage, LocalStorage)
-            else storage.read_file(name)
-        )
+        text = storage.read_file(name)
     except FileNotFoundError as error:
         raise ManifestError(
             f"no manifest at {location}: give the manifest.json that `make shards` wrote (or run "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ class DeviceMover:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._copying: deque[tuple[torch.cuda.Event, Batch]] = deque()
 
     @property
     def moves(self) -> bool:
@@ -42,7 +44,10 @@ class DeviceMover:
             )
             copied = torch.cuda.Event()
             copied.record(self._stream)
-        # The host tensors may go: the allocator of pinned memory keeps them until the copy is done.
+        # Memory of worker processes may be filled anew as soon as nothing refers to it.
+        while self._copying and self._copying[0][0].query():
+            self._copying.popleft()
+        self._copying.append((copied, batch))
         return Moving(moved, copied)
 
     def finish(self, moving: Moving) -> Batch:
@@ -56,3 +61,8 @@ class DeviceMover:
                 # current one still reads it.
                 tensor.record_stream(current)
         return batch
+
+    def close(self) -> None:
+        """Wait for the copies that have begun."""
+        while self._copying:
+            self._copying.popleft()[0].synchronize()

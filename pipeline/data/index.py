@@ -20,7 +20,7 @@ from pipeline.data.storage import LocalStorage, Storage
 
 # 75 bytes a row: 4,096 blocks are 315 MB at most. A rank needs one or two blocks a lane at a time.
 _ROWS_PER_BLOCK = 1024
-_MAX_BLOCKS = 4096
+MAX_BLOCKS = 4096
 _NUMBERS = (
     "image_offset",
     "image_size",
@@ -59,8 +59,11 @@ class SampleIndex:
     call from threads.
     """
 
-    def __init__(self, manifest: Manifest, storage: Storage | None = None) -> None:
+    def __init__(
+        self, manifest: Manifest, storage: Storage | None = None, max_blocks: int = MAX_BLOCKS
+    ) -> None:
         """`storage` defaults to the manifest's folder."""
+        self._max_blocks = max_blocks
         self._manifest = manifest
         self._storage = storage or LocalStorage(str(manifest.root))
         self._ends = list(accumulate(shard.num_samples for shard in manifest.shards))
@@ -123,9 +126,9 @@ class SampleIndex:
             for position, block in blocks.items():
                 # The other blocks of a large row group are kept while there is room; they never
                 # push out one in use.
-                if position == wanted or len(self._blocks) < _MAX_BLOCKS:
+                if position == wanted or len(self._blocks) < self._max_blocks:
                     self._blocks[number, position] = block
-            while len(self._blocks) > _MAX_BLOCKS:
+            while len(self._blocks) > self._max_blocks:
                 self._blocks.popitem(last=False)
         return blocks[wanted]
 

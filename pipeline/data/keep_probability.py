@@ -17,21 +17,21 @@ epochs a sample comes p * E times, closer than independent draws would.
 from __future__ import annotations
 
 import argparse
+import io
 import json
-import os
 import sys
-import uuid
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from data_tools.manifest import Manifest, ManifestError, ShardEntry, load_manifest
+from data_tools.manifest import Manifest, ManifestError, ShardEntry
+from pipeline.data.dataset import open_dataset
 from pipeline.data.faults import LoaderError
-from pipeline.data.files import FilePool
 from pipeline.data.order import IntArray, Order, SampleOrder, keys_of
+from pipeline.data.storage import ByteReader, LocalFile, LocalStorage, Storage
 
 COLUMN = "keep_probability"
 _BLOCK = 1024
@@ -40,6 +40,8 @@ _ONE = 2**32
 _GOLDEN = 0x9E3779B97F4A7C15
 _START, _OFFSET = 4, 5
 _NUM_THREADS = 8
+# The samples' json lie all over a shard: all of it is read.
+_READ_AHEAD_BYTES = 8 * 1024**2
 
 
 class KeepProbabilities:
@@ -47,16 +49,22 @@ class KeepProbabilities:
     of a node read they share, and what is held is 8 bytes for 1,024 samples.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
-        """Raises LoaderError if the two files are missing or do not fit the manifest."""
-        path, sums_path = paths_of(manifest)
+    def __init__(self, manifest: Manifest, storage: Storage | None = None) -> None:
+        """`storage` defaults to the manifest's folder; from an object store the probabilities are
+        copied into a nameless temporary file, 4 bytes a sample. Raises LoaderError if the two files
+        are missing or do not fit the manifest.
+        """
+        storage = storage or LocalStorage(str(manifest.root))
+        name, sums_name = names_of(manifest)
+        path = storage.path(name)
         try:
-            self._values = np.load(path, mmap_mode="r", allow_pickle=False)
-            self._sums = np.load(sums_path, allow_pickle=False)
+            self._file = storage.local_file(name)
+            self._values = _mapped(self._file)
+            self._sums = np.load(io.BytesIO(storage.read_file(sums_name)), allow_pickle=False)
         except (OSError, ValueError) as error:
             raise LoaderError(
                 f"data.resample: {path} cannot be read ({error}); make it: python -m "
-                f"pipeline.data.keep_probability {manifest.root}/manifest.json"
+                f"pipeline.data.keep_probability with the manifest's path or URL"
             ) from error
         num_samples = manifest.num_samples
         blocks = -(-num_samples // _BLOCK)
@@ -68,6 +76,17 @@ class KeepProbabilities:
         self.total = int(self._sums[-1])
         self.num_kept = self.total // _ONE
         """Samples of an epoch."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For workers: they map the same file instead of being sent 4 bytes a sample."""
+        file = self._file._replace(handle=None)
+        return {key: value for key, value in vars(self).items() if key != "_values"} | {
+            "_file": file
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._values = _mapped(self._file)
 
     def select(self, points: IntArray, starts: IntArray) -> IntArray:
         """Samples hit by points number `points` of epochs whose first point lies at `starts`."""
@@ -121,20 +140,20 @@ def fixed_point(probabilities: np.ndarray) -> IntArray:
     return np.rint(probabilities.astype(np.float64) * _ONE).astype(np.int64)
 
 
-def paths_of(manifest: Manifest) -> tuple[Path, Path]:
-    folder = manifest.root / COLUMN
-    return folder / f"{manifest.fingerprint}.npy", folder / f"{manifest.fingerprint}.sums.npy"
+def names_of(manifest: Manifest) -> tuple[str, str]:
+    """Of the probabilities and of their sums, relative to the manifest."""
+    name = f"{COLUMN}/{manifest.fingerprint}"
+    return f"{name}.npy", f"{name}.sums.npy"
 
 
-def write_keep_probabilities(manifest: Manifest) -> Path:
-    """Make both files; returns the first. Raises LoaderError naming the first sample without a
-    probability from 0 to 1.
+def write_keep_probabilities(manifest: Manifest, storage: Storage | None = None) -> str:
+    """Make both files; returns the first one's place. Raises LoaderError naming the first sample
+    without a probability from 0 to 1.
     """
-    path, sums_path = paths_of(manifest)
-    path.parent.mkdir(exist_ok=True)
-    files = FilePool()
+    storage = storage or LocalStorage(str(manifest.root))
+    files = storage.reader(_READ_AHEAD_BYTES, _NUM_THREADS)
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        parts = list(pool.map(lambda shard: _read_shard(manifest, shard, files), manifest.shards))
+        parts = list(pool.map(partial(_read_shard, storage, files), manifest.shards))
     files.close()
     values = np.concatenate([np.zeros(0, np.float32), *parts])
     blocks = [
@@ -142,24 +161,27 @@ def write_keep_probabilities(manifest: Manifest) -> Path:
         for start in range(0, len(values), _BLOCK)
     ]
     sums = np.cumsum([0, *blocks], dtype=np.int64)
-    for place, array in ((sums_path, sums), (path, values)):
-        aside = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.tmp")
-        with aside.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-        os.replace(aside, place)
-    return path
+    name, sums_name = names_of(manifest)
+    for place, array in ((sums_name, sums), (name, values)):
+        encoded = io.BytesIO()
+        np.save(encoded, array, allow_pickle=False)
+        storage.write_file(place, encoded.getvalue())
+    return storage.path(name)
 
 
-def _read_shard(manifest: Manifest, shard: ShardEntry, files: FilePool) -> np.ndarray:
-    path = manifest.index_path(shard)
-    names = pq.read_schema(path).names
-    if COLUMN in names:
-        values = pq.read_table(path, columns=[COLUMN])[COLUMN].to_numpy().astype(np.float32)
-    else:
-        table = pq.read_table(path, columns=["key", "json_offset", "json_size"])
-        values = np.array(
-            [_of_json(manifest, shard, row, files) for row in table.to_pylist()], np.float32
-        )
+def _mapped(file: LocalFile) -> np.ndarray:
+    values: np.ndarray = np.load(file.path, mmap_mode="r", allow_pickle=False)
+    return values
+
+
+def _read_shard(storage: Storage, files: ByteReader, shard: ShardEntry) -> np.ndarray:
+    with pq.ParquetFile(storage.open_table(shard.index_path)) as index:
+        if COLUMN in index.schema_arrow.names:
+            values = index.read(columns=[COLUMN])[COLUMN].to_numpy().astype(np.float32)
+        else:
+            rows = index.read(columns=["key", "json_offset", "json_size"]).to_pylist()
+            path = storage.path(shard.path)
+            values = np.array([_of_json(path, row, files) for row in rows], np.float32)
     wrong = np.flatnonzero(~((values >= 0) & (values <= 1)))
     if len(wrong):
         raise LoaderError(
@@ -169,13 +191,13 @@ def _read_shard(manifest: Manifest, shard: ShardEntry, files: FilePool) -> np.nd
     return values
 
 
-def _of_json(manifest: Manifest, shard: ShardEntry, row: dict[str, Any], files: FilePool) -> float:
+def _of_json(path: str, row: dict[str, Any], files: ByteReader) -> float:
     try:
-        data = files.read(str(manifest.shard_path(shard)), row["json_offset"], row["json_size"])
+        data = files.read(path, row["json_offset"], row["json_size"])
         return float(json.loads(data)[COLUMN])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise LoaderError(
-            f"{shard.path}: sample {row['key']} has no keep_probability in its json ({error!r}): "
+            f"{path}: sample {row['key']} has no keep_probability in its json ({error!r}): "
             f"only data sets of `make shards` can be resampled"
         ) from error
 
@@ -184,9 +206,10 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.data.keep_probability", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("manifest", help="manifest.json of a data set on a file system")
+    parser.add_argument("manifest", help="path or URL of a data set's manifest.json")
     try:
-        path = write_keep_probabilities(load_manifest(parser.parse_args(arguments).manifest))
+        dataset = open_dataset(parser.parse_args(arguments).manifest)
+        path = write_keep_probabilities(dataset.manifest, dataset.storage)
     except (ManifestError, LoaderError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -15,7 +15,7 @@ from pipeline.data.colour import ColourAugmentation
 from pipeline.data.dataset import DataSet
 from pipeline.data.decode import decode_rgb
 from pipeline.data.faults import SampleError
-from pipeline.data.index import SampleIndex, SampleLocation
+from pipeline.data.index import MAX_BLOCKS, SampleIndex, SampleLocation
 from pipeline.data.reader import ShardReader
 from pipeline.data.transforms import (
     SampleRandom,
@@ -74,7 +74,7 @@ class SampleDecoder:
         )
 
 
-class SampleSource:
+class SampleReader:
     """Reads and decodes samples of one or more data sets, numbered through all of them. Safe to
     call from threads.
     """
@@ -87,11 +87,17 @@ class SampleSource:
         image_size: int,
         num_lanes: int,
         seed: int,
+        num_readers: int = 1,
     ) -> None:
-        """`num_lanes` of this rank: each reads on at another place."""
+        """`num_lanes` of this reader: each reads on at another place. It is one of `num_readers`,
+        which share what a rank may hold of the index.
+        """
         self._datasets = tuple(datasets)
         self._ends = list(accumulate(dataset.num_samples for dataset in datasets))
-        self._indices = [SampleIndex(dataset.manifest, dataset.storage) for dataset in datasets]
+        self._indices = [
+            SampleIndex(dataset.manifest, dataset.storage, MAX_BLOCKS // num_readers)
+            for dataset in datasets
+        ]
         self._readers = [
             ShardReader(dataset.storage.reader(_chunk_bytes(dataset, config.chunk_size), num_lanes))
             for dataset in datasets

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import threading
+import uuid
 from collections import OrderedDict
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pipeline.data.files import FilePool
 
@@ -15,6 +19,14 @@ if TYPE_CHECKING:
 
 # Of one ranged read, the retries of the store's own client included.
 _READ_TIMEOUT_S = 120.0
+_COPY_BYTES = 8 * 1024**2
+
+
+class LocalFile(NamedTuple):
+    """Can be opened at `path` by this process and its workers, as long as `handle` is kept."""
+
+    path: str
+    handle: IO[bytes] | None
 
 
 class ByteReader(Protocol):
@@ -35,6 +47,15 @@ class Storage(Protocol):
     def open_table(self, relative: str) -> Any:
         """What pyarrow's ParquetFile reads from; raises OSError."""
 
+    def read_file(self, relative: str) -> bytes:
+        """Raises OSError."""
+
+    def write_file(self, relative: str, data: bytes) -> None:
+        """Whole or not at all."""
+
+    def local_file(self, relative: str) -> LocalFile:
+        """The file itself, or a copy of an object. Raises OSError."""
+
     def size(self, relative: str) -> int:
         """Of a file, in bytes; raises FileNotFoundError."""
 
@@ -52,6 +73,20 @@ class LocalStorage:
 
     def open_table(self, relative: str) -> str:
         return self.path(relative)
+
+    def read_file(self, relative: str) -> bytes:
+        with open(self.path(relative), "rb") as file:
+            return file.read()
+
+    def write_file(self, relative: str, data: bytes) -> None:
+        path = Path(self.path(relative))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        aside.write_bytes(data)
+        os.replace(aside, path)
+
+    def local_file(self, relative: str) -> LocalFile:
+        return LocalFile(self.path(relative), None)
 
     def size(self, relative: str) -> int:
         return os.stat(self.path(relative)).st_size
@@ -82,6 +117,17 @@ class RemoteStorage:
 
     def read_file(self, relative: str) -> bytes:
         return bytes(self._filesystem.cat_file(self.path(relative)))
+
+    def write_file(self, relative: str, data: bytes) -> None:
+        self._filesystem.pipe_file(self.path(relative), data)
+
+    def local_file(self, relative: str) -> LocalFile:
+        # Without a name, so that nothing is left behind; workers open it by way of this process.
+        copy = tempfile.TemporaryFile()
+        with self._filesystem.open(self.path(relative), "rb", block_size=_COPY_BYTES) as file:
+            shutil.copyfileobj(file, copy, _COPY_BYTES)
+        copy.flush()
+        return LocalFile(f"/proc/{os.getpid()}/fd/{copy.fileno()}", copy)
 
     def size(self, relative: str) -> int:
         return int(self._filesystem.info(self.path(relative))["size"])

@@ -16,15 +16,18 @@ import threading
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import tarfile_samples
 
 from pipeline.config import DataConfig
-from pipeline.data.ahead import POLL_S, STALL_TIMEOUT_S, Loader, RankShare
-from pipeline.data.batch import Batch, BatchWork
+from pipeline.data.ahead import POLL_S, STALL_TIMEOUT_S, Loader
+from pipeline.data.batch import Batch
 from pipeline.data.faults import LoaderError, SampleError
+from pipeline.data.fill import Loaded, RankShare
 from pipeline.data.sample import RawSample, SampleDecoder
+from pipeline.data.threads import ThreadCrew
 
 _IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 # Encoded samples among which the next one is drawn: 60 MB of 30 kB images a rank.
@@ -33,10 +36,13 @@ _QUEUE_SIZE = 256
 
 
 class StreamLoader(Loader):
-    """Each rank reads its own share of the tars, in a thread; `data.num_workers` decode."""
+    """Each rank reads its own share of the tars, in a thread; `data.num_workers` threads decode:
+    processes would have to be sent every encoded sample.
+    """
 
     def __init__(self, config: DataConfig, share: RankShare, seed: int) -> None:
         """Raises LoaderError if there are fewer tars than ranks."""
+        super().__init__(config, share)
         self._urls = [url for pattern in config.stream for url in expand_urls(pattern)]
         if len(self._urls) < share.world_size:
             raise LoaderError(
@@ -49,7 +55,7 @@ class StreamLoader(Loader):
         self.num_samples = 0
         digest = hashlib.sha256("\n".join(self._urls).encode()).hexdigest()
         self.fingerprint = f"stream-{digest[:16]}"
-        super().__init__(config, share)
+        self._crew = ThreadCrew(self, share, config.num_workers)
 
     def batches(self, samples_seen: int, device: torch.device | None = None) -> Iterator[Batch]:
         if samples_seen < 0 or samples_seen % self._share.global_batch_size:
@@ -76,22 +82,22 @@ class StreamLoader(Loader):
         if self._reader is not None:
             self._reader.close()
 
-    def _samples(self, position: int) -> list[int]:
-        """A stream has no numbers; `_load` takes what comes."""
-        return [-1] * self._share.batch_size
+    def samples(self, samples_seen: int, slots: range) -> list[int]:
+        """A stream has no numbers; `load` takes what comes."""
+        return [-1] * len(slots)
 
-    def _load(self, work: BatchWork, slot: int) -> tuple[str, str]:
+    def load(self, sample: int, position: int, out: np.ndarray) -> Loaded:
         assert self._reader is not None  # made by `batches`, which alone begins work
-        position = work.first_position + slot
+        fault: SampleError | None = None
         while True:
             raw = self._reader.next()
             if isinstance(raw, SampleError):
-                work.faults.setdefault(slot, raw)
+                fault = fault or raw
                 continue
             try:
-                return raw.key, self._decoder.decode(raw, position, work.pixels[slot])
+                return Loaded(raw.key, self._decoder.decode(raw, position, out), fault)
             except SampleError as error:
-                work.faults.setdefault(slot, error)
+                fault = fault or error
 
 
 class _Reader:
@@ -102,6 +108,7 @@ class _Reader:
         self._seed = seed
         self._queue: queue.Queue[RawSample | SampleError | BaseException] = queue.Queue(_QUEUE_SIZE)
         self._closed = threading.Event()
+        self._error = LoaderError("the loader is closed")
         self._thread = threading.Thread(target=self._run, name="loader-stream", daemon=True)
         self._thread.start()
 
@@ -119,9 +126,11 @@ class _Reader:
                 continue
             if isinstance(found, SampleError) or isinstance(found, RawSample):
                 return found
+            # For every thread: whichever asks next must not tell of a loader that was closed.
+            self._error = LoaderError(f"data.stream cannot be read: {found}")
+            self._error.__cause__ = found
             self._closed.set()
-            raise LoaderError(f"data.stream cannot be read: {found}") from found
-        raise LoaderError("the loader is closed")
+        raise self._error
 
     def close(self) -> None:
         self._closed.set()

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import html
 import re
+from typing import TYPE_CHECKING
 
 import ftfy
 import instant_clip_tokenizer
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 START_OF_TEXT = 49406
 END_OF_TEXT = 49407
@@ -47,6 +50,8 @@ class Tokenizer:
 
     def __call__(self, texts: list[str]) -> torch.Tensor:
         """Token ids of raw texts; they are cleaned here."""
+        import torch  # not in workers, which need `encode_cleaned` only
+
         return torch.from_numpy(
             self.encode_cleaned([clean_caption(text) for text in texts]).astype(np.int64)
         )

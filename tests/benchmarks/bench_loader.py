@@ -4,7 +4,8 @@
     python -m tests.benchmarks.bench_loader --peer-python /tmp/peers/bin/python --write
     python -m tests.benchmarks.bench_loader --workers 1 --num-samples 500 --rounds 2
 
-Each loader is a process of its own; a round asks every one for --samples-per-round samples in turn.
+Each loader is a process of its own; a round asks every one in turn for --samples-per-round samples
+a worker.
 Peers other than open_clip's restated pipeline run under --peer-python, an environment with
 open_clip_torch==3.3.0, torchvision, mosaicml-streaming and spdl beside this project's packages;
 what does not start there is named in the table with its reason.
@@ -36,7 +37,7 @@ from tests.benchmarks.loader_shards import (
 from tests.benchmarks.loader_stages import first_batch_s, stage_times, tokenizer_rates
 
 RESULTS = Path(__file__).parent / "results" / "loader.md"
-OWN = ("ours", "processes", "restated")
+OWN = ("ours", "threads", "processes", "restated")
 PEERS = ("open_clip", "streaming", "spdl")
 STEP_TIMEOUT_S = 120.0
 
@@ -52,6 +53,8 @@ class Provider:
     """What it prints; a pipe could fill up."""
     rates: list[float] = field(default_factory=list)
     cpu_rates: list[float] = field(default_factory=list)
+    resident_mb: list[int] = field(default_factory=list)
+    """Of the process and its children, at the end; memory they share is counted in each."""
     failure: str = ""
 
     def measure(self, num_samples: int, counts: bool) -> None:
@@ -74,6 +77,7 @@ class Provider:
             told = json.loads(line)
             self.rates.append(told["samples"] / told["seconds"])
             self.cpu_rates.append(told["samples"] / max(told["cpu_s"], 1e-3))
+            self.resident_mb = told["resident_mb"]
 
     def close(self) -> None:
         """By the end of its input first: killed, a peer would leave its shared memory behind."""
@@ -116,7 +120,7 @@ def compare(manifest: Path, options: argparse.Namespace) -> list[Provider]:
         try:
             for number in range(options.rounds + 1):
                 for provider in providers:
-                    provider.measure(options.samples_per_round, counts=number > 0)
+                    provider.measure(options.samples_per_round * num_workers, counts=number > 0)
         finally:
             for provider in providers:
                 provider.close()
@@ -148,12 +152,19 @@ def comparison_table(providers: list[Provider]) -> list[str]:
 
 def scaling_lines(providers: list[Provider]) -> list[str]:
     lines = []
-    for name in ("ours", "processes"):
+    for name in ("threads", "processes"):
         rates = {p.num_workers: np.median(p.rates) for p in providers if p.name == name and p.rates}
         if len(rates) > 1 and 1 in rates:
             told = ", ".join(f"{n}: {rates[n] / rates[1]:.2f}x" for n in sorted(rates) if n > 1)
-            kind = "threads (the default)" if name == "ours" else "processes, shared memory"
-            lines.append(f"Workers against one, {kind}: {told}.")
+            lines.append(f"Workers against one, {name}: {told}.")
+    for provider in providers:
+        if provider.name == "ours" and provider.resident_mb:
+            trainer, *workers = provider.resident_mb
+            each = f", {min(workers)} to {max(workers)} MB a worker" if workers else ""
+            lines.append(
+                f"Resident memory of ours, {provider.num_workers} workers: {trainer} MB the "
+                f"trainer{each} (batches in shared memory are counted in each)."
+            )
     return lines
 
 
@@ -177,20 +188,23 @@ def stage_table(times: dict[str, float], providers: list[Provider]) -> list[str]
             f"{100 * rate * limit / 1e6:.0f} % of that limit. The rest: "
             f"{stages['resize'] + stages['planes']:.0f} us crop and resize, "
             f"{times['decode'] - limit:.0f} us checks of the header, "
-            f"{1e6 / rate - total:.0f} us threads, queues and batches."
+            f"{1e6 / rate - total:.0f} us workers, queues and batches."
         )
     return lines
 
 
 def start_lines(folder: Path, manifest: Path, options: argparse.Namespace) -> list[str]:
     passes = max(3, options.rounds)
-    cold = first_batch_s(manifest, 0, passes, max(options.workers))
+    workers = max(options.workers)
+    cold = first_batch_s(manifest, 0, passes, workers)
+    up = first_batch_s(manifest, 0, passes, workers, workers_up=True)
     large = write_large(folder / "large", options.large_shards, 10_000)
     position = 100_000_000 // BATCH_SIZE * BATCH_SIZE
-    deep = first_batch_s(large, position, 3, max(options.workers))
+    deep = first_batch_s(large, position, 3, workers)
     return [
-        f"First batch of a cold epoch (manifest, index and shards not in the page cache): "
-        f"{np.median(cold):.2f} s (max {max(cold):.2f}).",
+        f"First batch of a cold epoch (manifest, index and shards not in the page cache), "
+        f"{workers} workers: {np.median(cold):.2f} s (max {max(cold):.2f}) with the start of the "
+        f"workers, {np.median(up):.2f} s (max {max(up):.2f}) once they are up.",
         f"First batch of a resume at sample 100 million of {options.large_shards:,} shards of "
         f"10,000 samples, every shard looked at by this one rank: {np.median(deep):.2f} s "
         f"(max {max(deep):.2f}).",
@@ -201,9 +215,13 @@ def bytes_lines() -> list[str]:
     pixels = 3 * IMAGE_SIZE**2
     return [
         f"Bytes of an image that cross to the consumer and to the device: {pixels:,} (uint8), "
-        f"{pixels / (4 * pixels):.2f} of float32's {4 * pixels:,}. Threads copy nothing: a batch "
-        f"is filled in place, in pinned memory where CUDA is there.",
+        f"{pixels / (4 * pixels):.2f} of float32's {4 * pixels:,}. They are copied nowhere on the "
+        f"host: a batch is filled in place, in page-locked memory where CUDA is there.",
     ]
+
+
+def numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
 
 
 def main() -> None:
@@ -213,7 +231,7 @@ def main() -> None:
     parser.add_argument("--num-samples", type=int, default=2000)
     parser.add_argument("--samples-per-round", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--workers", type=numbers, default=[1, 2], help="as in 1,2,16")
     parser.add_argument("--large-shards", type=int, default=40_000)
     parser.add_argument("--peer-python", default="")
     parser.add_argument("--write", action="store_true", help=f"to {RESULTS.name} in results/")
@@ -234,7 +252,7 @@ def main() -> None:
         f"plain ASCII. {platform.machine()}, {os.cpu_count()} CPUs, Python "
         f"{platform.python_version()}; load {load:.1f} at the start, {os.getloadavg()[0]:.1f} at "
         f"the end, the benchmark's own included. {options.rounds} rounds of "
-        f"{options.samples_per_round} samples a loader.",
+        f"{options.samples_per_round} samples a worker.",
         "",
         *comparison_table(providers),
         "",

@@ -3,7 +3,9 @@
     python -m tests.benchmarks.loader_providers NAME MANIFEST WORKERS
 
 Each line of standard input is a number of samples; the answer is a line of JSON: samples, seconds,
-and CPU seconds of the process and its children. Peers do what their users do:
+and CPU seconds and resident memory of the process and its children. `ours` is the loader as users
+get it, `threads` and `processes` are its two kinds of workers at any number of them. Peers do what
+their users do:
 
 open_clip      open_clip_torch 3.3.0's own get_wds_dataset, transforms and tokenizer, resampled
                shards (no refill of its shuffle buffer at an epoch's end). Needs an environment of
@@ -45,6 +47,7 @@ STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
 
 
 def ours(manifest: Path, num_workers: int) -> Iterator[int]:
+    """As users get it: a thread, or several processes."""
     from pipeline.config import DataConfig
     from pipeline.data import build_train_loader
 
@@ -63,10 +66,30 @@ def ours(manifest: Path, num_workers: int) -> Iterator[int]:
     return (len(batch.images) for batch in loader.batches(0))
 
 
-def processes(manifest: Path, num_workers: int) -> Iterator[int]:
-    from tests.benchmarks.loader_processes import process_batches
+def threads(manifest: Path, num_workers: int) -> Iterator[int]:
+    """The same loader with threads at any number of workers."""
+    from pipeline.data.loader import TrainLoader
+    from pipeline.data.threads import ThreadCrew
 
-    return process_batches(manifest, num_workers)
+    def make(loader: Any, plan: Any, num_workers: int) -> Any:
+        return ThreadCrew(loader._lanes, plan.share, num_workers)
+
+    owner: Any = TrainLoader
+    owner._make_crew = make
+    return ours(manifest, num_workers)
+
+
+def processes(manifest: Path, num_workers: int) -> Iterator[int]:
+    """The same loader with processes at any number of workers."""
+    from pipeline.data.loader import TrainLoader
+    from pipeline.data.processes import ProcessCrew
+
+    def make(loader: Any, plan: Any, num_workers: int) -> Any:
+        return ProcessCrew(plan, num_workers)
+
+    owner: Any = TrainLoader
+    owner._make_crew = make
+    return ours(manifest, num_workers)
 
 
 def open_clip(manifest: Path, num_workers: int) -> Iterator[int]:
@@ -237,13 +260,17 @@ def _raw_samples(manifest: Path) -> Iterator[tuple[bytes, bytes]]:
 
 PROVIDERS: dict[str, Callable[[Path, int], Iterator[int]]] = {
     function.__name__: function
-    for function in (ours, processes, open_clip, restated, streaming, spdl)
+    for function in (ours, threads, processes, open_clip, restated, streaming, spdl)
 }
+
+
+def family(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]
 
 
 def cpu_s(process: psutil.Process) -> float:
     total = 0.0
-    for one in (process, *process.children(recursive=True)):
+    for one in family(process):
         times = one.cpu_times()
         total += times.user + times.system
     return total
@@ -267,6 +294,7 @@ def main(name: str, manifest: Path, num_workers: int) -> None:
             "samples": count,
             "seconds": time.perf_counter() - began,
             "cpu_s": cpu_s(process) - began_cpu,
+            "resident_mb": [round(one.memory_info().rss / 1e6) for one in family(process)],
         }
         print(json.dumps(told), file=answers, flush=True)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import psutil
 
 from data_tools.manifest import load_manifest
 from pipeline.config import DataConfig
@@ -97,8 +98,12 @@ def tokenizer_rates(num_captions: int, passes: int) -> dict[int, float]:
     }
 
 
-def first_batch_s(manifest: Path, samples_seen: int, passes: int, num_workers: int) -> list[float]:
-    """From opening the manifest to the first batch, files not in the page cache."""
+def first_batch_s(
+    manifest: Path, samples_seen: int, passes: int, num_workers: int, workers_up: bool = False
+) -> list[float]:
+    """From opening the manifest to the first batch, files not in the page cache; with `workers_up`
+    from when the workers have started and wait for work, as while a model is built.
+    """
     times = []
     for _ in range(passes):
         forget_pages(manifest.parent)
@@ -112,9 +117,20 @@ def first_batch_s(manifest: Path, samples_seen: int, passes: int, num_workers: i
             world_size=1,
             seed=0,
         ) as loader:
+            if workers_up:
+                wait_for_workers()
+                forget_pages(manifest.parent)
+                began = time.perf_counter()
             next(loader.batches(samples_seen))
             times.append(time.perf_counter() - began)
     return times
+
+
+def wait_for_workers() -> None:
+    """Until the children of this process have used no CPU for half a second."""
+    used = -1.0
+    while used != (used := sum(sum(c.cpu_times()[:2]) for c in psutil.Process().children())):
+        time.sleep(0.5)
 
 
 def seconds(

@@ -50,7 +50,7 @@ def loader_of(
     **config: Any,
 ) -> TrainLoader:
     """A loader of IMAGE_SIZE pixels; `config` are fields of DataConfig."""
-    data = DataConfig(manifest=str(manifest), **{"prefetch_batches": 2, **config})
+    data = DataConfig(manifest=str(manifest), **{"prefetch_batches": 2, "num_workers": 1, **config})
     loader = small_loader(data, global_batch_size, rank, world_size, seed)
     assert isinstance(loader, TrainLoader)
     return loader

@@ -188,10 +188,10 @@ def loader_threads():
 
 
 def test_close_ends_the_threads_and_later_batches_raise(manifest):
-    loader = loader_of(manifest, num_workers=3)
+    loader = loader_of(manifest)
     iterator = loader.batches(0)
     next(iterator)
-    assert len(loader_threads()) == 3
+    assert len(loader_threads()) == 1
     loader.close()
     assert not loader_threads()
     with pytest.raises(LoaderError, match="closed"):
@@ -232,7 +232,7 @@ def test_memory_ahead_is_bounded(manifest, monkeypatch):
         next(iterator)
         time.sleep(0.3)
         assert loader.faults.num_read == 8
-        assert loader._pool._tasks.empty()
+        assert loader._crew._tasks.empty()
         # Taken 1, and 2 more wait: the next call gives the second without reading a fourth first.
         started: list[int] = []
         monkeypatch.setattr(loader._order, "batch", recording(loader._order.batch, started))

@@ -71,10 +71,9 @@ def test_blocks_of_a_long_index(tmp_path, row_group_size):
         assert (location.key, location.image_offset, location.text_size) == (f"k{row}", row, row)
 
 
-def test_kept_blocks_are_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.data.index._MAX_BLOCKS", 3)
+def test_kept_blocks_are_bounded(tmp_path):
     manifest = load_manifest(write_shards(tmp_path, small_samples(40), per_shard=4))
-    index = SampleIndex(manifest)
+    index = SampleIndex(manifest, max_blocks=3)
     for _ in range(2):
         for number in range(40):
             assert index.locate(number).key == f"s{number:08d}"

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import pickle
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_tools.manifest import ManifestError
+from data_tools.manifest import ManifestError, load_manifest
 from pipeline.data import LoaderError
 from pipeline.data.dataset import open_dataset
+from pipeline.data.keep_probability import write_keep_probabilities
 from pipeline.data.storage import RangeReader, RemoteStorage, open_storage
 from tests.pipeline.data.loading import equal, loader_of, read_batches
 from tests.pipeline.data.shards import make_samples, write_shards
@@ -36,7 +39,7 @@ def remote(local):
 
 def test_a_store_gives_the_batches_of_a_folder(local, remote):
     expected = read_batches(local, 20)
-    assert all(equal(a, b) for a, b in zip(read_batches(remote, 20, num_workers=3), expected))
+    assert all(equal(a, b) for a, b in zip(read_batches(remote, 20), expected))
     resumed = read_batches(remote, 3, samples_seen=8 * 17)
     assert all(equal(a, b) for a, b in zip(resumed, expected[17:]))
 
@@ -47,11 +50,38 @@ def test_a_chunk_costs_one_or_two_requests(local, remote):
         iterator = loader.batches(0)
         for _ in range(8):  # of 9 steps a lane in its first chunk (75 // 8)
             next(iterator)
-        reader = loader._source._readers[0]._files
+        reader = loader._lanes._reader._readers[0]._files
         assert isinstance(reader, RangeReader)
         # A chunk that wraps or crosses a border of two shards needs two, sizes vary by a little.
         assert reader.num_requests <= 8 * 4
         assert loader.faults.num_bad == 0
+
+
+def test_epochs_by_keep_probability_of_a_store(tmp_path):
+    samples = make_samples(75)
+    for number, sample in enumerate(samples):
+        sample.info = {"keep_probability": (number % 4 + 1) / 4}
+    local = write_shards(tmp_path, samples, per_shard=20)
+    write_keep_probabilities(load_manifest(local))
+    expected = read_batches(local, 12, resample=True)
+    store = fsspec.filesystem("memory")
+    store.put(f"{tmp_path}/", "/bucket/drawn/", recursive=True)
+    store.rm("/bucket/drawn/keep_probability", recursive=True)
+    remote = "memory://bucket/drawn/manifest.json"
+    try:
+        with pytest.raises(LoaderError, match="/bucket/drawn/keep_probability/.*cannot be read"):
+            loader_of(remote, resample=True)
+        dataset = open_dataset(remote)
+        write_keep_probabilities(dataset.manifest, dataset.storage)
+        found = read_batches(remote, 12, resample=True)
+        assert all(equal(a, b) for a, b in zip(found, expected))
+        order = loader_of(remote, resample=True)._order
+        sent = pickle.loads(pickle.dumps(order))  # as workers get it
+        positions = np.arange(500)
+        assert np.array_equal(sent.samples(positions), order.samples(positions))
+        assert len(pickle.dumps(order)) < 1000 + dataset.num_samples
+    finally:
+        store.rm("/bucket", recursive=True)
 
 
 def test_missing_objects_are_an_error_at_start(remote):
