@@ -1,0 +1,46 @@
+"""Where samples come from."""
+
+from __future__ import annotations
+
+import os
+
+from pipeline.config.schema import DataConfig, TrainJob
+
+
+def validate_data(job: TrainJob) -> list[str]:
+    return _sources(job.data) + [
+        f"eval.datasets: {folder} is no folder; correct or remove it"
+        for folder in job.eval.datasets
+        if not os.path.isdir(folder)
+    ]
+
+
+def _sources(data: DataConfig) -> list[str]:
+    given = [name for name in ("manifest", "mixture", "stream") if getattr(data, name)]
+    if not given:
+        return [
+            "data.manifest is not given: add data.manifest=DIR/manifest.json (made by `make "
+            "shards`)"
+        ]
+    problems = []
+    if len(given) > 1:
+        problems.append(
+            " and ".join(f"data.{name}" for name in given) + " are given: they exclude each other; "
+            "a data set more goes into data.mixture"
+        )
+    manifests = [("data.manifest", data.manifest)] if data.manifest else []
+    for number, source in enumerate(data.mixture):
+        manifests.append((f"data.mixture[{number}].manifest", source.manifest))
+        if not source.weight > 0:
+            problems.append(
+                f"data.mixture[{number}].weight = {source.weight}: must be > 0; leave the data "
+                f"set out instead"
+            )
+    problems += [
+        f"{name} = {path}: no such file; `make shards` writes it"
+        for name, path in manifests
+        if "://" not in path and not os.path.isfile(path)
+    ]
+    if data.stream and data.resample:
+        problems.append("data.resample = true: a stream has no index to draw from; give a manifest")
+    return problems

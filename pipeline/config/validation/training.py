@@ -1,0 +1,141 @@
+"""Schedule, optimizer, batch arithmetic, and what DeepSpeed can do with them."""
+
+from __future__ import annotations
+
+from pipeline.config.schema import Optimizer, Precision, Schedule, TrainConfig, TrainJob
+
+
+def validate_training(job: TrainJob) -> list[str]:
+    return [
+        *_schedule(job.train),
+        *_learning_rates(job.train),
+        *_batch(job),
+        *_zero(job),
+        *_lamb(job),
+        *_logit_scale(job),
+        *_health(job),
+    ]
+
+
+def _schedule(train: TrainConfig) -> list[str]:
+    problems = []
+    if train.warmup_steps >= train.steps and train.warmup_steps > 0:
+        problems.append(
+            f"train.warmup_steps = {train.warmup_steps}: warm-up would not end before train.steps "
+            f"= {train.steps}; give fewer, or 0"
+        )
+    longest = max(1, train.steps - train.warmup_steps)
+    if train.schedule is Schedule.wsd and not 0 < train.cooldown_steps <= longest:
+        problems.append(
+            f"train.cooldown_steps = {train.cooldown_steps}: schedule=wsd falls to zero over its "
+            f"last steps, after warm-up; give 1 to {longest}, or another schedule"
+        )
+    if train.schedule is not Schedule.wsd and train.cooldown_steps > 0:
+        problems.append(
+            f"train.cooldown_steps = {train.cooldown_steps}: schedule={train.schedule.value} falls "
+            f"from the end of warm-up on; give 0, or schedule=wsd"
+        )
+    return problems
+
+
+def _learning_rates(train: TrainConfig) -> list[str]:
+    problems = []
+    if not 0 < train.layer_decay <= 1:
+        problems.append(
+            f"train.layer_decay = {train.layer_decay}: a factor on lr for each block further from "
+            f"the output; give more than 0, and 1 for none"
+        )
+    if train.image_lr_scale == 0 and train.text_lr_scale == 0:
+        problems.append(
+            "train.image_lr_scale = train.text_lr_scale = 0: both towers are frozen; give one of "
+            "them more than 0"
+        )
+    return problems
+
+
+def _batch(job: TrainJob) -> list[str]:
+    world_size, batch = job.world_size, job.train.global_batch_size
+    if world_size < 1 or batch < 1:
+        return []  # told among the ranges
+    ranks = (
+        f"cluster.nodes = {job.cluster.nodes} x cluster.ranks_per_node = "
+        f"{job.cluster.ranks_per_node}"
+    )
+    if batch % world_size:
+        lower, upper = batch // world_size * world_size, -(-batch // world_size) * world_size
+        return [
+            f"train.global_batch_size = {batch}: is not divisible by {world_size} ranks ({ranks}); "
+            f"give {lower or upper} or {upper}"
+        ]
+    share = batch // world_size
+    problems = []
+    for name in ("image_micro_batch_size", "text_micro_batch_size"):
+        size: int = getattr(job.train, name)
+        if size > 0 and share % size:
+            near = " or ".join(str(divisor) for divisor in nearest_divisors(share, size))
+            problems.append(
+                f"train.{name} = {size}: does not divide the {share} samples of a rank "
+                f"(train.global_batch_size = {batch}, {ranks}); give {near}, or 0 for all at once"
+            )
+    return problems
+
+
+def nearest_divisors(number: int, size: int) -> list[int]:
+    """The largest divisor of `number` below `size` and the smallest above it, where there is
+    one."""
+    divisors = [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+    lower = [divisor for divisor in divisors if divisor < size][-1:]
+    return lower + [divisor for divisor in divisors if divisor > size][:1]
+
+
+def _zero(job: TrainJob) -> list[str]:
+    if job.deepspeed.zero_stage in (1, 2, 3):
+        return []
+    return [
+        f"deepspeed.zero_stage = {job.deepspeed.zero_stage}: give 1, 2 or 3 (stage 0 applies NaN "
+        f"gradients to the weights and reports no gradient norm; stage 1 costs nothing on one "
+        f"device)"
+    ]
+
+
+def _lamb(job: TrainJob) -> list[str]:
+    """Its norms are those of whole parameters, summed over ranks on the device: see
+    pipeline/engine/lamb.py."""
+    if job.train.optimizer is not Optimizer.lamb:
+        return []
+    problems = []
+    if job.deepspeed.zero_stage == 3:
+        problems.append(
+            "deepspeed.zero_stage = 3: train.optimizer=lamb knows where stages 1 and 2 put the "
+            "fragments of a parameter, whose norm it needs; give one of them, or optimizer=adamw"
+        )
+    if job.deepspeed.offload_optimizer:
+        problems.append(
+            "deepspeed.offload_optimizer = true: train.optimizer=lamb sums norms over ranks on the "
+            "device, and its weights would be in host memory; give false, or optimizer=adamw"
+        )
+    if job.train.precision is Precision.fp16:
+        problems.append(
+            "train.precision = fp16: train.optimizer=lamb is not tested under a loss scale; give "
+            "bf16, or optimizer=adamw"
+        )
+    return problems
+
+
+def _logit_scale(job: TrainJob) -> list[str]:
+    loss = job.loss
+    if 0 < loss.init_logit_scale <= loss.max_logit_scale:
+        return []
+    return [
+        f"loss.init_logit_scale = {loss.init_logit_scale}: must be > 0 and <= loss.max_logit_scale "
+        f"= {loss.max_logit_scale} (both are logarithms: ln(1/0.07) = 2.66, ln(100) = 4.61)"
+    ]
+
+
+def _health(job: TrainJob) -> list[str]:
+    if not 0 < job.health.loss_spike <= 1:
+        return []
+    return [
+        f"health.loss_spike = {job.health.loss_spike}: a multiple of the usual loss, which any "
+        f"healthy step would be above; give more than 1 (2 is a doubling), or 0 for never"
+    ]
