@@ -21,6 +21,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
+import pyarrow as pa
+
 from data_tools import (
     balance,
     candidates,
@@ -43,6 +46,7 @@ from data_tools.config import (
 )
 from data_tools.manifest import ManifestError
 from data_tools.schema import DataError, DatasetPaths
+from data_tools.table_stream import unreadable_tables
 from data_tools.tasks import Task, parse_task
 
 Counts = dict[str, int]
@@ -245,6 +249,16 @@ def main(arguments: list[str], stage: str | None = None) -> int:
         return 2
     except (DataError, ManifestError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (pa.ArrowException, duckdb.Error) as error:
+        damaged = unreadable_tables(Path(job.out_dir) / "tables")
+        if not damaged:
+            raise
+        print(
+            f"error: {', '.join(map(str, damaged))}: not readable as parquet ({error}). Delete "
+            f"what is named here and {Path(job.out_dir) / 'tables' / 'done'}, and run again",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)

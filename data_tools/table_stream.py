@@ -55,3 +55,15 @@ def on_disk_database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         scratch = folder / f".duckdb.{uuid.uuid4().hex[:8]}.tmp"
         database.execute("SET temp_directory = $scratch", {"scratch": str(scratch)})
         yield database
+
+
+def unreadable_tables(folder: Path) -> list[Path]:
+    """The parquet files below `folder` whose footers say nothing: cut off or overwritten by
+    somebody, for the stages write aside."""
+    found = []
+    for file in sorted(folder.rglob("*.parquet")):
+        try:
+            pq.read_metadata(file)
+        except (pa.ArrowException, OSError):
+            found.append(file)
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 
@@ -109,6 +110,28 @@ def test_a_list_that_is_gone_or_no_text_is_named(words, tmp_path, capsys):
     for read in (read_terms, read_boilerplate):
         with pytest.raises(DataError, match="latin.txt is not UTF-8.*save it as UTF-8"):
             read(tmp_path / "latin.txt")
+
+
+@pytest.mark.parametrize(("table", "stage"), [("candidates", "balance"), ("queries", "match")])
+def test_a_table_that_somebody_damaged_is_named(words, tmp_path, capsys, table, stage):
+    assert build.main(["--until", "balance", *words]) == 0
+    before = _files(tmp_path / "data")
+    file = tmp_path / "data" / "tables" / f"{table}.parquet"
+    whole = file.read_bytes()
+    for content in (b"", b"garbage", whole[:-20]):
+        file.write_bytes(content)
+        (tmp_path / "data" / "tables" / "done" / f"{stage}.json").unlink(missing_ok=True)
+        assert build.main(words, stage=stage) == 1
+        told = capsys.readouterr().err
+        assert f"{table}.parquet: not readable as parquet" in told and "tables/done" in told
+    file.unlink()
+    shutil.rmtree(tmp_path / "data" / "tables" / "done")
+    assert build.main(["--until", "balance", *words]) == 0
+    assert _files(tmp_path / "data") == before
+
+
+def _files(folder):
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
 @pytest.mark.parametrize("task", ["2/2", "x", "-1/2", "1"])
