@@ -56,6 +56,8 @@ def train(config: TrainJob) -> int:
 
     with loader, checkpoints, watchdog, StopRequest(world) as stop:
         state = checkpoints.load_latest(engine)
+        if state.step:
+            world.tell(f"goes on from step {state.step}, {state.samples_seen} samples seen")
         metrics.start(state)
         batches = loader.batches(state.samples_seen, world.device)
         told_to_stop = False
