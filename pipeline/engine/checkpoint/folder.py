@@ -19,6 +19,7 @@ from pipeline.engine.checkpoint.record import STATE, FileRecord, Record
 
 LATEST = "latest"
 _ASIDE = ".tmp"
+_REPLACED = ".replaced.tmp"
 
 
 def name_of(step: int) -> str:
@@ -51,8 +52,13 @@ class CheckpointFolder:
         except (OSError, UnicodeDecodeError) as error:
             raise CheckpointError(f"{STATE} cannot be read ({error})") from error
 
-    def remove_stale(self) -> None:
-        """What killed runs left aside. By rank 0, before anyone writes."""
+    def clean_up(self) -> None:
+        """After a run that was killed: what it was replacing gets its name back, what it left aside
+        goes. By rank 0, before anyone writes."""
+        for left in self.path.glob(f".step_*{_REPLACED}"):
+            final = self.path / left.name.removesuffix(_REPLACED).lstrip(".")
+            if not final.exists():
+                os.replace(left, final)
         for left in self.path.glob(f".step_*{_ASIDE}"):
             shutil.rmtree(left)
 
@@ -66,8 +72,8 @@ class CheckpointFolder:
                 raise OSError(f"{file.name} has {found} of {file.num_bytes} bytes")
         _write_durably(aside / STATE, state_text)
         _sync_folder(aside)
-        replaced = self.aside(step).with_suffix(f".replaced{_ASIDE}")
-        if final.exists():  # damaged, or of a future that the run has gone back from
+        replaced = self.path / f".{name_of(step)}{_REPLACED}"
+        if final.exists():  # damaged, or saved again after a roll-back
             os.replace(final, replaced)
         os.replace(aside, final)
         _sync_folder(self.path)

@@ -31,7 +31,7 @@ from pipeline.engine.checkpoint.remote import RemoteCheckpoints, Uploader
 from pipeline.engine.checkpoint.search import Search, refuse_other_run
 from pipeline.engine.checkpoint.snapshot import Snapshot
 from pipeline.engine.checkpoint.writer import Work, Writer, Written
-from pipeline.engine.shards import ParameterShards
+from pipeline.engine.shards import Fragment
 from pipeline.state import TrainState
 
 # Of a run that fails: what is being written may become whole, but nobody waits long for it.
@@ -41,11 +41,21 @@ _UPLOAD_TIMEOUT_S = 3600.0
 _SHARED_FOLDER_TIMEOUT_S = 90.0
 
 
+class Shards(Protocol):
+    """ParameterShards, as far as a checkpoint needs them."""
+
+    optimizer_step: int
+
+    def fragments(self) -> list[Fragment]: ...
+
+    def publish(self) -> None: ...
+
+
 class Engine(Protocol):
     """What a checkpoint is taken from: ClipEngine."""
 
     @property
-    def shards(self) -> ParameterShards: ...
+    def shards(self) -> Shards: ...
 
     def extra_state(self) -> dict[str, float | int | bool]: ...
 
@@ -186,14 +196,14 @@ class CheckpointManager:
         with self._world.together(f"share {path}"):
             if self._world.is_main:
                 self._see_probes()
-                self._folder.remove_stale()
+                self._folder.clean_up()
 
     def _open_remote(self) -> None:
         config, remote = self._config.checkpoint, None
         with self._world.together("open checkpoint.remote"):
             remote = RemoteCheckpoints(config.remote)
             if self._world.is_main:
-                remote.latest()
+                remote.refuse_silence()
                 self._uploader = Uploader(
                     remote, self._folder.__getitem__, config.kept, self._ranks.say
                 )

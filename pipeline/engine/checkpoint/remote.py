@@ -42,11 +42,16 @@ class RemoteCheckpoints:
             ) from error
         self._root = root.rstrip("/")
 
-    def latest(self) -> int | None:
+    def refuse_silence(self) -> None:
+        """CheckpointError when the store does not answer within some seconds: before a run begins,
+        that is a wrong address rather than a busy store."""
+        self.latest(attempts=3)
+
+    def latest(self, attempts: int = _ATTEMPTS) -> int | None:
         """The newest whole step; None when there is none. CheckpointError when the store does not
         answer."""
         try:
-            text = self._retry(lambda: self._files.cat_file(f"{self._root}/{LATEST}"))
+            text = self._retry(lambda: self._files.cat_file(f"{self._root}/{LATEST}"), attempts)
         except FileNotFoundError:
             return None
         named = text.decode(errors="replace").strip().removeprefix("step_")
@@ -54,16 +59,10 @@ class RemoteCheckpoints:
             raise CheckpointError(f"{self.url}/{LATEST} names no checkpoint: {named[:40]!r}")
         return int(named)
 
-    def steps(self) -> list[int]:
-        """Newest first."""
-        self._files.invalidate_cache()
-        try:
-            found = self._retry(lambda: self._files.ls(self._root, detail=False))
-        except FileNotFoundError:
-            return []
-        names = (str(path).rstrip("/").rpartition("/")[2] for path in found)
-        steps = (name.removeprefix("step_") for name in names if name.startswith("step_"))
-        return sorted((int(step) for step in steps if step.isdecimal()), reverse=True)
+    def whole_steps(self) -> list[int]:
+        """Newest first: `latest` and those before. Later ones have not arrived."""
+        latest = self.latest()
+        return [] if latest is None else [step for step in self._steps() if step <= latest]
 
     def state_text(self, step: int) -> str:
         """FileNotFoundError when the checkpoint is not whole."""
@@ -85,8 +84,9 @@ class RemoteCheckpoints:
         self._put(folder / STATE, self._path(step, STATE))
         content = (name_of(step) + "\n").encode()
         self._retry(lambda: self._files.pipe_file(f"{self._root}/{LATEST}", content))
-        older = [other for other in self.steps() if other <= step]
-        for other in self.steps():
+        found = self._steps()
+        older = [other for other in found if other <= step]
+        for other in found:
             if other not in older[:kept]:
                 self._remove(other)
 
@@ -98,6 +98,13 @@ class RemoteCheckpoints:
             self._retry(lambda: self._files.get_file(self._path(step, name), str(folder / name)))
 
         self._each(names, get)
+
+    def _steps(self) -> list[int]:
+        self._files.invalidate_cache()
+        found = self._retry(lambda: self._files.ls(self._root, detail=False))
+        names = (str(path).rstrip("/").rpartition("/")[2] for path in found)
+        steps = (name.removeprefix("step_") for name in names if name.startswith("step_"))
+        return sorted((int(step) for step in steps if step.isdecimal()), reverse=True)
 
     def _put(self, local: Path, path: str) -> None:
         def put() -> None:
@@ -120,13 +127,13 @@ class RemoteCheckpoints:
         with ThreadPoolExecutor(_NUM_AT_ONCE) as pool:
             list(pool.map(work, names))
 
-    def _retry(self, work: Callable[[], T]) -> T:
-        """FileNotFoundError is an answer, everything else may be a store that is busy: its clients
-        raise many kinds."""
+    def _retry(self, work: Callable[[], T], attempts: int = _ATTEMPTS) -> T:
+        """FileNotFoundError and PermissionError are answers, everything else may be a store that is
+        busy: its clients raise many kinds."""
         try:
             for attempt in stamina.retry_context(
-                on=lambda error: not isinstance(error, FileNotFoundError),
-                attempts=_ATTEMPTS,
+                on=lambda error: not isinstance(error, (FileNotFoundError, PermissionError)),
+                attempts=attempts,
                 timeout=None,
                 wait_initial=_FIRST_WAIT_S,
                 wait_max=_LONGEST_WAIT_S,

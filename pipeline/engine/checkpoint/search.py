@@ -34,7 +34,7 @@ class Search:
                 self.ranks.of_rank_0(partial(self.folder.point_latest_to, step))
                 return record
         if self.remote is not None:
-            for step in self.ranks.of_rank_0(self.remote.steps):
+            for step in self.ranks.of_rank_0(self.remote.whole_steps):
                 record = self._fetched(self.remote, step, problems)
                 if record is not None:
                     return record
@@ -100,12 +100,17 @@ def _text_or_problem(folder: CheckpointFolder, step: int) -> tuple[str, str]:
 
 
 def refuse_other_run(remote: RemoteCheckpoints, record: Record) -> int | None:
-    """The newest step there. Two runs in one remote folder would delete each other's
-    checkpoints."""
-    there = remote.latest()
-    if there is not None and Record.of_text(remote.state_text(there)).run_id != record.run_id:
-        raise CheckpointError(
-            f"checkpoint.remote = {remote.url} holds the checkpoints of another run: give a folder "
-            f"of its own to this one"
-        )
-    return there
+    """The newest step that can be read there. Two runs in one remote folder would delete each
+    other's checkpoints."""
+    for step in remote.whole_steps():
+        try:
+            there = Record.of_text(remote.state_text(step))
+        except (FileNotFoundError, CheckpointError):
+            continue
+        if there.run_id != record.run_id:
+            raise CheckpointError(
+                f"checkpoint.remote = {remote.url} holds the checkpoints of another run: give a "
+                f"folder of its own to this one"
+            )
+        return step
+    return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -111,7 +112,7 @@ def world_of(rank: int, world_size: int) -> World:
     return World(rank, rank, world_size, torch.device("cpu"))
 
 
-def job(run_dir: Path | str, **checkpoint: object) -> TrainJob:
+def job(run_dir: Path | str, **checkpoint: Any) -> TrainJob:
     """every_steps=10, log lines every 5 steps, and short timeouts."""
     config = TrainJob(run_dir=str(run_dir))
     config.logging.every_steps = 5
@@ -127,6 +128,6 @@ def manager(
     rank: int = 0,
     world_size: int = 1,
     data: str = "these shards",
-    **checkpoint: object,
+    **checkpoint: Any,
 ) -> CheckpointManager:
     return CheckpointManager(job(run_dir, **checkpoint), world_of(rank, world_size), data)

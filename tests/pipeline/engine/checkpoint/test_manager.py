@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-import time
+import shutil
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +14,15 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from pipeline.engine.checkpoint import CheckpointError, load_model_weights, newest_step
+from pipeline.engine.checkpoint import CheckpointError, load_model_weights, newest_step, writer
 from pipeline.state import TrainState
 from tests.pipeline.engine.checkpoint.sharded import SHAPES, Engine, expected, manager
 
 pytestmark = pytest.mark.usefixtures("alone")
 
 
-def save(run_dir: Path, *steps: int, **checkpoint: object) -> None:
-    with manager(run_dir, **checkpoint) as checkpoints:
+def save(run_dir: Path, *steps: int) -> None:
+    with manager(run_dir) as checkpoints:
         checkpoints.load_latest(Engine())
         for step in steps:
             checkpoints.save(Engine().fill(step), TrainState(step, 8 * step, 1))
@@ -61,26 +63,46 @@ def test_the_files_are_plain_safetensors(tmp_path):
     assert torch.equal(found, expected("visual.proj", "exp_avg", 10, (7, 5)))
 
 
-def test_training_goes_on_while_it_is_written(tmp_path, monkeypatch):
-    from pipeline.engine.checkpoint import writer
+@pytest.fixture
+def slow_disk(monkeypatch) -> threading.Event:
+    """Nothing is written before the event is set."""
+    real, may_write = writer.write_blocks, threading.Event()
 
-    real = writer.write_blocks
-
-    def slow(path, blocks):
-        time.sleep(0.3)
+    def write(path, blocks):
+        assert may_write.wait(20)
         return real(path, blocks)
 
-    monkeypatch.setattr(writer, "write_blocks", slow)
+    monkeypatch.setattr(writer, "write_blocks", write)
+    return may_write
+
+
+def test_training_goes_on_while_it_is_written(tmp_path, slow_disk):
     engine, state = Engine().fill(10), TrainState(10, 80)
     checkpoints = manager(tmp_path)
     checkpoints.save(engine, state)
     engine.fill(11)  # the next step changes weights and state in place
     state.advance(8)
     assert not (tmp_path / "checkpoints" / "step_00000010").exists()
+    slow_disk.set()
     checkpoints.close()
     other = Engine()
     assert manager(tmp_path).load_latest(other) == TrainState(10, 80)
     assert other.holds(10)
+
+
+def test_the_next_save_waits_for_the_one_under_way(tmp_path, slow_disk):
+    checkpoints, engine = manager(tmp_path), Engine()
+    checkpoints.save(engine.fill(10), TrainState(10))
+    second = threading.Thread(target=lambda: checkpoints.save(engine.fill(20), TrainState(20)))
+    second.start()
+    second.join(0.3)
+    assert second.is_alive()
+    slow_disk.set()
+    second.join(20)
+    checkpoints.close()
+    for step in (20, 10):
+        assert manager(tmp_path).load_latest(engine).step == step and engine.holds(step)
+        shutil.rmtree(tmp_path / "checkpoints" / f"step_000000{step}")
 
 
 def test_random_generators_go_on_where_they_were(tmp_path):
@@ -115,9 +137,9 @@ def test_due_by_steps(tmp_path):
 
 
 def test_due_by_the_clock_at_the_next_log_line(tmp_path):
-    checkpoints = manager(tmp_path, every_steps=1000, every_minutes=0.2 / 60)
+    checkpoints = manager(tmp_path, every_steps=1000, every_minutes=60.0)
     assert not checkpoints.due(TrainState(5))
-    time.sleep(0.25)
+    checkpoints._began -= 3600
     assert [checkpoints.due(TrainState(step)) for step in (6, 9, 10)] == [False, False, True]
     checkpoints.save(Engine().fill(10), TrainState(10))
     assert not checkpoints.due(TrainState(15))
@@ -134,7 +156,7 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-DAMAGE = {
+DAMAGE: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "flipped": ("rank_00000.safetensors", flip, "does not have its checksum"),
     "truncated": ("rank_00000.safetensors", truncate, "has .* of .* bytes"),
     "missing": ("rank_00000.safetensors", Path.unlink, "is missing"),
@@ -187,6 +209,26 @@ def test_a_damaged_step_is_replaced_when_the_run_comes_there_again(tmp_path):
     assert names(tmp_path) == ["latest", "step_00000010", "step_00000020"]
     engine = Engine()
     assert manager(tmp_path).load_latest(engine).step == 20 and engine.holds(20)
+
+
+def test_a_step_is_saved_again_after_a_roll_back(tmp_path):
+    save(tmp_path, 10)
+    with manager(tmp_path) as checkpoints:
+        engine = Engine()
+        checkpoints.load_latest(engine)
+        checkpoints.save(engine, TrainState(10, 800, 2))
+    assert manager(tmp_path).load_latest(Engine()) == TrainState(10, 800, 2)
+    assert names(tmp_path) == ["latest", "step_00000010"]
+
+
+def test_killed_between_the_two_renames_of_a_replacement(tmp_path):
+    save(tmp_path, 10)
+    path = tmp_path / "checkpoints"
+    shutil.copytree(path / "step_00000010", path / ".step_00000010.tmp")
+    (path / "step_00000010").rename(path / ".step_00000010.replaced.tmp")
+    engine = Engine()
+    assert manager(tmp_path).load_latest(engine).step == 10 and engine.holds(10)
+    assert names(tmp_path) == ["latest", "step_00000010"]
 
 
 def test_other_data_is_refused(tmp_path):
