@@ -56,6 +56,10 @@ class Lamb(torch.optim.Optimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0, "decayed": True}
         super().__init__(params, defaults)
         self._layouts: dict[Tensor, _Layout] = {}
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                slots = torch.zeros(1, dtype=torch.int64, device=parameter.device)
+                self._layouts[parameter] = _Layout([parameter.numel()], slots, 1, None)
 
     def bind(
         self, spans: Sequence[Sequence[tuple[int, int]]], group: dist.ProcessGroup | None
@@ -65,10 +69,11 @@ class Lamb(torch.optim.Optimizer):
 
         spans: a group's parameters as (first element, number of elements) in the whole buffer, in
         ascending order, the same on all ranks. Call it once, after ZeRO has replaced the
-        parameters of the groups. Without it every tensor is a parameter.
+        parameters of the groups; `step` refuses such tensors without it.
         """
         if len(spans) != len(self.param_groups):
             raise ValueError(f"spans of {len(spans)} groups for {len(self.param_groups)} groups")
+        layouts = {}
         rank = 0 if group is None else dist.get_rank(group)
         for number, (of_group, parameter_group) in enumerate(zip(spans, self.param_groups)):
             if len(parameter_group["params"]) != 1:
@@ -78,9 +83,10 @@ class Lamb(torch.optim.Optimizer):
                 )
             (flat,) = parameter_group["params"]
             sizes, slots = cut(of_group, start=rank * flat.numel(), length=flat.numel())
-            self._layouts[flat] = _Layout(
+            layouts[flat] = _Layout(
                 sizes, torch.tensor(slots, device=flat.device), len(of_group), group
             )
+        self._layouts = layouts
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -121,11 +127,9 @@ class Lamb(torch.optim.Optimizer):
     def _scale_by_trust_ratios(self, update: Tensor, parameter: Tensor) -> None:
         layout = self._layouts.get(parameter)
         if layout is None:
-            layout = _Layout(
-                [parameter.numel()],
-                torch.zeros(1, dtype=torch.int64, device=update.device),
-                1,
-                None,
+            raise RuntimeError(
+                f"LAMB was given a tensor of {parameter.numel()} elements in place of its "
+                f"parameters and not told what lies in it: call bind() after deepspeed.initialize"
             )
         pieces = update.view(-1).split(layout.sizes)
         squares = torch.zeros(

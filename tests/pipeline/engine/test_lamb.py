@@ -143,6 +143,16 @@ def test_bind_refuses_groups_that_are_not_flat() -> None:
         optimizer.bind([spans(DECAYED)], None)
 
 
+def test_a_flat_tensor_that_was_not_bound_is_refused() -> None:
+    """Its norm would be that of all parameters together."""
+    optimizer = lamb(random_tensors(DECAYED, 1), random_tensors(KEPT, 2))
+    flat = part(random_tensors(DECAYED, 1), 0, 1).requires_grad_()
+    flat.grad = torch.ones_like(flat)
+    optimizer.param_groups[0]["params"] = [flat]
+    with pytest.raises(RuntimeError, match="call bind"):
+        optimizer.step()
+
+
 @given(
     gaps_and_sizes=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9)), max_size=6),
     start=st.integers(0, 40),

@@ -137,3 +137,26 @@ def test_state_survives_being_saved_and_loaded(kind: Optimizer) -> None:
     fresh.step()
     for one, other in zip(bits(model, optimizer), bits(again, fresh)):
         assert torch.equal(one, other)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_a_gpu_a_step_never_waits_and_a_skip_leaves_every_bit(kind: Optimizer) -> None:
+    model = two_layers().cuda()
+    optimizer: Any = build_optimizer(model, TrainConfig(optimizer=kind, lr=0.01))
+    for bad in (1.0, 1.0, math.nan, math.inf):
+        give_gradients(model, bad)
+        gradients = [value.grad for value in model.parameters() if value.grad is not None]
+        before = bits(model, optimizer)
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            norm = torch.stack(torch._foreach_norm(gradients)).norm()
+            optimizer.grad_scale = norm.clamp(min=1.0)
+            optimizer.found_inf = (~norm.isfinite()).float()
+            optimizer.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        after = bits(model, optimizer)
+        changed = [not torch.equal(old, new) for old, new in zip(before, after)]
+        assert all(changed) if math.isfinite(bad) else not any(changed)
