@@ -86,6 +86,7 @@ class Watchdog:
 
     def _end_process(self) -> None:
         faulthandler.cancel_dump_traceback_later()
+        self._path("interpreter_stuck").unlink(missing_ok=True)  # it is not: this runs
         limit = threading.Timer(LONGEST_END_S, os._exit, (EXIT_STALLED,))
         limit.daemon = True
         limit.start()
