@@ -38,8 +38,9 @@ def deepspeed_config(config: TrainJob) -> dict[str, Any]:
         "steps_per_print": 1_000_000_000,
         "wall_clock_breakdown": False,
         "zero_optimization": zero,
-        # torch's own optimizers, which compile nothing at the first start
+        # torch's own optimizers and ours, which compile nothing at the first start
         "zero_force_ds_cpu_optimizer": False,
+        "zero_allow_untested_optimizer": True,
         # on by default, and then it synchronises the device at each forward and step
         "timers": {"throughput": {"enabled": False}},
     } | _precision(config.train.precision, on_host)

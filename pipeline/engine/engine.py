@@ -17,6 +17,7 @@ from pipeline.data import Batch
 from pipeline.distributed import World
 from pipeline.engine.deepspeed_config import decides_on_host, deepspeed_config
 from pipeline.engine.grad_cache import CachedTower
+from pipeline.engine.lamb import Lamb, spans_of
 from pipeline.engine.objective import Objective
 from pipeline.engine.optimizer import build_optimizer
 from pipeline.engine.schedule import lr_factor
@@ -48,11 +49,13 @@ class ClipEngine:
         self._towers = Towers(model.to(world.device))
         compile_in_place(model, config.train.compile.value)
         self._plain: Towers | None = None
+        optimizer = build_optimizer(model, config.train)
         self._engine, *_ = deepspeed.initialize(
-            model=self._towers,
-            optimizer=build_optimizer(model, config.train),
-            config=deepspeed_config(config),
+            model=self._towers, optimizer=optimizer, config=deepspeed_config(config)
         )
+        if isinstance(optimizer, Lamb):
+            zero = self._engine.optimizer
+            optimizer.bind(spans_of(zero), zero.dp_process_group)
         # DeepSpeed rounds buffers too: a mean of 122.77 to 123
         model.visual.set_pixel_statistics(config.model, world.device)
         self.shards = ParameterShards(
@@ -204,6 +207,7 @@ class ClipEngine:
             "loss_scale": float(scaler.cur_scale),
             "loss_scale_iteration": int(scaler.cur_iter),
             "loss_scale_last_overflow": int(scaler.last_overflow_iter),
+            "loss_scale_hysteresis": int(scaler.cur_hysteresis),
         }
 
     def load_extra_state(self, state: dict[str, float | int | bool]) -> None:
@@ -213,6 +217,7 @@ class ClipEngine:
             scaler.cur_scale = state["loss_scale"]
             scaler.cur_iter = int(state["loss_scale_iteration"])
             scaler.last_overflow_iter = int(state["loss_scale_last_overflow"])
+            scaler.cur_hysteresis = int(state["loss_scale_hysteresis"])
         self._refresh_exact_scalars()
 
     def close(self) -> None:
