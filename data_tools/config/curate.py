@@ -5,6 +5,7 @@ rule took out is in the ledger with the value that it broke, so that a rule can 
 costs, and undone by switching it off: images are not decoded again.
 """
 
+import importlib.util
 import math
 import os
 from dataclasses import dataclass, field
@@ -164,9 +165,22 @@ def _plug_ins(config: CurateConfig) -> list[str]:
             found.append(
                 f"curate.classifiers has target = {plug_in.target!r}: give package.module:Name"
             )
+        elif not _is_there(plug_in.target.partition(":")[0]):
+            found.append(
+                f"curate.classifiers has target = {plug_in.target!r}: no such module; install it, "
+                "or start from its folder"
+            )
         if not math.isfinite(plug_in.min_score):
             found.append(
                 f"curate.classifiers has min_score = {plug_in.min_score} for {plug_in.target}: "
                 "give a number"
             )
     return found
+
+
+def _is_there(module: str) -> bool:
+    """Found, not run: a classifier may load a model when it is imported."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False

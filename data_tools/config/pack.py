@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Optional
 
+import fsspec
+from fsspec.utils import get_protocol
+
 from data_tools.config.problems import below
 
 
@@ -33,4 +36,12 @@ def problems(config: PackConfig) -> list[str]:
         found += below([("pack.samples_per_shard", config.samples_per_shard, 1)])
     if config.target_shard_bytes is not None:
         found += below([("pack.target_shard_bytes", config.target_shard_bytes, 100_000)])
+    if config.target_url:  # now, not after days of crawling
+        try:
+            fsspec.get_filesystem_class(get_protocol(config.target_url))
+        except (ValueError, ImportError) as error:
+            found.append(
+                f"pack.target_url = {config.target_url}: {error}; give a folder or a URL that "
+                "fsspec knows, and install what it names"
+            )
     return found

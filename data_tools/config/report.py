@@ -1,5 +1,6 @@
 """Settings of the report stage: what the data set's card is compared with."""
 
+import os
 from dataclasses import dataclass, field
 
 
@@ -19,7 +20,7 @@ def problems(config: ReportConfig) -> list[str]:
     if config.caption_sample < 1:
         found.append(f"report.caption_sample = {config.caption_sample}: must be >= 1")
     return found + [
-        f"report.class_names: {path!r} is empty; name a file or a folder"
+        f"report.class_names: {path!r} is not there; name a file or a folder"
         for path in config.class_names
-        if not path.strip()
+        if not path.strip() or not os.path.exists(path)
     ]

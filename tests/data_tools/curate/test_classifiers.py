@@ -110,7 +110,7 @@ def test_given_on_the_command_line(tmp_path):
     job = load_job(
         [f"out_dir={tmp_path}", f"queries.path={tmp_path}/q.txt", "source=commons",
          "sources.contact=crawler@example.org",
-         "curate.classifiers=[{target: 'mine.scorers:Aesthetic', min_score: 4.5}]"]
+         "curate.classifiers=[{target: 'json.decoder:Aesthetic', min_score: 4.5}]"]
     )  # fmt: skip
     (classifier,) = job.curate.classifiers
-    assert (classifier.target, classifier.min_score) == ("mine.scorers:Aesthetic", 4.5)
+    assert (classifier.target, classifier.min_score) == ("json.decoder:Aesthetic", 4.5)

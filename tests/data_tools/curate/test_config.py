@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from data_tools.config import ClassifierConfig, CurateConfig, PackConfig
+from data_tools.config import ClassifierConfig, CurateConfig, PackConfig, ReportConfig
 from data_tools.config import curate as curate_config
 from data_tools.config import pack as pack_config
+from data_tools.config import report as report_config
 from data_tools.config.curate import in_words
 
 
@@ -28,8 +29,12 @@ def test_the_defaults_are_valid():
             "target = 'mine': give package.module",
         ),
         (
-            {"classifiers": [ClassifierConfig(target="a:B", min_score=float("nan"))]},
-            "min_score = nan for a:B: give a number",
+            {"classifiers": [ClassifierConfig(target="json:B", min_score=float("nan"))]},
+            "min_score = nan for json:B: give a number",
+        ),
+        (
+            {"classifiers": [ClassifierConfig(target="no.such.module:B")]},
+            "target = 'no.such.module:B': no such module",
         ),
         ({"min_grey_std": float("nan")}, "curate.min_grey_std = nan: must be >= 0, and finite"),
         ({"processes": 0}, "curate.processes = 0: must be >= 1"),
@@ -63,3 +68,11 @@ def test_rules_in_words_are_those_that_are_on():
     assert "one sample for pictures within 0 of 64 bits of a hash" in told
     assert any(phrase.startswith("language en") for phrase in told)
     assert not any("aspect" in phrase or "{" in phrase for phrase in told)
+
+
+def test_what_would_fail_after_days_of_crawling_fails_at_the_start(tmp_path):
+    (told,) = pack_config.problems(PackConfig(target_url="nowhere://bucket"))
+    assert told.startswith("pack.target_url = nowhere://bucket: ") and "fsspec" in told
+    assert pack_config.problems(PackConfig(target_url=str(tmp_path / "made-later"))) == []
+    (told,) = report_config.problems(ReportConfig(class_names=["/no/names.txt"]))
+    assert "report.class_names: '/no/names.txt' is not there" in told
