@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import uuid
 from dataclasses import asdict, replace
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -72,11 +71,8 @@ class CheckpointManager:
 
     def __init__(self, config: TrainJob, world: World, data_fingerprint: str) -> None:
         self._config, self._world, self._data_fingerprint = config, world, data_fingerprint
-        timeout_s = 60.0 * config.cluster.timeout_minutes
         # one for the main thread and one for the writers', so that neither waits for the other's
-        groups = [
-            dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) for _ in range(2)
-        ]
+        groups = [dist.new_group(backend="gloo", timeout=world.timeout) for _ in range(2)]
         self._ranks = Ranks(world, groups[0])
         self._folder = CheckpointFolder(Path(config.run_dir) / "checkpoints")
         self._open_folder()
@@ -84,9 +80,7 @@ class CheckpointManager:
         self._uploader: Uploader | None = None
         if config.checkpoint.remote:
             self._open_remote()
-        self._writer = Writer(
-            self._folder, Ranks(world, groups[1]), timeout_s=timeout_s, finished=self._finished
-        )
+        self._writer = Writer(self._folder, Ranks(world, groups[1]), finished=self._finished)
         self._snapshot = Snapshot(world.device)
         self._run_id = self._ranks.of_rank_0(lambda: uuid.uuid4().hex)
         self._began = time.monotonic()
@@ -184,7 +178,7 @@ class CheckpointManager:
         try:
             self._writer.wait(_GRACE_S)
         except (CheckpointError, RuntimeError) as other:
-            self._ranks.say(f"warning: {other}")
+            self._world.tell(f"warning: {other}")
 
     def _open_folder(self) -> None:
         """Every rank writes a file, and rank 0 has to see all of them: a run_dir that is another
@@ -205,7 +199,7 @@ class CheckpointManager:
             if self._world.is_main:
                 remote.refuse_silence()
                 self._uploader = Uploader(
-                    remote, self._folder.__getitem__, config.kept, self._ranks.say
+                    remote, self._folder.__getitem__, config.kept, self._world.tell
                 )
         self._remote = remote
 
@@ -256,7 +250,7 @@ class CheckpointManager:
 
     def _finished(self, written: Written) -> None:
         """In rank 0's writer thread."""
-        self._ranks.say(
+        self._world.tell(
             f"checkpoint {name_of(written.step)}: {written.num_bytes / 1e6:,.1f} MB in "
             f"{written.written_s:.1f} s; training stood still for {1e3 * self._stall_s:.0f} ms, "
             f"the device copied for {1e3 * written.copied_s:.0f} ms"
@@ -268,7 +262,7 @@ class CheckpointManager:
         try:
             self._folder.prune(written.step, self._config.checkpoint.kept, spared)
         except OSError as error:
-            self._ranks.say(f"warning: an old checkpoint could not be deleted: {error}")
+            self._world.tell(f"warning: an old checkpoint could not be deleted: {error}")
 
     def _compare_with_remote(self, record: Record) -> None:
         """What the remote folder lacks of this run is copied now."""
@@ -299,7 +293,7 @@ class CheckpointManager:
                 set_generators((path / generators_name(self._world.rank)).read_text())
             return
         seed_everything(self._config.train.seed * 1_000_003 + record.step, self._world.rank)
-        self._ranks.say(
+        self._world.tell(
             f"{path.name} was written by {record.world_size} ranks, these are "
             f"{self._world.world_size}: random generators are seeded anew from train.seed and the "
             f"step"

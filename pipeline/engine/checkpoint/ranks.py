@@ -57,7 +57,3 @@ class Ranks:
         """To raise where all ranks know what is wrong: rank 0 says it, once in a log of hundreds of
         ranks."""
         return CheckpointError(text) if self.world.is_main else PeerError(f"rank 0: {text}")
-
-    def say(self, text: str) -> None:
-        if self.world.is_main:
-            print(text, flush=True)

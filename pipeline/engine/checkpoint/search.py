@@ -30,7 +30,7 @@ class Search:
             record = self._whole(step, problems)
             if record is not None:
                 if problems:
-                    self.ranks.say(f"{'; '.join(problems)}: going on from {name_of(step)}")
+                    self.ranks.world.tell(f"{'; '.join(problems)}: going on from {name_of(step)}")
                 self.ranks.of_rank_0(partial(self.folder.point_latest_to, step))
                 return record
         if self.remote is not None:
@@ -81,7 +81,9 @@ class Search:
         if problem:
             problems.append(f"{remote.url}/{name} is damaged ({problem})")
             return None
-        self.ranks.say(f"no whole checkpoint in {self.folder.path}: fetching {remote.url}/{name}")
+        self.ranks.world.tell(
+            f"no whole checkpoint in {self.folder.path}: fetching {remote.url}/{name}"
+        )
         files = Record.of_text(text).files
         with world.together(f"fetch {remote.url}/{name}"):
             mine = [file.name for file in files[world.rank :: world.world_size]]

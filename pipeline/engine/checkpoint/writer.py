@@ -68,11 +68,10 @@ class Writer:
         folder: CheckpointFolder,
         ranks: Ranks,
         *,
-        timeout_s: float,
         finished: Callable[[Written], None],
     ) -> None:
         self._folder, self._ranks = folder, ranks
-        self._timeout_s, self._finished = timeout_s, finished
+        self._finished = finished
         self._verdict: Future[None] | None = None
         self._step = 0
 
@@ -98,7 +97,7 @@ class Writer:
         if self._verdict is None:
             return
         # the thread ends by itself when a peer is late; this is for a disk that hangs
-        limit = 1.1 * self._timeout_s if timeout_s is None else timeout_s
+        limit = timeout_s or 1.1 * self._ranks.world.timeout.total_seconds()
         try:
             self._verdict.result(limit)
         except FutureTimeout:

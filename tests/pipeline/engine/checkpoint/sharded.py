@@ -4,6 +4,7 @@ them."""
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -109,14 +110,13 @@ class Engine:
 
 
 def world_of(rank: int, world_size: int) -> World:
-    return World(rank, rank, world_size, torch.device("cpu"))
+    return World(rank, rank, world_size, torch.device("cpu"), timedelta(seconds=30))
 
 
 def job(run_dir: Path | str, **checkpoint: Any) -> TrainJob:
-    """every_steps=10, log lines every 5 steps, and short timeouts."""
+    """every_steps=10, log lines every 5 steps."""
     config = TrainJob(run_dir=str(run_dir))
     config.logging.every_steps = 5
-    config.cluster.timeout_minutes = 0.5
     config.checkpoint.every_steps = 10
     for name, value in checkpoint.items():
         setattr(config.checkpoint, name, value)

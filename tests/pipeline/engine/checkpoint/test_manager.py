@@ -176,7 +176,7 @@ def test_a_damaged_newest_falls_back_and_says_so(tmp_path, capsys, what):
     with manager(tmp_path) as checkpoints:
         capsys.readouterr()
         assert checkpoints.load_latest(engine).step == 10
-        line = capsys.readouterr().out
+        line = capsys.readouterr().err
         assert engine.holds(10)
         assert line.count("\n") == 1 and line.endswith("going on from step_00000010\n")
         assert "step_00000020 is damaged" in line

@@ -63,7 +63,7 @@ def test_the_newest_are_kept_there_and_a_bare_run_dir_goes_on_from_them(memory, 
     assert there == ["rank_00000.safetensors", "rng_00000.json", "state.json"]
     shutil.rmtree(tmp_path / "run")
     assert restored(tmp_path / "run") == (30, True)
-    assert f"fetching {URL}/step_00000030" in capsys.readouterr().out
+    assert f"fetching {URL}/step_00000030" in capsys.readouterr().err
     assert (tmp_path / "run/checkpoints/latest").read_text() == "step_00000030\n"
     assert restored(tmp_path / "run") == (30, True)
 
@@ -141,7 +141,7 @@ def test_a_store_that_stays_away_does_not_end_the_run(memory, tmp_path, monkeypa
     with monkeypatch.context() as patched:
         patched.setattr(memory, "put_file", _failing(10**9, memory.put_file))
         save(tmp_path / "run", 10)
-    assert "warning: checkpoint step_00000010 was not copied: " in capsys.readouterr().out
+    assert "warning: checkpoint step_00000010 was not copied: " in capsys.readouterr().err
     assert not memory.exists("/bucket/run/latest")
     assert restored(tmp_path / "run") == (10, True)
     assert memory.exists("/bucket/run/latest")
