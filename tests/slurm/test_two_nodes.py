@@ -81,16 +81,27 @@ def assert_resumed(
     job = cluster.wait_until(job_id, lambda job: job["Restarts"] == "1")
     steps_done = last_step(run_dir)
     assert 7 <= steps_done < STEPS, "the job ended before it was disturbed"
-    checkpoint = (run_dir / "checkpoints" / "latest").read_text()
     job = cluster.wait_for_end(job_id)
     told = output(job)
     assert job["JobState"] == "COMPLETED" and job["Restarts"] == "1", told
     first_run, second_run = told.split(f"job {job_id}, restart 1:")
     assert f"job {job_id}, restart 0:" in first_run
+    saved = int(re.findall(r"checkpoint step_(\d+):", first_run)[-1])
+    done = int(re.findall(r"step (\d+)/", first_run)[-1])
     first_step = re.search(r"step (\d+)/", second_run)
-    assert first_step is not None and int(first_step[1]) == int(checkpoint[-8:]) + 1, told
+    assert first_step is not None and saved < int(first_step[1]) <= done + 1, told
     assert metrics(run_dir) == expected
     return told
+
+
+def saved_at(told: str) -> int:
+    """The step at which the warned ranks of a job agreed to stop, all of them; none is repeated."""
+    first_run, second_run = told.split(", restart 1:")
+    assert "requeued (ranks ended with code 75); checkpoint saved" in first_run, told
+    last = int(re.findall(r"step (\d+)/", first_run)[-1])
+    assert f"checkpoint step_{last:08d}" in first_run, told
+    assert f"step {last + 1}/" in second_run and f"step {last}/" not in second_run, told
+    return last
 
 
 def test_requeued_by_hand_resumes(
@@ -110,7 +121,18 @@ def test_warned_before_the_time_limit_resumes(
     """By this signal to this process (--signal=B:USR1@...); the limit itself takes minutes."""
     assert cluster.call("scancel", "--batch", "--signal=USR1", started[0]).returncode == 0
     told = assert_resumed(cluster, started, local[1])
-    assert "told to stop; the ranks have 110 s" in told and "requeued (ranks ended with" in told
+    assert "told to stop; the ranks have 110 s" in told
+    assert saved_at(told) >= 7
+
+
+def test_a_signal_to_the_ranks_alone_is_a_checkpoint_and_a_requeue(
+    cluster: TwoNodes,
+    started: tuple[str, Path],
+    local: tuple[list[str], list[dict[str, float]]],
+) -> None:
+    """It goes to all processes of the step, those that decode included."""
+    assert cluster.call("scancel", "--signal=USR1", f"{started[0]}.0").returncode == 0
+    assert saved_at(assert_resumed(cluster, started, local[1])) >= 7
 
 
 def test_preempted_with_a_grace_time_resumes(
@@ -123,8 +145,7 @@ def test_preempted_with_a_grace_time_resumes(
     urgent = ("--partition=urgent", "--nodes=2", "--ntasks-per-node=4", "--time=1")
     ended = cluster.call("sbatch", *urgent, "--output=/dev/null", "--wrap=true")
     assert ended.returncode == 0, ended.stderr
-    told = assert_resumed(cluster, started, local[1])
-    assert "requeued (ranks ended with code" in told
+    assert saved_at(assert_resumed(cluster, started, local[1])) >= 7
 
 
 def test_a_node_without_power_then_resumes(
