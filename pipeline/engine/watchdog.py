@@ -48,7 +48,7 @@ class Watchdog:
 
     def beat(self, doing: str = "", *, step: int | None = None) -> None:
         """Something was finished: `step`, or part of what is done between steps, such as
-        "evaluation". Costs nothing worth naming (0.3 us)."""
+        "evaluation". Costs 1 us."""
         self._doing = doing
         if step is not None:
             self._step = step
