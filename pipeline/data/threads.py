@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
 from collections.abc import Callable
@@ -36,6 +37,8 @@ class ThreadCrew:
         ]
         for thread in self._threads:
             thread.start()
+        # A daemon that the interpreter's end meets inside OpenCV aborts the process (code 134).
+        atexit.register(self.close)
 
     @property
     def closed(self) -> bool:
@@ -66,6 +69,7 @@ class ThreadCrew:
         if self._closed.is_set():
             return
         self._closed.set()
+        atexit.unregister(self.close)
         for _ in self._threads:
             self._tasks.put(None)
         for thread in self._threads:

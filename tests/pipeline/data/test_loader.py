@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -198,6 +201,20 @@ def test_close_ends_the_threads_and_later_batches_raise(manifest):
         for _ in range(10):
             next(iterator)
     loader.close()  # twice is fine
+
+
+def test_a_loader_that_is_not_closed_does_not_break_the_exit(manifest):
+    program = (
+        "import sys; from tests.pipeline.data.loading import loader_of\n"
+        "batches = loader_of(sys.argv[1], prefetch_batches=200).batches(0); next(batches)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(manifest)],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_close_wakes_a_waiting_consumer(manifest, monkeypatch):
