@@ -30,7 +30,13 @@ from pipeline.distributed import World
 from pipeline.metrics.peaks import peak_of
 from tests.benchmarks.bench_loss import machine, spread, table
 from tests.benchmarks.step_batches import CAPTIONS, FULL, make_batch, mean_length
-from tests.benchmarks.step_providers import OpenClip, Ours, bench_job, one_rank
+from tests.benchmarks.step_providers import (
+    OpenClip,
+    Ours,
+    bench_job,
+    one_rank,
+    open_clip_flops,
+)
 
 # Whole batches that fit both trainers' weights and the activations of either into 80 GB.
 BATCH = {"vit_b_32": 1024, "vit_b_16": 512, "vit_l_14": 128}
@@ -181,7 +187,7 @@ class Comparison:
         self._trainers.append(peer)
         whole, parts = self._whole, self._options.parts
         inputs = peer.inputs(self._batches(whole, self._options.captions))
-        name, flops = "open_clip", peer.flops()
+        name, flops = "open_clip", open_clip_flops(self._job.model)
         cases = [Case(name, name, whole, flops, partial(peer.run, inputs, 1))]
         if torch.cuda.is_available():
             run = partial(peer.run_on_device, inputs)
