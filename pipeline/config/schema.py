@@ -165,7 +165,7 @@ class DataConfig:
     """Consecutive samples that one lane of the batch reads; 1 is a full shuffle, more means fewer,
     longer reads."""
     num_workers: int = 2
-    """Decoding threads a rank."""
+    """That read and decode, a rank: one is a thread, several are processes."""
     prefetch_batches: int = 4
     """Batches decoded ahead, a rank."""
     crop_scale_min: float = 0.9
@@ -218,7 +218,7 @@ class TrainConfig:
     beta2: float = 0.98
     eps: float = 1e-6
     weight_decay: float = 0.2
-    """Of matrices only: not of biases, gains, embeddings of position, or the logit scale."""
+    """Of matrices only: not of biases, gains, embeddings, or the logit scale and bias."""
     grad_clip_norm: float = 1.0
     precision: Precision = Precision.bf16
     compile: Compile = Compile.none

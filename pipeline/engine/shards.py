@@ -107,7 +107,9 @@ class ParameterShards:
         weight = (1.0 - decay) * applied
         for flat in self.flats:
             ema = self._ema[id(flat)]
-            ema.add_((flat.detach() - ema).mul_(weight))
+            # an offloaded flat is on the host
+            here = weight.to(flat.device) if isinstance(weight, Tensor) else weight
+            ema.add_((flat.detach() - ema).mul_(here))
 
     def swap_average(self) -> None:
         """Collective: exchange the masters and their average, in the model too. Twice is once

@@ -140,6 +140,22 @@ def submit_shards(place: Place, command: str) -> None:
     assert "--array=0-63" in told and "--dependency=afterok:JOBID_OF_crawl" in told
 
 
+def up_to_the_missing_key(place: Place, command: str) -> None:
+    """The workspace is saved on W&B's server; what it consists of has tests of its own."""
+    words = [sys.executable, *shlex.split(command)[1:]]
+    outside = {key: value for key, value in os.environ.items() if key != "WANDB_API_KEY"}
+    ended = subprocess.run(
+        words,
+        cwd=place.folder,
+        env=outside | {"PYTHONPATH": str(ROOT), "HOME": str(place.folder)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode != 0 and "WANDB_API_KEY" in ended.stderr, ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def in_continuous_integration(place: Place, command: str) -> None:
     """`make test` and the tiny demo are steps of .ci/run; the demo is the tiny demo's recipe."""
     steps = (ROOT / ".ci" / "run").read_text()
@@ -171,6 +187,7 @@ RUNNERS: dict[str, Callable[[Place, str], None]] = {
     "python -m slurm.submit --shards": submit_shards,
     "python -m slurm.submit experiment=": submit,
     "python -m pipeline.train run_dir=": as_it_stands,
+    "python -m pipeline.metrics.workspace": up_to_the_missing_key,
     "python -m pipeline.evaluate": as_it_stands,
     "python -m pipeline.export": as_it_stands,
     "python -m pipeline.score": as_it_stands,
