@@ -51,7 +51,7 @@ class ClipEngine:
         self._plain: Towers | None = None
         optimizer = build_optimizer(model, config.train)
         self._engine, *_ = deepspeed.initialize(
-            model=self._towers, optimizer=optimizer, config=deepspeed_config(config)
+            model=self._towers, optimizer=optimizer, config=deepspeed_config(config, num_trained)
         )
         if isinstance(optimizer, Lamb):
             zero = self._engine.optimizer
@@ -138,9 +138,12 @@ class ClipEngine:
         with self._engine.coalesce_grad_reduction():
             timer.start()
             text = CachedTower(partial(self._engine, TEXT), tokens, train.text_micro_batch_size)
-            gather = self._objective.gather(text.features)
+            overlapped = (
+                self._objective.gather(text.features) if train.overlap_text_gather else None
+            )
             image = CachedTower(partial(self._engine, IMAGE), images, train.image_micro_batch_size)
             timer.stop()
+            gather = overlapped or self._objective.gather(text.features)
             loss, top1 = self._objective(
                 image.features, gather, image.scalars, caption_ids, measured=measured
             )
