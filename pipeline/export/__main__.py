@@ -1,4 +1,7 @@
 """python -m pipeline.export run_dir=DIR out=DIR format=huggingface|open_clip|native [step=N]
+                          [ema=true|false]
+
+The average of the weights where the run has one (train.ema_decay), else the weights; ema= decides.
 
 Exit code 0 when the folder is written and was read back with the same features, else 2.
 """
@@ -9,9 +12,10 @@ import sys
 from pathlib import Path
 
 from pipeline.config import ConfigError, load_frozen
+from pipeline.engine.checkpoint import CheckpointError, load_model_weights
 from pipeline.export import FORMATS, ExportError, export_weights
 
-_REQUIRED, _OPTIONAL = ("run_dir", "out", "format"), ("step",)
+_REQUIRED, _OPTIONAL = ("run_dir", "out", "format"), ("step", "ema")
 
 
 def parse(arguments: list[str]) -> dict[str, str]:
@@ -27,6 +31,8 @@ def parse(arguments: list[str]) -> dict[str, str]:
         problems.append(f"format={given['format']}: give one of {', '.join(FORMATS)}")
     if not given.get("step", "0").isdecimal():
         problems.append(f"step={given['step']}: give the number of a checkpoint's step")
+    if given.get("ema", "true") not in ("true", "false"):
+        problems.append(f"ema={given['ema']}: give true or false")
     if problems:
         raise ExportError("\n  ".join(["the export cannot start:", *problems]))
     return given
@@ -37,11 +43,12 @@ def main(arguments: list[str]) -> int:
         given = parse(arguments)
         run_dir, out = Path(given["run_dir"]), Path(given["out"])
         job = load_frozen(run_dir / "config.yaml")
-        # Imported late: it brings DeepSpeed, and a misspelt word shall not take seconds to refuse.
-        from pipeline.engine.checkpoint import CheckpointError, load_model_weights
-
         try:
-            weights = load_model_weights(run_dir, int(given["step"]) if "step" in given else None)
+            weights = load_model_weights(
+                run_dir,
+                int(given["step"]) if "step" in given else None,
+                given["ema"] == "true" if "ema" in given else None,
+            )
         except CheckpointError as error:
             raise ExportError(str(error)) from error
         report = export_weights(

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from pipeline.config import ConfigError, ModelConfig, load_frozen, load_model_config
 from pipeline.data import Tokenizer
+from pipeline.engine.checkpoint import CheckpointError, load_model_weights
 from pipeline.model import clip_of_weights
 
 Encoder = Callable[[Tensor], Tensor]
@@ -75,9 +76,6 @@ def load_scorer(folder: Path, device: torch.device) -> Scorer:
 
 
 def _of_run(folder: Path, device: torch.device) -> Scorer:
-    # Imported late: it brings DeepSpeed, which an exported model does not need.
-    from pipeline.engine.checkpoint import CheckpointError, load_model_weights
-
     try:
         config = load_frozen(folder / RUN_CONFIG).model
         weights = load_model_weights(folder)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from pipeline.config import TrainJob, to_yaml
-from pipeline.engine import checkpoint
 from pipeline.export.__main__ import main
+from tests.pipeline.engine.checkpoint.sharded import write_checkpoint
 from tests.pipeline.model.model_configs import small_clip, small_config
 
 
@@ -20,6 +22,7 @@ from tests.pipeline.model.model_configs import small_clip, small_config
         ),
         (["run_dir=a", "out=b", "format=native", "steps=3"], ["steps=3: give run_dir=..."]),
         (["run_dir=a", "out=b", "format=native", "step=last"], ["step=last: give the number"]),
+        (["run_dir=a", "out=b", "format=native", "ema=no"], ["ema=no: give true or false"]),
         (["run_dir=nowhere", "out=b", "format=native"], ["nowhere/config.yaml"]),
     ],
 )
@@ -44,16 +47,35 @@ def test_a_run_without_checkpoint_is_refused(run_dir, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_becomes_a_folder(run_dir, tmp_path, capsys, monkeypatch):
-    asked = []
+def weights_of(seed):
+    torch.manual_seed(seed)
+    return {
+        name: torch.randn_like(value) if value.ndim else value
+        for name, value in small_clip(small_config()).state_dict().items()
+    }
 
-    def load(folder, step):
-        asked.append((folder, step))
-        return dict(small_clip(small_config()).state_dict())
 
-    monkeypatch.setattr(checkpoint, "load_model_weights", load)
+def test_a_run_becomes_a_folder(run_dir, tmp_path, capsys):
+    write_checkpoint(run_dir, 30, weights_of(1))
+    write_checkpoint(run_dir, 40, weights_of(2))
     out = tmp_path / "out"
     assert main([f"run_dir={run_dir}", f"out={out}", "format=native", "step=30"]) == 0
-    assert asked == [(run_dir, 30)]
     assert "read back bit by bit" in capsys.readouterr().out
-    assert (out / "model.safetensors").stat().st_size > 49408 * 32 * 4
+    found = load_file(str(out / "model.safetensors"))
+    assert torch.equal(found["visual.projection.weight"], weights_of(1)["visual.projection.weight"])
+
+
+@pytest.mark.parametrize(("word", "seed"), [([], 2), (["ema=true"], 2), (["ema=false"], 1)])
+def test_the_average_of_the_weights_is_exported_unless_told_otherwise(
+    run_dir, tmp_path, word, seed
+):
+    write_checkpoint(run_dir, 30, weights_of(1), average=weights_of(2))
+    out = tmp_path / "out"
+    assert main([f"run_dir={run_dir}", f"out={out}", "format=native", *word]) == 0
+    found = load_file(str(out / "model.safetensors"))
+    assert torch.equal(
+        found["visual.projection.weight"], weights_of(seed)["visual.projection.weight"]
+    )
+    if seed == 1:
+        write_checkpoint(run_dir, 40, weights_of(1))
+        assert main([f"run_dir={run_dir}", f"out={out}2", "format=native", "ema=true"]) == 2

@@ -12,11 +12,11 @@ from data_tools.manifest import load_manifest
 from pipeline.config import TrainJob, to_yaml
 from pipeline.data import Tokenizer
 from pipeline.data.transforms import eval_transform
-from pipeline.engine import checkpoint
 from pipeline.export import export_weights
 from pipeline.score.__main__ import main
 from pipeline.score.scorer import ScoreError, load_scorer
 from tests.pipeline.data.shards import Sample, make_samples, write_shards
+from tests.pipeline.engine.checkpoint.sharded import write_checkpoint
 from tests.pipeline.model.model_configs import small_clip, small_config
 
 CPU = torch.device("cpu")
@@ -90,12 +90,11 @@ def test_scores_go_into_the_ledger(native, manifest, samples, capsys):
     assert dict(zip(uids, table["score"].to_pylist())) == expected
 
 
-def test_a_run_directory_is_a_model_too(native, tmp_path, monkeypatch):
+def test_a_run_directory_is_a_model_too(native, tmp_path):
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     (run_dir / "config.yaml").write_text(to_yaml(TrainJob(model=small_config())))
-    weights = dict(small_clip().state_dict())
-    monkeypatch.setattr(checkpoint, "load_model_weights", lambda folder: weights)
+    write_checkpoint(run_dir, 10, dict(small_clip().state_dict()))
     images = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8)
     captions = ["a cat", "two dogs", ""]
     of_run = load_scorer(run_dir, CPU)(images, captions)

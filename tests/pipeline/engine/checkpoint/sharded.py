@@ -4,6 +4,7 @@ them."""
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,12 @@ from torch import Tensor
 from pipeline.config import TrainJob
 from pipeline.distributed import World
 from pipeline.engine.checkpoint import CheckpointManager
+from pipeline.engine.checkpoint.folder import CheckpointFolder
+from pipeline.engine.checkpoint.record import Record, describe, tensors_name
+from pipeline.engine.checkpoint.snapshot import Snapshot
+from pipeline.engine.checkpoint.tensors import write_blocks
 from pipeline.engine.shards import Fragment
+from pipeline.state import TrainState
 
 SHAPES = {"logit_scale": (1,), "text.embedding": (11, 6), "visual.proj": (7, 5), "visual.ln": (5,)}
 KINDS = ("weight", "exp_avg", "exp_avg_sq")
@@ -131,3 +137,33 @@ def manager(
     **checkpoint: Any,
 ) -> CheckpointManager:
     return CheckpointManager(job(run_dir, **checkpoint), world_of(rank, world_size), data)
+
+
+def write_checkpoint(
+    run_dir: Path, step: int, weights: dict[str, Tensor], average: dict[str, Tensor] | None = None
+) -> None:
+    """As one rank leaves it, without processes or moments; `average` are the ema weights."""
+    folder = CheckpointFolder(run_dir / "checkpoints")
+    fragments = []
+    for name, value in weights.items():
+        values = {"weight": value.detach().flatten()}
+        if average is not None:
+            values["ema"] = average[name].detach().flatten()
+        fragments.append(Fragment(name, tuple(value.shape), 0, values))
+    snapshot = Snapshot(torch.device("cpu"))
+    snapshot.take(fragments)
+    folder.aside(step).mkdir(parents=True)
+    file = write_blocks(folder.aside(step) / tensors_name(0), snapshot.blocks())
+    pieces, parameters = describe(fragments)
+    record = Record(
+        **asdict(TrainState(step, 8 * step)),
+        run_id="a test",
+        data_fingerprint="these shards",
+        world_size=1,
+        optimizer_step=step,
+        extra_state={},
+        parameters=parameters,
+        files=[file],
+        pieces=[pieces],
+    )
+    folder.commit(step, record.to_text(), record.files)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -306,3 +308,9 @@ def test_an_unwritable_run_dir_is_refused_at_once(tmp_path):
     (tmp_path / "run").write_text("a file")
     with pytest.raises(OSError, match="run"):
         manager(tmp_path / "run")
+
+
+def test_weights_are_read_without_the_engine():
+    """Exporting and scoring shall not need DeepSpeed, nor take its seconds to import."""
+    code = "import sys, pipeline.engine.checkpoint; sys.exit('deepspeed' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
