@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from data_tools.manifest import Manifest, ManifestError, ShardEntry
 from pipeline.data.dataset import open_dataset
 from pipeline.data.faults import LoaderError
+from pipeline.data.index import column_numbers
 from pipeline.data.order import IntArray, Order, SampleOrder, keys_of
 from pipeline.data.storage import ByteReader, LocalFile, LocalStorage, Storage
 
@@ -177,7 +178,7 @@ def _mapped(file: LocalFile) -> np.ndarray:
 def _read_shard(storage: Storage, files: ByteReader, shard: ShardEntry) -> np.ndarray:
     with pq.ParquetFile(storage.open_table(shard.index_path)) as index:
         if COLUMN in index.schema_arrow.names:
-            values = index.read(columns=[COLUMN])[COLUMN].to_numpy().astype(np.float32)
+            values = column_numbers(index.read(columns=[COLUMN]), COLUMN).astype(np.float32)
         else:
             rows = index.read(columns=["key", "json_offset", "json_size"]).to_pylist()
             path = storage.path(shard.path)

@@ -329,10 +329,29 @@ def test_signals_to_the_whole_job_leave_the_workers_to_the_trainer(trainer):
     assert all(map(is_running, workers))
 
 
-def test_workers_do_without_torch():
-    command = "import sys, pipeline.data.worker; print({'torch', 'webdataset'} & set(sys.modules))"
+WORK = """
+import sys
+import numpy as np
+import pipeline.data.worker
+from pipeline.config import DataConfig
+from pipeline.data.dataset import open_dataset
+from pipeline.data.fill import RankShare
+from pipeline.data.lanes import LanePlan
+from pipeline.data.run_order import run_order
+
+share = RankShare(image_size=8, context_length=5, global_batch_size=8, rank=0, world_size=1)
+config, datasets = DataConfig(), [open_dataset(sys.argv[1])]
+lanes = LanePlan(run_order(datasets, config, 8, 0), datasets, config, share, 0).open()
+for sample in lanes.samples(0, range(8)):
+    lanes.load(sample, 0, np.empty((3, 8, 8), np.uint8))
+print({"torch", "webdataset", "pandas"} & set(sys.modules))
+"""
+
+
+def test_workers_do_without_torch(manifest):
+    """And pandas, neither at their start nor with their first samples."""
     done = subprocess.run(
-        [sys.executable, "-c", command],
+        [sys.executable, "-c", WORK, str(manifest)],
         capture_output=True,
         text=True,
         timeout=60,
