@@ -17,14 +17,20 @@ def decides_on_host(config: TrainJob) -> bool:
     )
 
 
-def deepspeed_config(config: TrainJob) -> dict[str, Any]:
-    """gradient_accumulation_steps stays 1: the batch that DeepSpeed counts is the local batch of
-    one optimizer step, so that its batch identity holds on any number of ranks."""
+def deepspeed_config(config: TrainJob, num_trained: int) -> dict[str, Any]:
+    """num_trained: elements of the parameters that learn.
+
+    gradient_accumulation_steps stays 1: the batch that DeepSpeed counts is the local batch of one
+    optimizer step, so that its batch identity holds on any number of ranks.
+    """
     ours, on_host = config.deepspeed, decides_on_host(config)
     zero: dict[str, Any] = {
         "stage": ours.zero_stage,
         "overlap_comm": False,
-        "reduce_bucket_size": ours.reduce_bucket_size,
+        # a bucket is allocated whole: more than there is to reduce costs page faults each step
+        "reduce_bucket_size": min(ours.reduce_bucket_size, max(1, num_trained)),
+        # True copies every gradient into a bucket before it is reduced; the results are equal
+        "contiguous_gradients": ours.zero_stage == 3,
         "allgather_bucket_size": ours.allgather_bucket_size,
     }
     if not on_host:

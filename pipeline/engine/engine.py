@@ -50,6 +50,7 @@ class ClipEngine:
         compile_in_place(model, config.train.compile.value)
         self._plain: Towers | None = None
         optimizer = build_optimizer(model, config.train)
+        num_trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
         self._engine, *_ = deepspeed.initialize(
             model=self._towers, optimizer=optimizer, config=deepspeed_config(config, num_trained)
         )

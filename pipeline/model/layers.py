@@ -80,12 +80,11 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(width)
         self.mlp = MLP(width, quick_gelu=quick_gelu)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self._drop(self.attention(self.ln_1(x)))
-        return x + self._drop(self.mlp(self.ln_2(x)))
-
-    def pooled(self, x: Tensor, position: Tensor | int) -> Tensor:
-        """`forward` at one position of each sample only: (B, L, W) -> (B, W)."""
+    def forward(self, x: Tensor, position: Tensor | int | None = None) -> Tensor:
+        """(B, L, W) -> (B, L, W), or (B, W) at one position of each sample."""
+        if position is None:
+            x = x + self._drop(self.attention(self.ln_1(x)))
+            return x + self._drop(self.mlp(self.ln_2(x)))
         attended = self._drop(self.attention.pooled(self.ln_1(x), position))
         pooled = select_position(x, position) + attended
         return pooled + self._drop(self.mlp(self.ln_2(pooled)))
@@ -140,4 +139,4 @@ class Transformer(nn.Module):
         blocks = list(self.blocks)
         for block in blocks[:-1]:
             x = block(x)
-        return cast(Block, blocks[-1]).pooled(x, position)
+        return cast(Tensor, blocks[-1](x, position))
