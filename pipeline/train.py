@@ -101,9 +101,10 @@ def train(config: TrainJob) -> int:
                         state.step,
                     )
                 metrics.log_eval(state, results)
+        metrics.close()
+        engine.close()
 
-    metrics.close()
-    engine.close()
+    world.barrier()  # ranks end together: Slurm gives those left behind by one 30 s
     return 0 if state.step == config.train.steps else launch.EXIT_PREEMPTED
 
 

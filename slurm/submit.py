@@ -83,7 +83,8 @@ def submit(submission: Submission) -> list[str]:
     """
     folder = submission.folder
     _refuse_while_queued(folder)
-    was_there, had_config = folder.exists(), (folder / "config.yaml").exists()
+    was_there, config = folder.exists(), folder / "config.yaml"
+    earlier_config = config.read_bytes() if config.exists() else None
     if submission.train is not None:
         freeze(submission.train)
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,8 +93,10 @@ def submit(submission: Submission) -> list[str]:
         jobs = _submit_steps(submission.steps)
     except SlurmError:
         (folder / SETUP_FILE).unlink()
-        if submission.train is not None and not had_config:
-            (folder / "config.yaml").unlink()
+        if submission.train is not None and earlier_config is None:
+            config.unlink()
+        elif submission.train is not None and earlier_config is not None:
+            config.write_bytes(earlier_config)
         if not was_there:
             folder.rmdir()
         raise

@@ -45,7 +45,7 @@ class ClipEngine:
     def __init__(self, model: CLIP, config: TrainJob, world: World) -> None:
         self._config, self._world = config, world
         # a communicator of its own: the features' collectives run beside DeepSpeed's
-        self._objective = Objective(config.loss, dist.new_group())
+        self._objective = Objective(config.loss, dist.new_group(timeout=world.timeout))
         self._towers = Towers(model.to(world.device))
         compile_in_place(model, config.train.compile.value)
         self._plain: Towers | None = None

@@ -207,17 +207,35 @@ def test_git_state_of_this_clone() -> None:
         assert state["git_commit"] == head.stdout.strip() and isinstance(state["git_dirty"], bool)
 
 
-@pytest.mark.parametrize("script", ["train.sbatch", "shards.sbatch"])
-def test_a_job_that_is_restarted_for_ever_stops(script: str) -> None:
-    ended = subprocess.run(
-        ["/bin/bash", ROOT / "slurm" / script, "runs/mine", "110"],
-        env={"PATH": "", "SLURM_RESTART_COUNT": "21", "SLURM_JOB_ID": "42"},
+def restarted(script: str, run_dir: Path, times: int) -> subprocess.CompletedProcess[str]:
+    """Without a PATH nothing after the check can run."""
+    return subprocess.run(
+        ["/bin/bash", ROOT / "slurm" / script, run_dir, "110"],
+        env={"PATH": "", "SLURM_RESTART_COUNT": str(times), "SLURM_JOB_ID": "42"},
         capture_output=True,
         text=True,
         timeout=10,
     )
+
+
+def test_a_dataset_job_that_is_restarted_for_ever_stops(tmp_path: Path) -> None:
+    ended = restarted("shards.sbatch", tmp_path, 21)
     assert ended.returncode == 1 and ended.stdout == ""
     assert "job 42 was restarted 21 times, more than 20" in ended.stderr
+
+
+def test_a_training_that_is_restarted_without_progress_stops(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    latest = tmp_path / "checkpoints" / "latest"
+    for times in range(100):  # each with a new checkpoint
+        latest.write_text(f"step_{times:08d}\n")
+        assert "restarted" not in restarted("train.sbatch", tmp_path, times).stderr
+    told = [restarted("train.sbatch", tmp_path, 100 + times) for times in range(6)]
+    assert ["restarted" in ended.stderr for ended in told] == [False] * 5 + [True]
+    assert told[-1].returncode == 1
+    assert "6 times in a row without a new checkpoint (latest: step_00000099)" in told[-1].stderr
+    # submitted anew, it may try again
+    assert "restarted" not in restarted("train.sbatch", tmp_path, 0).stderr
 
 
 def shards(tmp_path: Path) -> list[str]:

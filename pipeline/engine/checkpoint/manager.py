@@ -272,10 +272,12 @@ class CheckpointManager:
                 self._uploader.add(record.step)
 
     def _refuse_misfits(self, path: Path, record: Record, engine: Engine) -> None:
-        if record.data_fingerprint != self._data_fingerprint:
+        forced = any(field.partition(".")[0] == "data" for field in self._config.force)
+        if record.data_fingerprint != self._data_fingerprint and not forced:
             raise self._ranks.refusal(
                 f"{path}: data_fingerprint was {record.data_fingerprint}, is now "
-                f"{self._data_fingerprint}; resume with the same data, or start another run_dir"
+                f"{self._data_fingerprint}; resume with the same data, or start another run_dir; "
+                f"force=[data.manifest] goes on with other data all the same"
             )
         pieces, parameters = describe(engine.shards.fragments())
         ranks = self._ranks.to_rank_0(RankRecord([], pieces, parameters))
