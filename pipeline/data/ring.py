@@ -45,9 +45,13 @@ class BatchRing:
     """
 
     def __init__(
-        self, layout: BatchLayout, announce: Callable[[int, int], None], *, page_locked: bool
+        self,
+        layout: BatchLayout,
+        announce: Callable[[int, int], None] | None = None,
+        *,
+        page_locked: bool,
     ) -> None:
-        """`announce(number, descriptor)` hands a new buffer to those who fill it."""
+        """`announce(number, descriptor)` hands a new buffer to other processes."""
         self._layout = layout
         self._announce = announce
         self._page_locked = page_locked
@@ -79,7 +83,8 @@ class BatchRing:
         descriptor = create_memory(self._layout.num_bytes)
         try:
             memory = mmap.mmap(descriptor, self._layout.num_bytes)
-            self._announce(self.num_buffers, descriptor)
+            if self._announce is not None:
+                self._announce(self.num_buffers, descriptor)
         finally:
             os.close(descriptor)
         arrays = self._layout.arrays(memory)
@@ -98,8 +103,8 @@ def page_lock(pixels: np.ndarray) -> None:
     if failure:
         raise LoaderError(
             f"CUDA cannot page-lock {pixels.nbytes:,} bytes for a batch (cudaHostRegister: error "
-            f"{failure}): lower data.prefetch_batches, or take data.num_workers=1, whose memory "
-            f"CUDA allocates itself"
+            f"{failure}): lower data.prefetch_batches, or raise the limit of locked memory "
+            f"(ulimit -l) if there is one"
         )
     # Every view of the mapping refers to `base`, so that dies last and before it is unmapped.
     weakref.finalize(pixels.base, cuda.cudaHostUnregister, pixels.ctypes.data).atexit = False

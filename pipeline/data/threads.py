@@ -8,11 +8,12 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
 import torch
 
 from pipeline.data.batch import BatchWork
-from pipeline.data.fill import BatchArrays, RankShare, SampleSource, fill_slots, in_groups
+from pipeline.data.fill import RankShare, SampleSource, fill_slots, in_groups
+from pipeline.data.ring import BatchRing
+from pipeline.data.shared_memory import BatchLayout
 from pipeline.data.tokenizer import Tokenizer
 
 
@@ -28,7 +29,7 @@ class ThreadCrew:
         self._source = source
         self._share = share
         self._tokenizer = Tokenizer(share.context_length)
-        self._pin = torch.cuda.is_available()
+        self._ring = BatchRing(BatchLayout.of(share), page_locked=torch.cuda.is_available())
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._threads = [
@@ -46,18 +47,8 @@ class ThreadCrew:
 
     def start(self, samples_seen: int) -> BatchWork:
         share = self._share
-        # Allocated here: pinned memory belongs to the CUDA device of the consumer's thread.
-        images = torch.empty(
-            (share.batch_size, 3, share.image_size, share.image_size),
-            dtype=torch.uint8,
-            pin_memory=self._pin,
-        )
-        arrays = BatchArrays(
-            images.numpy(),
-            np.zeros((share.batch_size, share.context_length), dtype=np.uint16),
-            np.zeros(share.batch_size, dtype=np.uint64),
-        )
-        work = BatchWork(samples_seen + share.first_lane, images, arrays)
+        lease = self._ring.lease()
+        work = BatchWork(samples_seen + share.first_lane, lease.images, lease.arrays)
         slots = range(share.batch_size)
         samples = self._source.samples(samples_seen, slots)
         for group in in_groups(slots):
@@ -74,6 +65,7 @@ class ThreadCrew:
             self._tasks.put(None)
         for thread in self._threads:
             thread.join(timeout_s)
+        self._ring.close()
 
     def _run(self) -> None:
         while (task := self._tasks.get()) is not None:
