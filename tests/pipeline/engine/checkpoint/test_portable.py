@@ -171,7 +171,6 @@ VARIANTS = {
     "average": ["train.ema_decay=0.9"],
     "pure_bf16": ["train.precision=pure_bf16"],
     "bf16": ["train.precision=bf16"],
-    "fp16": ["train.precision=fp16"],
     "frozen tower": ["train.image_lr_scale=0"],
     "offloaded": ["deepspeed.offload_optimizer=true"],
     "dropout": ["model.dropout=0.2"],
