@@ -120,9 +120,17 @@ def snapshot(engine: Any) -> dict[str, torch.Tensor]:
         for key, value in fragment.values.items()
     }
     for name, parameter in engine._towers.named_parameters():
-        found[name] = getattr(parameter, "ds_tensor", parameter).detach().clone()
+        found[name] = _read_by_the_forward(parameter).detach().clone()
     found["optimizer_step"] = torch.tensor(engine.shards.optimizer_step)
     return found
+
+
+def _read_by_the_forward(parameter: Any) -> torch.Tensor:
+    if not hasattr(parameter, "ds_tensor"):
+        return parameter
+    part = parameter.ds_tensor.numel()  # stage 3 pads the last part with whatever was in memory
+    mine = parameter.ds_numel - dist.get_rank() * part
+    return parameter.ds_tensor[: max(0, min(part, mine))]
 
 
 def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
