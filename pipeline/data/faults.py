@@ -25,6 +25,10 @@ class SampleError(Exception):
         self.shard = shard
         self.offset = offset
 
+    def without_frames(self) -> SampleError:
+        """To be kept: the traceback of this one holds the batch that it was raised under."""
+        return SampleError(self.reason, self.key, self.shard, self.offset)
+
     def __str__(self) -> str:
         return f"{self.reason} (key {self.key}, shard {self.shard}, offset {self.offset})"
 

@@ -66,7 +66,7 @@ class Lanes:
             try:
                 return Loaded(*self._reader.load(sample, position, out), fault)
             except SampleError as error:
-                fault = fault or error
+                fault = fault or error.without_frames()
                 later = position + number * self._share.global_batch_size
                 sample = int(self._order.samples(np.array([later]))[0])
         raise LoaderError(

@@ -97,7 +97,7 @@ class StreamLoader(Loader):
             try:
                 return Loaded(raw.key, self._decoder.decode(raw, position, out), fault)
             except SampleError as error:
-                fault = fault or error
+                fault = fault or error.without_frames()
 
 
 class _Reader:

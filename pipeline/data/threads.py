@@ -71,6 +71,7 @@ class ThreadCrew:
         while (task := self._tasks.get()) is not None:
             if not self._closed.is_set():
                 task()
+            del task  # with its batch, whose memory is used again when nothing refers to it
 
     def _fill(self, work: BatchWork, slots: range, samples: list[int]) -> None:
         if work.cancelled:

@@ -127,13 +127,19 @@ def test_what_is_kept_stays_as_it_was(loader, expected):
     assert equal(kept, expected[0]) and torch.equal(image, expected[1].images[3])
 
 
-def test_buffers_come_back(manifest):
-    with loader_of(manifest, num_workers=2, max_bad_fraction=1.0, prefetch_batches=2) as loader:
-        for batch, _ in zip(loader.batches(0), range(40)):
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_buffers_come_back(manifest, num_workers):
+    """At once, also those with bad samples: no cycle of references waits for the collector."""
+    loader = loader_of(manifest, num_workers=num_workers, max_bad_fraction=1.0, prefetch_batches=2)
+    gc.disable()
+    try:
+        for _, batch in zip(range(40), loader.batches(0)):
             assert batch.num_bad >= 0
-        assert loader._crew._ring.num_buffers <= 2 + 2
-        with open("/proc/self/maps") as maps:
-            assert any("/memfd:loader" in line for line in maps)
+    finally:
+        gc.enable()
+    with loader:
+        # One more: a thread may be leaving a batch that the consumer has taken already.
+        assert loader._crew._ring.num_buffers <= 2 + 3
 
 
 def test_iterators_do_not_disturb_each_other(loader, expected):
@@ -160,6 +166,12 @@ def gone(process_ids, within_s=10.0):
     return False
 
 
+def has_only_nameless_memory(process_ids):
+    """Nothing in /dev/shm, so that nothing can stay there; whoever else uses it does not matter."""
+    maps = [Path(f"/proc/{process_id}/maps").read_text() for process_id in process_ids]
+    return all("/memfd:loader" in text and "/dev/shm/" not in text for text in maps)
+
+
 def is_running(process_id):
     try:
         return psutil.Process(process_id).status() != psutil.STATUS_ZOMBIE
@@ -168,13 +180,12 @@ def is_running(process_id):
 
 
 def test_close_ends_them_and_later_batches_raise(manifest, expected):
-    before = os.listdir("/dev/shm")
     loader = loader_of(manifest, num_workers=2, max_bad_fraction=1.0)
     iterator = loader.batches(0)
     batch = next(iterator)
+    assert has_only_nameless_memory([os.getpid(), *loader._crew.process_ids])
     loader.close()
     assert not any(map(psutil.pid_exists, loader._crew.process_ids))
-    assert set(os.listdir("/dev/shm")) <= set(before)
     with pytest.raises(LoaderError, match="closed"):
         for _ in range(10):
             next(iterator)
@@ -301,16 +312,16 @@ def trainer(manifest):
     "what", ["fork", "exit", *(pytest.param(w, marks=pytest.mark.slow) for w in ("wait", "raise"))]
 )
 def test_workers_end_with_the_trainer(trainer, what):
-    before = os.listdir("/dev/shm")
     process, workers = trainer(what)
     child = int(process.stdout.readline())
-    if what in ("wait", "fork"):
-        assert all(map(is_running, workers))
-        process.kill()
-    assert gone(workers)
-    assert set(os.listdir("/dev/shm")) <= set(before)
-    if child:
-        os.kill(child, signal.SIGKILL)
+    try:
+        if what in ("wait", "fork"):
+            assert has_only_nameless_memory([process.pid, *workers])
+            process.kill()
+        assert gone(workers)
+    finally:
+        if child:
+            os.kill(child, signal.SIGKILL)
 
 
 def test_signals_to_the_whole_job_leave_the_workers_to_the_trainer(trainer):

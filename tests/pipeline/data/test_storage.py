@@ -75,11 +75,12 @@ def test_epochs_by_keep_probability_of_a_store(tmp_path):
         write_keep_probabilities(dataset.manifest, dataset.storage)
         found = read_batches(remote, 12, resample=True)
         assert all(equal(a, b) for a, b in zip(found, expected))
-        order = loader_of(remote, resample=True)._order
-        sent = pickle.loads(pickle.dumps(order))  # as workers get it
-        positions = np.arange(500)
-        assert np.array_equal(sent.samples(positions), order.samples(positions))
-        assert len(pickle.dumps(order)) < 1000 + dataset.num_samples
+        with loader_of(remote, resample=True) as loader:
+            order = loader._order
+            sent = pickle.loads(pickle.dumps(order))  # as workers get it
+            positions = np.arange(500)
+            assert np.array_equal(sent.samples(positions), order.samples(positions))
+            assert len(pickle.dumps(order)) < 1000 + dataset.num_samples
     finally:
         store.rm("/bucket", recursive=True)
 
