@@ -36,6 +36,7 @@ from pipeline.state import TrainState
 # Of a run that fails: what is being written may become whole, but nobody waits long for it.
 _GRACE_S = 10.0
 _UPLOAD_TIMEOUT_S = 3600.0
+_UPLOAD_ROUND_S = 5.0
 # A folder made on one node is seen by the others within acdirmax of NFS.
 _SHARED_FOLDER_TIMEOUT_S = 90.0
 
@@ -156,12 +157,9 @@ class CheckpointManager:
 
         Raises on all ranks, as `due`, when the last checkpoint could not be written.
         """
-        try:
-            self._writer.wait()
-        finally:
-            if self._uploader is not None:
-                self._uploader.close(_UPLOAD_TIMEOUT_S if upload else 0.0)
-                self._uploader = None
+        self._writer.wait()
+        if self._remote is not None:
+            self._end_uploads(upload)
 
     def __enter__(self) -> CheckpointManager:
         return self
@@ -202,6 +200,18 @@ class CheckpointManager:
                     remote, self._folder.__getitem__, config.kept, self._world.tell
                 )
         self._remote = remote
+
+    def _end_uploads(self, wanted: bool) -> None:
+        """Ranks wait together, in rounds shorter than the timeout of a collective operation: Slurm
+        ends those that are left 30 s after the first has ended."""
+        deadline = time.monotonic() + _UPLOAD_TIMEOUT_S
+        going_on = wanted
+        while going_on:
+            mine = self._uploader is not None and not self._uploader.finish(_UPLOAD_ROUND_S)
+            (going_on,) = self._ranks.any([mine and time.monotonic() < deadline])
+        if self._uploader is not None:
+            self._uploader.give_up()
+        self._remote = self._uploader = None
 
     def _see_probes(self) -> None:
         probes = {f".probe_{rank}" for rank in range(self._world.world_size)}

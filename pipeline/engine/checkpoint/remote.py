@@ -186,19 +186,21 @@ class Uploader:
         with self._changed:
             return {step for step in (self._current, self._waiting) if step is not None}
 
-    def close(self, timeout_s: float) -> None:
-        """Waits for what was added; says so when it took too long."""
+    def finish(self, timeout_s: float) -> bool:
+        """Nothing more will be added; whether everything is copied by then."""
         with self._changed:
             self._closing = True
-            if timeout_s <= 0:
-                self._waiting = None
             self._changed.notify_all()
-        self._thread.join(max(0.0, timeout_s))
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def give_up(self) -> None:
+        """On what is not copied yet: its thread ends with the process."""
         left = self.in_use()
         if left:
             self._say(
-                f"checkpoint {name_of(max(left))} was not copied to {self._remote.url} within "
-                f"{timeout_s:.0f} s; the run's next start makes up for it"
+                f"checkpoint {name_of(max(left))} is not copied to {self._remote.url}; the next "
+                f"start of this run makes up for it"
             )
 
     def _run(self) -> None:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
 import stamina
 
 from pipeline.distributed import PeerError
-from pipeline.engine.checkpoint import CheckpointError
+from pipeline.engine.checkpoint import CheckpointError, CheckpointManager
 from pipeline.engine.checkpoint.remote import RemoteCheckpoints, Uploader
 from pipeline.state import TrainState
 from tests.gloo import run_gloo
-from tests.pipeline.engine.checkpoint.sharded import Engine, manager
+from tests.pipeline.engine.checkpoint.sharded import Engine, job, manager, world_of
 
 URL = "memory://bucket/run"
 
@@ -165,25 +169,43 @@ def test_a_slow_store_gets_the_newest_and_what_it_reads_stays(tmp_path):
     uploader.add(30)
     assert uploader.in_use() == {10, 30}
     go_on.set()
-    uploader.close(20)
+    assert uploader.finish(20)
     assert copied == [10, 30] and uploader.in_use() == set() and not told
 
 
-def test_a_run_that_was_told_to_end_does_not_wait_for_the_copy(tmp_path):
-    begun, never = threading.Event(), threading.Event()
-    told: list[str] = []
-
-    class Slow(RemoteCheckpoints):
-        def upload(self, folder: Path, step: int, kept: int) -> None:
-            begun.set()
-            never.wait(20)
-
-    uploader = Uploader(Slow("memory://slow"), lambda step: tmp_path / str(step), 2, told.append)
-    uploader.add(10)
-    assert begun.wait(20)
-    uploader.close(0.0)
+@pytest.mark.usefixtures("alone")
+def test_a_run_that_was_told_to_end_does_not_wait_for_the_copy(
+    memory, tmp_path, monkeypatch, capsys
+):
+    never = threading.Event()
+    monkeypatch.setattr(RemoteCheckpoints, "upload", lambda *_: never.wait(60))
+    checkpoints = manager(tmp_path / "run", remote=URL)
+    checkpoints.save(Engine().fill(10), TrainState(10))
+    checkpoints.close(upload=False)
+    assert f"checkpoint step_00000010 is not copied to {URL}; the next" in capsys.readouterr().err
+    assert not never.is_set()
     never.set()
-    assert told[0].startswith("checkpoint step_00000010 was not copied to memory://slow within 0 s")
+
+
+def upload_slowly(rank: int, world_size: int, run_dir: str, remote: str) -> bool:
+    """Whether the copy was there when this rank was done."""
+    real = RemoteCheckpoints.upload
+
+    def upload(*arguments: Any) -> None:
+        time.sleep(12)
+        real(*arguments)
+
+    setattr(RemoteCheckpoints, "upload", upload)  # noqa: B010 - mypy
+    world = replace(world_of(rank, world_size), timeout=timedelta(seconds=8))
+    with CheckpointManager(job(run_dir, remote=remote), world, "data") as checkpoints:
+        checkpoints.save(Engine(1, rank, world_size).fill(10), TrainState(10))
+    return Path(remote.removeprefix("file://"), "latest").exists()
+
+
+@pytest.mark.slow
+def test_ranks_wait_for_a_copy_longer_than_for_each_other(tmp_path):
+    remote = f"file://{tmp_path}/remote"
+    assert run_gloo(upload_slowly, 2, str(tmp_path / "run"), remote) == [True, True]
 
 
 @pytest.fixture
