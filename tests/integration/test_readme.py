@@ -206,6 +206,7 @@ def test_every_command_is_known_here() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # 3 minutes on two quiet cores
 def test_commands_run_in_the_order_of_the_page(place: Place) -> None:
     for command in commands(README):
         start = next(start for start in RUNNERS if command.startswith(start))
