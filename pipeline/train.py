@@ -101,6 +101,7 @@ def train(config: TrainJob) -> int:
                         state.step,
                     )
                 metrics.log_eval(state, results)
+        checkpoints.close(upload=not told_to_stop)  # a grace time is too short for a copy
         metrics.close()
         engine.close()
 
