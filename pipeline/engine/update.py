@@ -50,6 +50,10 @@ class Update:
             float("nan") if norm is None else norm, dtype=torch.float32, device=device
         )
         skipped = 0.0 if self._engine.was_step_applied() else 1.0
+        if skipped:
+            # stage 3 left the small parameters ungathered: the next forward would gather those of
+            # autocast's modules in bf16, while after a step that was applied they are float32
+            self._shards.publish()
         unknown = torch.full((2,), float("nan"), device=device)
         return torch.cat([unknown, total.reshape(1)]), torch.full((), skipped, device=device)
 
