@@ -20,7 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from pipeline.config import ConfigError, TrainJob, freeze, job_of_arguments, load_frozen
+from pipeline.config import ConfigError, TrainJob
+from pipeline.config.composition import freeze, job_of_arguments, load_frozen
 
 EXIT_BAD_CONFIG = 2
 EXIT_PREEMPTED = 75

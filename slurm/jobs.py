@@ -14,13 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import data_tools.config
-from pipeline.config import (
-    ClusterConfig,
-    ConfigError,
-    TrainJob,
-    job_of_arguments,
-    load_cluster,
-)
+from pipeline.config import ClusterConfig, ConfigError, TrainJob
+from pipeline.config.composition import job_of_arguments, load_cluster
 from slurm.options import cluster_problems, sbatch_options, setup_script
 
 BUILD = "data_tools.build"

@@ -25,7 +25,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import ConfigError, freeze
+from pipeline.config import ConfigError
+from pipeline.config.composition import freeze
 from slurm.jobs import Step, Submission, shards_submission, training_submission
 from slurm.options import SETUP_FILE
 

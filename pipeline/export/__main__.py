@@ -11,7 +11,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline.config import ConfigError, load_frozen
+from pipeline.config import ConfigError
+from pipeline.config.composition import load_frozen
 from pipeline.engine.checkpoint import CheckpointError, load_model_weights
 from pipeline.export import FORMATS, ExportError, export_weights
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.config import ModelConfig, TrainJob, load_job
+from pipeline.config import ModelConfig, TrainJob
+from pipeline.config.composition import load_job
 from pipeline.data.batch import Batch
 from pipeline.data.device import DeviceMover
 from pipeline.distributed import World, init_distributed

@@ -8,17 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import (
-    CONF_DIR,
-    ConfigError,
-    TrainJob,
-    composition,
-    freeze,
-    job_of_arguments,
-    load_frozen,
-    load_job,
-    validate,
-)
+from pipeline.config import ConfigError, TrainJob, composition, validate
+from pipeline.config.composition import CONF_DIR, freeze, job_of_arguments, load_frozen, load_job
 
 EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
 

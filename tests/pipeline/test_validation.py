@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import ConfigError, TrainJob, load_job, validate
+from pipeline.config import ConfigError, TrainJob, validate
+from pipeline.config.composition import load_job
 from pipeline.config.validation.training import nearest_divisors
 
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import ClusterConfig, ConfigError, load_cluster
+from pipeline.config import ClusterConfig, ConfigError
+from pipeline.config.composition import load_cluster
 from slurm.options import cluster_problems, sbatch_options, setup_script, time_limit_s
 
 

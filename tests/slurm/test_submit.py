@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import load_frozen
+from pipeline.config.composition import load_frozen
 from slurm.submit import git_state
 
 ROOT = Path(__file__).parents[2]

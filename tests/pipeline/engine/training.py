@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.config import TrainJob, load_job
+from pipeline.config import TrainJob
+from pipeline.config.composition import load_job
 from pipeline.data import Batch
 from pipeline.distributed import World
 from pipeline.model import CLIP, initial_clip

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.config import TrainJob, to_yaml
+from pipeline.config import TrainJob
+from pipeline.config.composition import to_yaml
 from pipeline.export.__main__ import main
 from tests.pipeline.engine.checkpoint.sharded import write_checkpoint
 from tests.pipeline.model.model_configs import small_clip, small_config

@@ -6,7 +6,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from pipeline.config import CONF_DIR, ModelConfig, Stem, TextConfig, VisionConfig
+from pipeline.config import ModelConfig, Stem, TextConfig, VisionConfig
+from pipeline.config.composition import CONF_DIR
 from pipeline.model import CLIP, build_clip
 
 NAMES = ("demo", "tiny", "vit_b_16", "vit_b_32", "vit_l_14")

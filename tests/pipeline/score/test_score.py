@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from data_tools.manifest import load_manifest
-from pipeline.config import TrainJob, to_yaml
+from pipeline.config import TrainJob
+from pipeline.config.composition import to_yaml
 from pipeline.data import Tokenizer
 from pipeline.data.transforms import eval_transform
 from pipeline.export import export_weights
