@@ -8,7 +8,6 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
@@ -81,7 +80,7 @@ def write_shard(
     finally:
         images.close()
     aside = entry_path(folder, number).with_suffix(".tmp")
-    aside.write_text(json.dumps(asdict(entry)))
+    aside.write_text(json.dumps(entry._asdict()))
     os.replace(aside, entry_path(folder, number))
     return entry
 

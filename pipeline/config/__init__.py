@@ -34,7 +34,6 @@ from pipeline.config.schema import (
     VisionConfig,
     WandbMode,
 )
-from pipeline.config.validation import validate
 
 __all__ = [
     "CaptionChoice",
@@ -61,5 +60,4 @@ __all__ = [
     "TrainJob",
     "VisionConfig",
     "WandbMode",
-    "validate",
 ]

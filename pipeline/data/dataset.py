@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,8 +17,12 @@ from data_tools.manifest import (
 )
 from pipeline.data.storage import LocalStorage, RemoteStorage, open_storage
 
-# A stat takes 2 us on a local disk and 0.3 ms on a parallel file system, where these overlap.
+# A stat takes 0.3 ms on a parallel file system, where these overlap. On a local disk it takes 5 us,
+# and threads would only wait for each other at the interpreter lock: 1.6 s for 40,000 shards, one
+# after the other 0.7 s.
 _STAT_THREADS = 8
+_SLOW_STAT_S = 50e-6
+_SHARDS_AT_ONCE = 64
 # Of an object store each rank asks for so many shards at start; a request takes 50 ms.
 _MAX_REMOTE_CHECKS = 64
 
@@ -61,10 +66,19 @@ def _missing_or_changed(
     def look(part: Sequence[ShardEntry]) -> list[str]:
         return [problem for shard in part for problem in _problems_of(shard, storage)]
 
-    step = max(1, min(256, -(-len(shards) // _STAT_THREADS)))
-    parts = [shards[start : start + step] for start in range(0, len(shards), step)]
+    problems: list[str] = []
+    done, took_s = 0, 0.0
+    if isinstance(storage, LocalStorage):
+        while done < len(shards) and took_s < 2 * _SHARDS_AT_ONCE * _SLOW_STAT_S:
+            began = time.monotonic()
+            problems += look(shards[done : done + _SHARDS_AT_ONCE])
+            done += _SHARDS_AT_ONCE
+            took_s = time.monotonic() - began
+    rest = shards[done:]
+    step = max(1, min(256, -(-len(rest) // _STAT_THREADS)))
+    parts = [rest[start : start + step] for start in range(0, len(rest), step)]
     with ThreadPoolExecutor(_STAT_THREADS, thread_name_prefix="open-dataset") as pool:
-        return [problem for problems in pool.map(look, parts) for problem in problems]
+        return problems + [problem for found in pool.map(look, parts) for problem in found]
 
 
 def _problems_of(shard: ShardEntry, storage: LocalStorage | RemoteStorage) -> list[str]:

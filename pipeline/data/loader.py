@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 
 import torch
 
@@ -12,7 +13,7 @@ from pipeline.data.batch import Batch
 from pipeline.data.dataset import DataSet, open_dataset
 from pipeline.data.fill import RankShare
 from pipeline.data.lanes import LanePlan
-from pipeline.data.processes import ProcessCrew
+from pipeline.data.processes import ProcessCrew, WorkerProcesses
 from pipeline.data.run_order import run_fingerprint, run_order
 from pipeline.data.stream import StreamLoader
 from pipeline.data.threads import ThreadCrew
@@ -25,9 +26,15 @@ class TrainLoader(Loader):
     """
 
     def __init__(
-        self, datasets: Sequence[DataSet], config: DataConfig, share: RankShare, seed: int
+        self,
+        datasets: Sequence[DataSet],
+        config: DataConfig,
+        share: RankShare,
+        seed: int,
+        workers: WorkerProcesses | None,
     ) -> None:
-        """`datasets` are config.manifest's, or those of config.mixture in its order. Raises
+        """`datasets` are config.manifest's, or those of config.mixture in its order; `workers`,
+        which end with the loader, are of its num_workers where that is more than one. Raises
         LoaderError for sizes that do not fit, or a first shard without its pairs.
         """
         super().__init__(config, share)
@@ -37,7 +44,7 @@ class TrainLoader(Loader):
         plan = LanePlan(self._order, list(datasets), config, share, seed)
         self._lanes = plan.open()
         self._lanes.check_first_shards(config.max_bad_fraction)
-        self._crew = self._make_crew(plan, config.num_workers)
+        self._crew = self._make_crew(plan, workers)
 
     def batches(self, samples_seen: int, device: torch.device | None = None) -> Iterator[Batch]:
         # Refuses a wrong position now, not at the first batch.
@@ -48,13 +55,8 @@ class TrainLoader(Loader):
         super().close()
         self._lanes.close()
 
-    def _make_crew(self, plan: LanePlan, num_workers: int) -> Crew:
-        """One worker is a thread of this process; several are processes, because threads wait for
-        each other at the interpreter lock.
-        """
-        if num_workers == 1:
-            return ThreadCrew(self._lanes, plan.share, num_workers)
-        return ProcessCrew(plan, num_workers)
+    def _make_crew(self, plan: LanePlan, workers: WorkerProcesses | None) -> Crew:
+        return ProcessCrew(plan, workers) if workers else ThreadCrew(self._lanes, plan.share, 1)
 
 
 def build_train_loader(
@@ -82,5 +84,14 @@ def build_train_loader(
     if config.stream:
         return StreamLoader(config, share, seed)
     manifests = [source.manifest for source in config.mixture] or [config.manifest]
-    datasets = [open_dataset(manifest, rank, world_size) for manifest in manifests]
-    return TrainLoader(datasets, config, share, seed)
+    with ExitStack() as on_failure:
+        workers = None
+        # One worker is a thread of this process; several are processes, because threads wait for
+        # each other at the interpreter lock.
+        if config.num_workers > 1:
+            workers = WorkerProcesses(config.num_workers, share.batch_size)
+            on_failure.callback(workers.kill)
+        datasets = [open_dataset(manifest, rank, world_size) for manifest in manifests]
+        loader = TrainLoader(datasets, config, share, seed, workers)
+        on_failure.pop_all()
+    return loader

@@ -15,6 +15,10 @@ class WorkerPlan(NamedTuple):
     num_workers: int
 
 
+class Begin(NamedTuple):
+    """The first message: the plan is written."""
+
+
 class NewBuffer(NamedTuple):
     """Its descriptor follows."""
 

@@ -23,7 +23,7 @@ import torch
 from pipeline.data.batch import BatchWork
 from pipeline.data.faults import LoaderError
 from pipeline.data.lanes import LanePlan
-from pipeline.data.messages import Failure, NewBuffer, Report, Task, WorkerPlan
+from pipeline.data.messages import Begin, Failure, NewBuffer, Report, Task, WorkerPlan
 from pipeline.data.ring import BatchRing
 from pipeline.data.shared_memory import BatchLayout, create_memory
 
@@ -41,13 +41,51 @@ class _Process:
     connection: Connection
 
 
+class WorkerProcesses:
+    """New interpreters (CUDA and threads do not survive a fork) that run nothing of the trainer's
+    main module: spawned by multiprocessing they would import it, and torch and deepspeed with it.
+
+    Each imports for half a second, while the trainer opens the data set, and then waits for its
+    plan.
+    """
+
+    def __init__(self, num_workers: int, batch_size: int) -> None:
+        """At most one a slot of a rank's batch."""
+        count = min(num_workers, batch_size)
+        self._plan = open(create_memory(0), "wb")
+        self._processes: list[_Process] = []
+        try:
+            for number in range(count):
+                slots = range(number * batch_size // count, (number + 1) * batch_size // count)
+                self._processes.append(_start_process(number, slots, self._plan.fileno()))
+        except BaseException:
+            self.kill()
+            raise
+
+    def begin(self, plan: LanePlan) -> list[_Process]:
+        """Give all of them the plan; who calls ends them."""
+        with self._plan:
+            self._plan.write(pickle.dumps(WorkerPlan(plan, len(self._processes))))
+        for process in self._processes:
+            with suppress(OSError):  # it has ended: the reader of reports tells how
+                process.connection.send(Begin())
+        return self._processes
+
+    def kill(self) -> None:
+        """Instead of `begin`, or where what follows it fails."""
+        self._plan.close()
+        _kill(self._processes)
+        for process in self._processes:
+            process.connection.close()
+
+
 class ProcessCrew:
-    """Fills batches in `num_workers` processes, at most one a slot.
+    """Fills batches in processes that were started before and end with it.
 
     A process that ends, whatever ended it, fails all batches in the making and later ones.
     """
 
-    def __init__(self, plan: LanePlan, num_workers: int) -> None:
+    def __init__(self, plan: LanePlan, workers: WorkerProcesses) -> None:
         self._share = plan.share
         self._error: LoaderError | None = None
         self._closed = threading.Event()
@@ -55,8 +93,7 @@ class ProcessCrew:
         self._sending = threading.Lock()
         self._works: dict[int, BatchWork] = {}
         self._num_works = 0
-        num_workers = min(num_workers, plan.share.batch_size)
-        self._processes = _start_processes(WorkerPlan(plan, num_workers))
+        self._processes = workers.begin(plan)
         self._ring = BatchRing(
             BatchLayout.of(plan.share), self._announce, page_locked=torch.cuda.is_available()
         )
@@ -149,28 +186,6 @@ class _WorkerTraceback(Exception):
 
     def __str__(self) -> str:
         return f"in a worker process:\n{self.args[0]}"
-
-
-def _start_processes(plan: WorkerPlan) -> list[_Process]:
-    """New interpreters (CUDA and threads do not survive a fork) that run nothing of the trainer's
-    main module: spawned by multiprocessing they would import it, and torch and deepspeed with it.
-    """
-    size, count = plan.lanes.share.batch_size, plan.num_workers
-    pickled = pickle.dumps(plan)
-    descriptor = create_memory(len(pickled))
-    processes: list[_Process] = []
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(pickled)
-        for number in range(count):
-            slots = range(number * size // count, (number + 1) * size // count)
-            processes.append(_start_process(number, slots, descriptor))
-    except BaseException:
-        _kill(processes)
-        raise
-    finally:
-        os.close(descriptor)
-    return processes
 
 
 def _start_process(number: int, slots: range, plan: int) -> _Process:

@@ -37,6 +37,7 @@ def main(arguments: list[str]) -> None:
     threading.Thread(target=_end_with_parent, args=(socket, parent), daemon=True).start()
     connection = Connection(socket)
     try:
+        connection.recv()  # Begin
         # A map, not a file: all workers have the same open file and so one position in it.
         with mmap.mmap(plan, 0, prot=mmap.PROT_READ) as pickled:
             told: WorkerPlan = pickle.loads(pickled)

@@ -5,7 +5,7 @@
     python -m tests.benchmarks.bench_loader --workers 1 --num-samples 500 --rounds 2
 
 Each loader is a process of its own; a round asks every one in turn for --samples-per-round samples
-a worker.
+a worker, when all have filled their buffers and are still. Who begins changes from round to round.
 Peers other than open_clip's restated pipeline run under --peer-python, an environment with
 open_clip_torch==3.3.0, torchvision, mosaicml-streaming and spdl beside this project's packages;
 what does not start there is named in the table with its reason.
@@ -34,7 +34,12 @@ from tests.benchmarks.loader_shards import (
     write_data,
     write_large,
 )
-from tests.benchmarks.loader_stages import first_batch_s, stage_times, tokenizer_rates
+from tests.benchmarks.loader_stages import (
+    first_batch_s,
+    stage_times,
+    tokenizer_rates,
+    wait_until_idle,
+)
 
 RESULTS = Path(__file__).parent / "results" / "loader.md"
 OWN = ("ours", "threads", "processes", "restated")
@@ -119,7 +124,8 @@ def compare(manifest: Path, options: argparse.Namespace) -> list[Provider]:
         providers = [start(name, python, manifest, num_workers) for name, python in names]
         try:
             for number in range(options.rounds + 1):
-                for provider in providers:
+                for provider in providers[number:] + providers[:number]:
+                    wait_until_idle()
                     provider.measure(options.samples_per_round * num_workers, counts=number > 0)
         finally:
             for provider in providers:

@@ -71,7 +71,9 @@ def threads(manifest: Path, num_workers: int) -> Iterator[int]:
     from pipeline.data.loader import TrainLoader
     from pipeline.data.threads import ThreadCrew
 
-    def make(loader: Any, plan: Any, num_workers: int) -> Any:
+    def make(loader: Any, plan: Any, workers: Any) -> Any:
+        if workers:
+            workers.kill()
         return ThreadCrew(loader._lanes, plan.share, num_workers)
 
     owner: Any = TrainLoader
@@ -82,10 +84,10 @@ def threads(manifest: Path, num_workers: int) -> Iterator[int]:
 def processes(manifest: Path, num_workers: int) -> Iterator[int]:
     """The same loader with processes at any number of workers."""
     from pipeline.data.loader import TrainLoader
-    from pipeline.data.processes import ProcessCrew
+    from pipeline.data.processes import ProcessCrew, WorkerProcesses
 
-    def make(loader: Any, plan: Any, num_workers: int) -> Any:
-        return ProcessCrew(plan, num_workers)
+    def make(loader: Any, plan: Any, workers: Any) -> Any:
+        return ProcessCrew(plan, workers or WorkerProcesses(num_workers, plan.share.batch_size))
 
     owner: Any = TrainLoader
     owner._make_crew = make

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -53,8 +52,7 @@ def write_large(folder: Path, num_shards: int, per_shard: int) -> Path:
     pq.write_table(pa.table(columns, schema=INDEX), folder / shard.index_path, row_group_size=1024)
     shards = []
     for number in range(num_shards):
-        linked = replace(
-            shard,
+        linked = shard._replace(
             path=f"{number:06d}.tar",
             index_path=f"{number:06d}.index.parquet",
             num_samples=per_shard,

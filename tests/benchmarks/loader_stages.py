@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def first_batch_s(
             seed=0,
         ) as loader:
             if workers_up:
-                wait_for_workers()
+                wait_until_idle()
                 forget_pages(manifest.parent)
                 began = time.perf_counter()
             next(loader.batches(samples_seen))
@@ -126,11 +127,21 @@ def first_batch_s(
     return times
 
 
-def wait_for_workers() -> None:
-    """Until the children of this process have used no CPU for half a second."""
-    used = -1.0
-    while used != (used := sum(sum(c.cpu_times()[:2]) for c in psutil.Process().children())):
+def wait_until_idle() -> None:
+    """Until this process's children and theirs have used no CPU for half a second: loaders go on
+    filling their buffers after they were asked. 20 seconds at most.
+    """
+    used, until = -1.0, time.monotonic() + 20
+    while used != (used := _cpu_s_of_children()) and time.monotonic() < until:
         time.sleep(0.5)
+
+
+def _cpu_s_of_children() -> float:
+    total = 0.0
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            total += sum(child.cpu_times()[:2])
+    return total
 
 
 def seconds(

@@ -40,8 +40,7 @@ def seal(paths: DatasetPaths, shard: int) -> None:
     manifest = load_manifest(paths.manifest)
     entries = list(manifest.shards)
     tar, index = manifest.shard_path(entries[shard]), manifest.index_path(entries[shard])
-    entries[shard] = replace(
-        entries[shard],
+    entries[shard] = entries[shard]._replace(
         num_bytes=tar.stat().st_size,
         sha256=file_sha256(tar),
         index_sha256=file_sha256(index),

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import ConfigError, TrainJob, composition, validate
+from pipeline.config import ConfigError, TrainJob, composition
 from pipeline.config.composition import CONF_DIR, freeze, job_of_arguments, load_frozen, load_job
+from pipeline.config.validation import validate
 
 EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
 

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import ConfigError, TrainJob, validate
+from pipeline.config import ConfigError, TrainJob
 from pipeline.config.composition import load_job
+from pipeline.config.validation import validate
 from pipeline.config.validation.training import nearest_divisors
 
 
@@ -249,7 +250,7 @@ def test_validating_a_remote_needs_no_torch(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{}")
     script = (
         "import sys; sys.modules['torch'] = None; sys.modules['deepspeed'] = None\n"
-        "from pipeline.config import load_job\n"
+        "from pipeline.config.composition import load_job\n"
         "load_job(['run_dir=x', 'checkpoint.remote=s3://b/x',"
         f" 'data.manifest={tmp_path}/manifest.json'])"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -55,8 +54,8 @@ def test_resume_deep_in_four_hundred_million_samples(tmp_path):
     columns = {name: np.full(10_000, row[name]) for name in INDEX.names if name != "key"}
     keys = [f"k{number}" for number in range(10_000)]
     pq.write_table(pa.table({"key": keys, **columns}, schema=INDEX), tmp_path / shard.index_path)
-    shard = replace(shard, num_samples=10_000)
-    links = [replace(shard, path=f"{number}.tar") for number in range(40_000)]
+    shard = shard._replace(num_samples=10_000)
+    links = [shard._replace(path=f"{number}.tar") for number in range(40_000)]
     for link in links[1:]:
         os.link(tmp_path / shard.path, tmp_path / link.path)
     save_manifest(Manifest(tmp_path, "test", tuple(links)), tmp_path / "manifest.json")

@@ -64,7 +64,7 @@ def test_blocks_of_a_long_index(tmp_path, row_group_size):
     columns = {name: numbers for name in INDEX.names if name != "key"}
     table = pa.table({"key": [f"k{row}" for row in range(num_rows)], **columns}, schema=INDEX)
     pq.write_table(table, tmp_path / shard.index_path, row_group_size=row_group_size)
-    shard = replace(shard, num_samples=num_rows, num_bytes=10**6)
+    shard = shard._replace(num_samples=num_rows, num_bytes=10**6)
     index = SampleIndex(Manifest(tmp_path, "test", (shard,)))
     for row in [*range(0, num_rows, 97), num_rows - 1, 1023, 1024]:
         location = index.locate(row)
