@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-smoke shards test test-slow test-slurm check format bench clean
+.PHONY: help install demo demo-smoke shards test test-slow test-exhaustive test-slurm check format bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,7 +43,10 @@ test: install ## the default tests (<= 5 minutes on 2 cores)
 	$(BIN)/python -m pytest
 
 test-slow: install ## tests marked slow: kills, resumes, README commands, compilation of kernels
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not exhaustive" --durations 30 --durations-min 10
+
+test-exhaustive: install ## whole matrices of which test-slow runs a part (12 minutes)
+	$(BIN)/python -m pytest -m exhaustive
 
 test-slurm: install ## tests on a real two-node Slurm that they start themselves (Debian, root)
 	$(BIN)/python -m pytest -m slurm

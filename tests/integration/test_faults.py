@@ -35,8 +35,20 @@ def faulty(
     return run(*overrides, module=FAULTY)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("kind", ["kill-forward", "kill-backward", "kill-write"])
+exhaustive = pytest.mark.exhaustive
+
+
+@pytest.mark.parametrize(
+    ("kind", "rank"),
+    [
+        pytest.param("kill-forward", 0, marks=exhaustive),
+        ("kill-forward", 1),
+        ("kill-backward", 0),
+        pytest.param("kill-backward", 1, marks=exhaustive),
+        pytest.param("kill-write", 0, marks=exhaustive),
+        ("kill-write", 1),
+    ],
+)
 def test_killed_in_any_phase_it_goes_on_as_if_it_had_not_been(
     undisturbed, tmp_path, monkeypatch, kind, rank
 ):

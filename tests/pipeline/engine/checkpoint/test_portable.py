@@ -150,21 +150,24 @@ def check_all(root: Path, sources: list[tuple[int, int]], targets: list[tuple[in
         assert [decay for _, decay in ranks[0]] == groups and len(groups[0]) == 2
 
 
-@pytest.mark.slow
+EVERY = [(stage, size) for size in (1, 2, 4) for stage in (1, 2, 3)]
+
+
+@pytest.mark.exhaustive  # 81 pairs, six minutes
 @pytest.mark.timeout(1800)
 def test_every_stage_and_world_size_to_every_other(tmp_path):
-    every = [(stage, size) for size in (1, 2, 4) for stage in (1, 2, 3)]
-    check_all(tmp_path, every, every)
+    check_all(tmp_path, EVERY, EVERY)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", [(1, 2), (3, 2)])
-def test_another_stage_and_world_size(tmp_path, source):
-    check_all(tmp_path, [source], [source, (4 - source[0], 1)])
-    folder = folder_of(str(tmp_path), *source)
-    weights, expected = load_model_weights(Path(folder)), truth(folder, "saved", "weight")
-    assert weights.keys() == expected.keys()
-    assert all(torch.equal(weights[name], expected[name]) for name in weights)
+@pytest.mark.timeout(900)
+def test_every_stage_and_world_size_to_each_stage_and_each_world_size(tmp_path):
+    check_all(tmp_path, EVERY, [(3, 1), (1, 2), (2, 4)])
+    for source in EVERY:
+        folder = folder_of(str(tmp_path), *source)
+        weights, expected = load_model_weights(Path(folder)), truth(folder, "saved", "weight")
+        assert weights.keys() == expected.keys()
+        assert all(torch.equal(weights[name], expected[name]) for name in weights)
 
 
 VARIANTS = {
