@@ -30,7 +30,7 @@ from data_tools.config.servers import (
     OpenverseConfig,
     SearxngConfig,
 )
-from data_tools.config.sources import PoolConfig, SourcesConfig
+from data_tools.config.sources import PoolConfig, SourcesConfig, reaches_somebody
 
 __all__ = [
     "CONF_DIR",
@@ -58,6 +58,7 @@ __all__ = [
     "data_settings",
     "fingerprint",
     "load_job",
+    "reaches_somebody",
     "to_yaml",
     "validate",
 ]

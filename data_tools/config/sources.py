@@ -1,5 +1,6 @@
 """Settings of the sources of (url, caption): search servers and pools."""
 
+import re
 from dataclasses import dataclass, field
 
 from data_tools.config import pool
@@ -18,6 +19,12 @@ from data_tools.config.servers import (
     openverse_problems,
     searxng_problems,
 )
+
+
+def reaches_somebody(contact: str) -> bool:
+    """An e-mail address or URL is in it, and a header takes it."""
+    is_line = contact.isascii() and contact.isprintable()
+    return is_line and bool(re.search(r"[^\s@]+@[^\s@]+|https?://\S+", contact))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -63,7 +70,7 @@ def problems(config: SourcesConfig) -> list[str]:
             "sources.contact is empty: search servers and image sites may ask who is calling; add "
             "sources.contact=you@example.org"
         )
-    elif not (config.contact.isascii() and config.contact.isprintable()):
+    elif not reaches_somebody(config.contact):
         found.append(
             f"sources.contact = {config.contact!r}: an e-mail address or URL, ASCII, one line"
         )

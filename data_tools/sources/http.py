@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 import stamina
 
-from data_tools.config import SourcesConfig
+from data_tools.config import SourcesConfig, reaches_somebody
 from data_tools.schema import DataError
 from data_tools.sources.base import SourceError, SourceStopped
 from data_tools.sources.keys import Secrets
@@ -38,7 +38,7 @@ for library in ("httpx", "httpcore"):
 
 def user_agent(contact: str) -> str:
     """`clip-pretrain/VERSION (+contact)`, the form that operators ask bots for (w.wiki/4wJS)."""
-    if not contact or not contact.isascii() or not contact.isprintable():
+    if not reaches_somebody(contact):
         raise DataError(f"sources.contact = {contact!r}: give an e-mail address or URL in ASCII")
     try:
         number = version("clip-pretrain")

@@ -154,9 +154,10 @@ def test_a_list_of_queries_needs_nobody_to_ask(words, capsys):
     assert "sources: none is enabled" in capsys.readouterr().err
 
 
-def test_a_contact_that_no_header_takes_is_refused_before_anything_is_asked(words, capsys):
-    assert build.main([*words[:-1], "sources.contact='caf\u00e9@example.org'"]) == 2
-    assert "sources.contact = 'caf\u00e9@example.org': an e-mail" in capsys.readouterr().err
+@pytest.mark.parametrize("contact", ["caf\u00e9@example.org", "nobody"])
+def test_a_contact_that_reaches_nobody_is_refused_before_anything_is_asked(words, capsys, contact):
+    assert build.main([*words[:-1], f"sources.contact='{contact}'"]) == 2
+    assert f"sources.contact = '{contact}': an e-mail" in capsys.readouterr().err
 
 
 def test_no_such_stage(words, tmp_path, capsys):

@@ -363,7 +363,7 @@ def test_titles(title, clean):
 def test_user_agent_names_the_caller():
     assert user_agent("me@example.org").startswith("clip-pretrain/")
     assert user_agent("me@example.org").endswith(" (+me@example.org)")
-    for contact in ("", "me\r\nX: y", "mé@example.org"):
+    for contact in ("", "nobody", "me@example.org\r\nX: y", "mé@example.org"):
         with pytest.raises(DataError, match="sources.contact"):
             user_agent(contact)
 
