@@ -158,7 +158,7 @@ def comparison_table(providers: list[Provider]) -> list[str]:
 
 def scaling_lines(providers: list[Provider]) -> list[str]:
     lines = []
-    for name in ("threads", "processes"):
+    for name in ("ours", "threads", "processes"):
         rates = {p.num_workers: np.median(p.rates) for p in providers if p.name == name and p.rates}
         if len(rates) > 1 and 1 in rates:
             told = ", ".join(f"{n}: {rates[n] / rates[1]:.2f}x" for n in sorted(rates) if n > 1)
