@@ -39,8 +39,9 @@ shards: install ## the data half for your own list: make shards QUERIES=my_queri
 	@test -n "$(QUERIES)" -a -n "$(OUT)" || { echo "usage: make shards QUERIES=my_queries.txt OUT=data/mine [SOURCE=commons|pool|commons,pool] [CONTACT=you@example.org] [ARGS='more overrides']" >&2; exit 2; }
 	$(BIN)/python -m data_tools.build 'queries.path=$(QUERIES)' 'out_dir=$(OUT)' 'source=[$(or $(SOURCE),commons)]' 'sources.contact=$(CONTACT)' $(ARGS)
 
-test: install ## the default tests (<= 5 minutes on 2 cores)
-	$(BIN)/python -m pytest
+# Files go whole to one of two workers: their fixtures are made once.
+test: install ## the default tests (5 minutes on 2 cores)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: install ## tests marked slow: kills, resumes, README commands, compilation of kernels
 	$(BIN)/python -m pytest -m "slow and not exhaustive" --durations 30 --durations-min 10

@@ -69,6 +69,7 @@ def test_open_clip_flops(name, gflop):
     assert open_clip_flops(model_config(name)) / 1e9 == pytest.approx(gflop, rel=5e-4)
 
 
+@pytest.mark.slow
 def test_bench_step(tmp_path):
     out = tmp_path / "step.md"
     options = ["--models=tiny", "--batch=4", "--parts=2", "--repeats=1", "--seconds=0.01"]

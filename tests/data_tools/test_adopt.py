@@ -63,6 +63,7 @@ def run(*arguments: object, capsys: pytest.CaptureFixture[str]) -> tuple[int, st
     return code, printed.out + printed.err
 
 
+@pytest.mark.slow
 def test_a_plain_webdataset_gets_a_manifest_and_training_reads_it(foreign):
     before = {path.name: path.read_bytes() for path in foreign.iterdir()}
     command = [sys.executable, "-m", "data_tools.audit", str(foreign)]

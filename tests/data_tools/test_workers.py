@@ -67,6 +67,7 @@ def test_a_killed_worker_is_an_error():
         list(in_processes(die, units(4), 2))
 
 
+@pytest.mark.slow
 def test_a_unit_without_end_is_an_error():
     started = time.monotonic()
     with pytest.raises(DataError, match="at one piece of work for 3 s"):

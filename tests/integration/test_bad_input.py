@@ -31,6 +31,7 @@ def test_a_global_batch_that_ranks_cannot_share(manifest: Path, tmp_path: Path) 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_fewer_samples_than_a_global_batch(manifest: Path, tmp_path: Path) -> None:
     told = refused(
         f"data.manifest={manifest}", f"run_dir={tmp_path / 'run'}", "train.global_batch_size=64"

@@ -183,6 +183,7 @@ def test_a_signal_during_the_imports_of_a_rank_is_not_lost(module, tmp_path: Pat
     assert process.returncode == 75, told
 
 
+@pytest.mark.slow
 def test_ranks_that_hold_sigterm_back_are_ended_too_when_one_fails(module, tmp_path: Path) -> None:
     body = HOLDS + "while not os.path.exists('fail'): time.sleep(0.01)\n"
     body += "if rank == 1: sys.exit(7)\ntime.sleep(600)"

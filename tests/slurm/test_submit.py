@@ -155,6 +155,7 @@ def test_submitted_frozen_and_recorded(login_node: Path, words: list[str], tmp_p
     assert load_frozen(run_dir / "config.yaml").cluster.partition == "gpu"
 
 
+@pytest.mark.slow
 def test_a_second_submission_waits_for_the_first_and_is_added_to_it(
     login_node: Path, words: list[str], tmp_path: Path
 ) -> None:

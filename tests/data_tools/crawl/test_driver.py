@@ -82,6 +82,7 @@ def test_other_rows_or_settings_are_refused_and_not_mixed_in(crawled, tmp_path):
         crawl.run(job, paths)
 
 
+@pytest.mark.slow
 def test_no_image_at_all_is_an_error_with_counts_and_a_fix(tmp_path):
     with hostile_site(robots=404) as site:
         write_kept(tmp_path, [site.url(f"/status/404?{n}") for n in range(5)])
@@ -99,6 +100,7 @@ def test_nothing_kept_is_an_error(tmp_path):
         crawl.run(make_job(tmp_path), DatasetPaths(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_url_with_several_captions_is_fetched_once_and_given_to_all(tmp_path):
     with hostile_site() as site:
         urls = [site.url("/n/1.jpg")] * 3 + [site.url("/n/2.jpg"), site.url("/status/404")] * 2
@@ -171,6 +173,7 @@ def test_tasks_crawl_their_own_parts_and_leave_those_of_others_alone(tmp_path):
         assert sum(site.requests.values()) == asked + 10 + 2, "and its two files"
 
 
+@pytest.mark.slow
 def test_two_processes_at_one_part_are_told(tmp_path):
     with hostile_site() as site:
         write_kept(tmp_path, [site.url("/n/1.jpg")])

@@ -18,6 +18,8 @@ from data_tools.crawl.verify import PartResult, PartUrls, read_guard_fates, veri
 from data_tools.schema import FATES, FETCHED, DataError, read_table
 from tests.data_tools.crawl.jobs import settings
 
+pytestmark = pytest.mark.slow  # img2dataset runs first
+
 
 @pytest.fixture
 def part(crawled, tmp_path) -> Path:

@@ -85,6 +85,7 @@ def test_any_number_of_processes_gives_equal_bytes(curated, undisturbed, tmp_pat
         assert digests(paths) == undisturbed
 
 
+@pytest.mark.slow
 def test_two_machines_give_equal_bytes(curated, undisturbed, tmp_path):
     """As far as one machine can be two: hash seed, locale, time zone, folder, umask, HOME."""
     for number, (seed, language, zone, umask) in enumerate(
@@ -129,6 +130,7 @@ def wait_for(paths: DatasetPaths, count: int, process: subprocess.Popen) -> None
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_driver_that_is_killed(curated, tmp_path):
     paths = copy_of(curated, tmp_path)
     process = start(paths, 2)

@@ -55,6 +55,7 @@ def test_number_of_processes_changes_nothing(tmp_path):
     assert articles[199] == Article("199", "Page 199 is 3.")
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_parent_that_was_killed(tmp_path):
     pages = "".join(f"<page><title>{n}</title><text>x</text></page>" for n in range(2000))
     (tmp_path / "many.xml").write_text(f"<mediawiki>{pages}</mediawiki>")

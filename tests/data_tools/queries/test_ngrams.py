@@ -83,6 +83,7 @@ def test_no_pmi_bound_is_portable_but_a_rank_is(tmp_path):
     assert "hapax legomenon" not in dict(bigrams(counted(tmp_path, text), 2, tmp_path, 64))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.sampled_from(["a b a", "b c", "a, c d", "d d d d"]), max_size=30))
 def test_counts_that_were_spilled_are_exact(tmp_path_factory, texts):

@@ -203,6 +203,7 @@ def test_close_ends_the_threads_and_later_batches_raise(manifest):
     loader.close()  # twice is fine
 
 
+@pytest.mark.slow
 def test_a_loader_that_is_not_closed_does_not_break_the_exit(manifest):
     program = (
         "import sys; from tests.pipeline.data.loading import loader_of\n"

@@ -83,6 +83,7 @@ def test_each_epoch_of_each_source_holds_each_of_its_samples_once(order):
             assert len(set(mine[start : start + size].tolist())) == size
 
 
+@pytest.mark.slow
 @given(mixtures(), st.integers(0, 10**9))
 def test_ranks_and_the_place_of_the_start_change_nothing(order, step):
     size = order.global_batch_size

@@ -216,6 +216,7 @@ def test_a_worker_that_dies_is_named(manifest, number, told):
     assert told in str(caught.value) and time.monotonic() - since < 60
 
 
+@pytest.mark.slow
 def test_a_worker_that_stands_still_is_a_stall(manifest, monkeypatch):
     with loader_of(manifest, num_workers=2, max_bad_fraction=1.0) as loader:
         iterator = loader.batches(0)

@@ -48,6 +48,7 @@ TEXT = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=1000)
 @given(TEXT)
 def test_the_fast_path_for_plain_text_is_exact(text):

@@ -77,6 +77,7 @@ def check(jobs: list[list[str]], tolerance: float) -> None:
                 assert (found - expected).abs().max() < tolerance, overrides
 
 
+@pytest.mark.slow
 def test_stage_1():
     check([["deepspeed.zero_stage=1"]], 1e-5)
 
@@ -103,5 +104,6 @@ def _without(rank: int, world_size: int) -> list[str]:
     return differing(before, during)
 
 
+@pytest.mark.slow
 def test_without_an_average_the_weights_themselves_are_evaluated():
     assert run_gloo(_without, 2) == [[], []]

@@ -59,6 +59,7 @@ def test_rates_of_layers_and_towers(stage):
 LAMB = ["train.optimizer=lamb", "train.lr=2e-3"]
 
 
+@pytest.mark.slow
 def test_lamb():
     compare([(LAMB, []), (LAMB, ["deepspeed.zero_stage=2", *PARTS])])
 

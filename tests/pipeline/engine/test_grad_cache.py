@@ -211,6 +211,7 @@ def _reduced(rank: int, world_size: int, jobs: list[list[str]]) -> list[tuple[in
     return found
 
 
+@pytest.mark.slow
 def test_gradients_are_reduced_once():
     jobs = [_parts(stage, *sizes) for stage in (1, 2, 3) for sizes in ((2, 4), (0, 0))]
     for rank in run_gloo(_reduced, 2, jobs, timeout_s=200):

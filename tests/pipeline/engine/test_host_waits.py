@@ -123,6 +123,7 @@ FREE = [
 ]
 
 
+@pytest.mark.slow
 def test_nothing_waits_after_the_first_step():
     for rank in run_gloo(_waits, 2, FREE, timeout_s=200):
         for overrides, (first, *others) in zip(FREE, rank, strict=True):

@@ -76,6 +76,7 @@ def check(jobs: list[tuple[list[str], float]]) -> None:
             assert not image.isfinite() and text.isfinite(), overrides
 
 
+@pytest.mark.slow
 def test_stage_1():
     check([(["deepspeed.zero_stage=1"], math.nan), (["train.optimizer=lamb", *PARTS], math.nan)])
 

@@ -23,6 +23,7 @@ def compare(jobs: list[list[str]]) -> None:
         assert all(result["optimizer_step"] == 4 for result in of_job)
 
 
+@pytest.mark.slow
 def test_equals_plain_torch():
     compare([[]])
 

@@ -64,6 +64,7 @@ def check_resumed(jobs: list[list[str]], world_size: int = 2) -> None:
 STAGES = [[f"deepspeed.zero_stage={stage}"] for stage in (1, 2, 3)]
 
 
+@pytest.mark.slow
 def test_pieces_before_a_step_are_the_model():
     jobs = [*STAGES, ["deepspeed.zero_stage=3", "train.text_lr_scale=0"], ["train.text_lr_scale=0"]]
     ranks = run_gloo(_fresh, 2, jobs, timeout_s=200)
@@ -80,6 +81,7 @@ def test_pieces_before_a_step_are_the_model():
         assert [count for _, count in of_job] == [0, 0]
 
 
+@pytest.mark.slow
 def test_goes_on_from_pieces():
     check_resumed([["deepspeed.zero_stage=1"]])
 

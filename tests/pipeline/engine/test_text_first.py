@@ -121,6 +121,7 @@ def check_backward(notes: list[Any]) -> None:
             assert note.dtype == torch.int64, note
 
 
+@pytest.mark.slow
 def test_the_early_start_changes_no_bit():
     for parts in ([], PARTS):
         jobs = [[*SMALL, *parts], [*SMALL, *parts, "train.overlap_text_gather=false"]]

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.pipeline.test_launch import LAUNCH
 
 STALL_S = 3.0
@@ -37,6 +39,7 @@ def _stacks(folder: Path) -> dict[str, str]:
     return {file.name: file.read_text() for file in (folder / "run" / "stacks").iterdir()}
 
 
+@pytest.mark.slow
 def test_ranks_in_a_collective_that_one_never_enters(tmp_path: Path) -> None:
     body = """
 import torch, torch.distributed as dist
@@ -76,6 +79,7 @@ with watchdog:
     assert "stacks of the stuck ranks: run/stacks" in ended.stderr
 
 
+@pytest.mark.slow
 def test_what_is_done_between_steps_is_named(tmp_path: Path) -> None:
     body = """
 with watchdog:
@@ -91,6 +95,7 @@ with watchdog:
     assert name == "rank_00000_step_7.txt"
 
 
+@pytest.mark.slow
 def test_who_goes_on_lives_and_leaves_nothing(tmp_path: Path) -> None:
     body = f"""
 with watchdog:
@@ -110,6 +115,7 @@ def test_an_error_is_the_error_it_was(tmp_path: Path) -> None:
     assert _stacks(tmp_path) == {} and "stacks" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_stacks_that_cannot_be_written_do_not_keep_a_stuck_rank(tmp_path: Path) -> None:
     body = """
 import shutil
