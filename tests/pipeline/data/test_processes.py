@@ -166,10 +166,19 @@ def gone(process_ids, within_s=10.0):
     return False
 
 
-def has_only_nameless_memory(process_ids):
-    """Nothing in /dev/shm, so that nothing can stay there; whoever else uses it does not matter."""
+def has_only_nameless_memory(process_ids, known=frozenset()):
+    """Nothing but what is `known` in /dev/shm, so that nothing can stay there."""
     maps = [Path(f"/proc/{process_id}/maps").read_text() for process_id in process_ids]
-    return all("/memfd:loader" in text and "/dev/shm/" not in text for text in maps)
+    return all("/memfd:loader" in text for text in maps) and named_memory(process_ids) <= known
+
+
+def named_memory(process_ids):
+    maps = [Path(f"/proc/{process_id}/maps").read_text() for process_id in process_ids]
+    return {
+        line[line.index("/dev/shm/") :]
+        for line in "\n".join(maps).split("\n")
+        if "/dev/shm/" in line
+    }
 
 
 def is_running(process_id):
@@ -180,10 +189,11 @@ def is_running(process_id):
 
 
 def test_close_ends_them_and_later_batches_raise(manifest, expected):
+    of_other_tests = named_memory([os.getpid()])
     loader = loader_of(manifest, num_workers=2, max_bad_fraction=1.0)
     iterator = loader.batches(0)
     batch = next(iterator)
-    assert has_only_nameless_memory([os.getpid(), *loader._crew.process_ids])
+    assert has_only_nameless_memory([os.getpid(), *loader._crew.process_ids], of_other_tests)
     loader.close()
     assert not any(map(psutil.pid_exists, loader._crew.process_ids))
     with pytest.raises(LoaderError, match="closed"):
