@@ -26,7 +26,7 @@ def test_memory_is_flat_over_epochs(tmp_path, num_workers):
         samples[number].image = b"bad"
     path = write_shards(tmp_path, samples, per_shard=20)
     resident, descriptors = [], []
-    others = psutil.Process().children()  # of the session: a fork server, its resource tracker
+    others = psutil.Process().children()  # of the test run: a fork server, its resource tracker
     with loader_of(
         path, max_bad_fraction=1.0, global_batch_size=16, num_workers=num_workers
     ) as loader:
