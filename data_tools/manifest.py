@@ -18,7 +18,7 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_type_hints
 
 import pyarrow as pa
 
@@ -57,8 +57,9 @@ class ShardEntry(NamedTuple):
     index_sha256: str
 
 
-_TEXTS = ("path", "sha256", "index_path", "index_sha256")
-_COUNTS = ("num_samples", "num_bytes")
+_KINDS = get_type_hints(ShardEntry)
+_TEXTS = tuple(name for name, kind in _KINDS.items() if kind is str)
+_COUNTS = tuple(name for name, kind in _KINDS.items() if kind is int)
 
 
 @dataclass(frozen=True)

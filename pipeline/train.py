@@ -15,8 +15,8 @@ import torch
 
 from pipeline import launch
 from pipeline.config import TrainJob
-from pipeline.data import build_train_loader
-from pipeline.distributed import init_distributed, seed_everything
+from pipeline.data import Loader, build_train_loader
+from pipeline.distributed import World, init_distributed, seed_everything
 from pipeline.engine.checkpoint import CheckpointManager
 from pipeline.engine.engine import ClipEngine
 from pipeline.engine.health import Health, state_after_rollback
@@ -34,24 +34,12 @@ def train(config: TrainJob) -> int:
     """
     world = init_distributed(config.cluster.timeout_minutes, config.train.threads_per_rank)
     with world.together("open the data"):
-        loader = build_train_loader(
-            config.data,
-            image_size=config.model.image_size,
-            context_length=config.model.text.context_length,
-            global_batch_size=config.train.global_batch_size,
-            rank=world.rank,
-            world_size=world.world_size,
-            seed=config.train.seed,
-        )
+        loader = open_loader(config, world)
         evaluation = Evaluation(config, world)
     checkpoints = CheckpointManager(config, world, loader.fingerprint)
     metrics = MetricsProcessor(config, world)
     health = Health(config.health)
-
-    torch.manual_seed(config.train.seed)  # the same weights on every rank
-    model = initial_clip(config)
-    seed_everything(config.train.seed, world.rank)
-    engine = ClipEngine(model, config, world)
+    engine = build_engine(config, world)
     watchdog = Watchdog(config.run_dir, world.rank, 60 * config.health.stall_minutes)
 
     with loader, checkpoints, watchdog, StopRequest(world) as stop:
@@ -107,6 +95,27 @@ def train(config: TrainJob) -> int:
 
     world.barrier()  # ranks end together: Slurm gives those left behind by one 30 s
     return 0 if state.step == config.train.steps else launch.EXIT_PREEMPTED
+
+
+def open_loader(config: TrainJob, world: World) -> Loader:
+    """This rank's share of every global batch."""
+    return build_train_loader(
+        config.data,
+        image_size=config.model.image_size,
+        context_length=config.model.text.context_length,
+        global_batch_size=config.train.global_batch_size,
+        rank=world.rank,
+        world_size=world.world_size,
+        seed=config.train.seed,
+    )
+
+
+def build_engine(config: TrainJob, world: World) -> ClipEngine:
+    """The same weights on every rank; random numbers from here on are the rank's own."""
+    torch.manual_seed(config.train.seed)
+    model = initial_clip(config)
+    seed_everything(config.train.seed, world.rank)
+    return ClipEngine(model, config, world)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -265,6 +266,36 @@ def test_the_stage_alone_with_the_default_recipe_on_a_tiny_wordnet(tmp_path, cap
     (tmp_path / "dict" / "data.noun").write_text("00000100 03 n 01 thing 0 000 | a thing\n")
     assert main(overrides, stage="queries") == 1
     assert "no noun of the category animal" in capsys.readouterr().err
+
+
+WORDNET = Path("/usr/share/wordnet")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not WORDNET.exists(), reason="needs WordNet: apt-get install wordnet-base")
+def test_the_default_recipe_gives_the_lists_that_the_readme_says(tmp_path, capsys):
+    overrides = ["queries=default", "source=commons", "sources.contact=you@example.org"]
+    assert main([*overrides, f"out_dir={tmp_path}"], stage="queries") == 0
+    table = read_table(DatasetPaths(tmp_path).table("queries"), QUERIES)
+    found = Counter(map(queries.source_of, table.column("origin").to_pylist()))
+    assert len(set(table.column("folded").to_pylist())) == len(table) == sum(found.values())
+    page = (Path(data_tools.__file__).parent / "README.md").read_text()
+    _, rows = page.split("| `queries=default` | kept |")
+    cells = [line.split("|")[1:3] for line in rows.split("\n\n")[0].splitlines()[2:]]
+    said = {
+        name.split(",")[0].strip(): int(kept.split()[0].replace(",", "")) for name, kept in cells
+    }
+    assert said == {
+        "WordNet": found["wordnet"],
+        "unigrams": found["unigrams"],
+        "bigrams": found["bigrams"],
+        "page titles": found["titles"],
+        "composed phrases": found["composed"],
+        "all": 500_000,
+    }
+    # the published sizes are printed beside them
+    told = capsys.readouterr().out
+    assert all(size in told for size in ("86,654", "251,465", "100,646", "500,000"))
 
 
 def test_a_list_that_the_total_cuts_is_shown_to_be_cut(tmp_path, capsys):

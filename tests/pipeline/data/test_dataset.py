@@ -8,15 +8,16 @@ import os
 import pytest
 
 from data_tools.manifest import ManifestError, load_manifest
+from pipeline.data import dataset
 from pipeline.data.dataset import open_dataset
 from tests.pipeline.data.shards import make_samples, write_shards
 
 
 def test_it_is_the_manifest(tmp_path):
     path = write_shards(tmp_path, make_samples(9), per_shard=3)
-    dataset = open_dataset(str(path))
-    assert dataset.manifest == load_manifest(path) and dataset.num_samples == 9
-    assert dataset.name == str(tmp_path)
+    opened = open_dataset(str(path))
+    assert opened.manifest == load_manifest(path) and opened.num_samples == 9
+    assert opened.name == str(tmp_path)
 
 
 def test_a_path_in_the_working_folder(tmp_path, monkeypatch):
@@ -25,8 +26,10 @@ def test_a_path_in_the_working_folder(tmp_path, monkeypatch):
     assert open_dataset("manifest.json").num_samples == 3
 
 
+@pytest.mark.parametrize("slow_stat_s", [0.0, 1.0], ids=["threads", "one after the other"])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
-def test_the_ranks_together_look_at_every_shard(tmp_path, world_size):
+def test_the_ranks_together_look_at_every_shard(tmp_path, monkeypatch, world_size, slow_stat_s):
+    monkeypatch.setattr(dataset, "_SLOW_STAT_S", slow_stat_s)
     path = write_shards(tmp_path, make_samples(12), per_shard=2)
     os.truncate(tmp_path / "shards/000001.tar", 100)
     os.unlink(tmp_path / "shards/000002.tar")

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 
-from data_tools.manifest import load_manifest
+from data_tools.manifest import ManifestError, load_manifest
 from pipeline.config import CaptionChoice, ColourConfig, DataConfig, SourceConfig
 from pipeline.data import LoaderError
 from pipeline.data.device import DeviceMover
@@ -259,6 +259,14 @@ def test_a_worker_that_cannot_start_is_told(manifest, monkeypatch, capfd):
         with pytest.raises(LoaderError, match="loader worker . .* ended with code 1"):
             next(loader.batches(0))
     assert "invalid literal" in capfd.readouterr().err
+
+
+def test_workers_end_when_the_data_set_cannot_be_opened(tmp_path):
+    """They were started before it."""
+    before = psutil.Process().children()
+    with pytest.raises(ManifestError, match="no manifest"):
+        loader_of(tmp_path / "manifest.json", num_workers=2)
+    assert psutil.Process().children() == before
 
 
 # No guard of __main__: workers do not run the trainer's module. The forked child holds what the
