@@ -33,6 +33,9 @@ class WandbSink:
     """
 
     def __init__(self, config: TrainJob, run_dir: Path, environment: dict[str, object]) -> None:
+        # a notebook or a sweep agent that started this process hands its own service on, in which
+        # the id of a run that was killed stays in use
+        os.environ.pop("WANDB_SERVICE", None)
         import wandb
 
         self._wandb = wandb

@@ -250,16 +250,23 @@ metrics.close()
 """
 
 
-def run_with_key(run_dir: Path, mode: str, key: str) -> subprocess.CompletedProcess[str]:
-    """A run whose W&B server does not answer (port 9 of this machine)."""
+def run_with(
+    run_dir: Path, mode: str, environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", OUTAGE, str(run_dir), mode],
         cwd=ROOT,
-        env=os.environ | {"WANDB_API_KEY": key, "WANDB_BASE_URL": "http://127.0.0.1:9"},
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=120,
     )
+
+
+def run_with_key(run_dir: Path, mode: str, key: str) -> subprocess.CompletedProcess[str]:
+    """A run whose W&B server does not answer (port 9 of this machine)."""
+    where = {"WANDB_API_KEY": key, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    return run_with(run_dir, mode, where)
 
 
 def mentions(folder: Path, text: str) -> list[Path]:
@@ -287,3 +294,11 @@ def test_a_key_of_a_wrong_form_is_not_printed(tmp_path, mode):
     assert (ended.returncode == 0) == (mode == "auto"), ended.stderr
     assert "short-secret" not in ended.stdout + ended.stderr
     assert mode == "auto" or "no W&B key of the right form" in ended.stderr
+
+
+@pytest.mark.slow
+def test_the_service_of_a_parent_process_is_not_used(tmp_path):
+    gone = f"3-{os.getpid()}-tcp-localhost-9"  # as W&B writes it; nobody listens at port 9
+    ended = run_with(tmp_path / "run", "offline", {"WANDB_SERVICE": gone})
+    assert ended.returncode == 0, ended.stderr
+    assert len(records_of(tmp_path / "run")) == 1
