@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from data_tools.config import DatasetJob
-
-if TYPE_CHECKING:
-    from data_tools.plan import DownloadPlan, PairsPlan, Plan, SearchCost, ServerPlan
+from data_tools.plan_figures import DownloadPlan, PairsPlan, Plan, SearchCost, ServerPlan
 
 
 def readable(job: DatasetJob, plan: Plan) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from typing import Any, cast
 
 import torch
@@ -12,13 +11,9 @@ from torch import Tensor
 from pipeline.loss import tiled
 from pipeline.loss.block import BlockFunctions
 from pipeline.loss.checks import InputReport
+from pipeline.loss.tile_shapes import interpreting
 
 BACKENDS = ("auto", "torch", "triton")
-
-
-def interpreting() -> bool:
-    """Whether Triton kernels run in Triton's interpreter, on CPU tensors (tests only)."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def choose_backend(backend: str, features: Any, report: InputReport) -> BlockFunctions:

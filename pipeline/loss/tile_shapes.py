@@ -7,6 +7,7 @@ and with it the last bits, from run to run and from rank to rank.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 
@@ -45,3 +46,8 @@ CANDIDATES = (
     TileShape(rows=128, columns=256, depth=64, strip=64, num_warps=8, num_stages=3),
     TileShape(rows=256, columns=128, depth=64, strip=32, num_warps=8, num_stages=3),
 )
+
+
+def interpreting() -> bool:
+    """Whether Triton kernels run in Triton's interpreter, on CPU tensors (tests only)."""
+    return os.environ.get("TRITON_INTERPRET") == "1"

@@ -9,12 +9,11 @@ import torch
 import triton
 from torch import Tensor
 
-from pipeline.loss.backends import interpreting
 from pipeline.loss.block import BestLogits, Block, BlockSums, LineSums, SavedSums
 from pipeline.loss.clip_gradient_kernels import grad_kernel, kept_grad_kernel
 from pipeline.loss.clip_sums_kernels import merge_kernel, sums_kernel
 from pipeline.loss.sigmoid_kernel import sigmoid_kernel
-from pipeline.loss.tile_shapes import HALF, INTERPRETED, SINGLE, TileShape
+from pipeline.loss.tile_shapes import HALF, INTERPRETED, SINGLE, TileShape, interpreting
 
 FORWARD_LOGITS = 2**28  # of one forward launch; its partial sums then take 32 MiB
 FLOAT16_LIMIT = 65504.0

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from pipeline.loss import clip_loss, sigmoid_loss, triton_blocks, triton_launch
-from pipeline.loss.backends import interpreting
 from pipeline.loss.block import Block
 from pipeline.loss.reference import clip_loss_reference, logits_matrix, top1_reference
-from pipeline.loss.tile_shapes import INTERPRETED
+from pipeline.loss.tile_shapes import INTERPRETED, interpreting
 from tests.pipeline.loss.features import EXTREMES, correlated_features, extreme_features
 
 # relative error of gradients: float32 rounds the logits, float16 the logit gradients
