@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-smoke shards test test-slow test-exhaustive test-slurm check format bench clean
+.PHONY: help install demo demo-smoke shards test test-slow test-exhaustive test-slurm check format clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The stamp is newer than what it was made of, or the install runs again.
 $(VENV)/.installed: setup.cfg constraints.txt pyproject.toml
