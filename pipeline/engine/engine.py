@@ -24,6 +24,7 @@ from pipeline.engine.schedule import lr_factor
 from pipeline.engine.shards import ParameterShards
 from pipeline.engine.towers import IMAGE, TEXT, Towers, compile_in_place
 from pipeline.engine.update import Update
+from pipeline.engine.zero_copies import leave_out_copies
 from pipeline.model import CLIP, clip_of_weights
 from pipeline.state import DeviceTimer, StepMetrics
 
@@ -54,8 +55,10 @@ class ClipEngine:
         self._engine, *_ = deepspeed.initialize(
             model=self._towers, optimizer=optimizer, config=deepspeed_config(config, num_trained)
         )
+        zero = self._engine.optimizer
+        if config.deepspeed.zero_stage < 3:
+            leave_out_copies(zero)
         if isinstance(optimizer, Lamb):
-            zero = self._engine.optimizer
             optimizer.bind(spans_of(zero), zero.dp_process_group)
         # DeepSpeed rounds buffers too: a mean of 122.77 to 123
         model.visual.set_pixel_statistics(config.model, world.device)

@@ -109,7 +109,7 @@ class ParameterShards:
             ema = self._ema[id(flat)]
             # an offloaded flat is on the host
             here = weight.to(flat.device) if isinstance(weight, Tensor) else weight
-            ema.add_((flat.detach() - ema).mul_(here))
+            ema.lerp_(flat.detach(), here)
 
     def swap_average(self) -> None:
         """Collective: exchange the masters and their average, in the model too. Twice is once
