@@ -16,6 +16,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from pipeline.gloo_interface import choose_gloo_interface
+
 
 class PeerError(RuntimeError):
     """Another rank failed in a step that all take together; its message is repeated here, so that
@@ -98,7 +100,16 @@ def init_distributed(timeout_minutes: float, threads_per_rank: int) -> World:
     # DeepSpeed 0.19.8 calls collectives by names that torch 2.13 deprecates: not the user's affair
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     timeout = timedelta(minutes=timeout_minutes)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
+    store.set_timeout(timeout)
+    choose_gloo_interface(store, world_size, os.environ["MASTER_ADDR"])
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=dist.PrefixStore("default_pg", store),
+        rank=rank,
+        world_size=world_size,
+        timeout=timeout,
+    )
     return World(dist.get_rank(), local_rank, dist.get_world_size(), device, timeout)
 
 

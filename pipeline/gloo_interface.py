@@ -1,0 +1,70 @@
+"""The network interface of gloo's process groups, where the name of a node does not tell it.
+
+Gloo listens where the node's own host name resolves to. Debian and Ubuntu write 127.0.1.1 for it
+into /etc/hosts: ranks then tell each other a loopback address, at which the ranks of other nodes
+find nobody. NCCL leaves loopback out by itself, so that a run on GPUs would start, and end at its
+first group of gloo.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+
+import psutil
+import torch.distributed as dist
+
+VARIABLE = "GLOO_SOCKET_IFNAME"
+
+
+def choose_gloo_interface(store: dist.Store, world_size: int, master: str) -> None:
+    """Collective over `store`, before any process group: sets GLOO_SOCKET_IFNAME to the interface
+    that leads to the other nodes, where it is not set, there are other nodes, and this node's name
+    resolves to loopback.
+
+    A node finds it on the way to `master`, where rank 0 is. Rank 0's own may know that name, its
+    own, as loopback too, and takes the way to an address that another node has told.
+
+    Raises torch.distributed.DistStoreError when a rank does not come within the store's timeout.
+    """
+    address = _own_address_towards(master)
+    if not _is_loopback(address):
+        store.set("gloo/another_node", address)
+    if store.add("gloo/arrived", 1) == world_size:
+        store.set("gloo/all_arrived", "")
+    store.wait(["gloo/all_arrived"])
+    if VARIABLE in os.environ or not _is_loopback(socket.gethostname()):
+        return
+    if _is_loopback(address):
+        if not store.check(["gloo/another_node"]):
+            return  # all ranks are on one node
+        address = _own_address_towards(store.get("gloo/another_node").decode())
+    interface = _interface_of(address)
+    if interface is not None:
+        os.environ[VARIABLE] = interface
+
+
+def _own_address_towards(host: str) -> str:
+    """The address that this node sends from; a datagram socket that connects sends nothing."""
+    family, _, _, _, target = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect(target)
+        return str(probe.getsockname()[0])
+
+
+def _is_loopback(host: str) -> bool:
+    """Of an address, or of what a name resolves to; gloo takes one that resolves to nothing so."""
+    try:
+        found = socket.getaddrinfo(host, None)
+    except OSError:
+        return True
+    addresses = [str(sockaddr[0]).split("%")[0] for *_, sockaddr in found]
+    return any(ipaddress.ip_address(address).is_loopback for address in addresses)
+
+
+def _interface_of(address: str) -> str | None:
+    for name, known in psutil.net_if_addrs().items():
+        if address in (entry.address.split("%")[0] for entry in known):
+            return name
+    return None
