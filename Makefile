@@ -21,7 +21,7 @@ $(VENV)/.installed: setup.cfg constraints.txt pyproject.toml
 install: $(VENV)/.installed ## .venv with pinned dependencies
 
 demo: RECIPE := demo
-demo: install ## queries -> search -> crawl -> shards -> training on 2 ranks -> evaluation -> report (12 minutes on 2 cores)
+demo: install ## queries -> search -> crawl -> shards -> training on 2 ranks -> evaluation -> report (6 minutes on 2 cores)
 	$(run_demo)
 
 demo-smoke: RECIPE := demo_smoke
@@ -40,14 +40,16 @@ shards: install ## the data half for your own list: make shards QUERIES=my_queri
 	$(BIN)/python -m data_tools.build 'queries.path=$(QUERIES)' 'out_dir=$(OUT)' 'source=[$(or $(SOURCE),commons)]' 'sources.contact=$(CONTACT)' $(ARGS)
 
 # Files go whole to one of two workers: their fixtures are made once.
+IN_TWO := --numprocesses 2 --dist loadfile
+
 test: install ## the default tests (5 minutes on 2 cores)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest $(IN_TWO)
 
-test-slow: install ## tests marked slow: kills, resumes, README commands, compilation of kernels
-	$(BIN)/python -m pytest -m "slow and not exhaustive" --durations 30 --durations-min 10
+test-slow: install ## tests marked slow: kills, resumes, README commands, compilation of kernels (20 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "slow and not exhaustive" $(IN_TWO) --durations 30 --durations-min 10
 
-test-exhaustive: install ## whole matrices of which test-slow runs a part (12 minutes)
-	$(BIN)/python -m pytest -m exhaustive
+test-exhaustive: install ## whole matrices of which test-slow runs a part (4 minutes on 2 cores)
+	$(BIN)/python -m pytest -m exhaustive $(IN_TWO)
 
 test-slurm: install ## tests on a real two-node Slurm that they start themselves (Debian, root)
 	$(BIN)/python -m pytest -m slurm

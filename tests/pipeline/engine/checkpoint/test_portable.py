@@ -153,7 +153,7 @@ def check_all(root: Path, sources: list[tuple[int, int]], targets: list[tuple[in
 EVERY = [(stage, size) for size in (1, 2, 4) for stage in (1, 2, 3)]
 
 
-@pytest.mark.exhaustive  # 81 pairs, six minutes
+@pytest.mark.exhaustive  # 81 pairs, three minutes
 @pytest.mark.timeout(1800)
 def test_every_stage_and_world_size_to_every_other(tmp_path):
     check_all(tmp_path, EVERY, EVERY)
