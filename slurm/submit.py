@@ -84,8 +84,8 @@ def submit(submission: Submission) -> list[str]:
     """
     folder = submission.folder
     _refuse_while_queued(folder)
-    was_there, config = folder.exists(), folder / "config.yaml"
-    earlier_config = config.read_bytes() if config.exists() else None
+    was_there = folder.exists()
+    earlier = {path: _content(path) for path in (folder / "config.yaml", folder / SETUP_FILE)}
     if submission.train is not None:
         freeze(submission.train)
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,11 +93,11 @@ def submit(submission: Submission) -> list[str]:
     try:
         jobs = _submit_steps(submission.steps)
     except SlurmError:
-        (folder / SETUP_FILE).unlink()
-        if submission.train is not None and earlier_config is None:
-            config.unlink()
-        elif submission.train is not None and earlier_config is not None:
-            config.write_bytes(earlier_config)
+        for path, content in earlier.items():
+            if content is None:
+                path.unlink(missing_ok=True)
+            else:
+                path.write_bytes(content)
         if not was_there:
             folder.rmdir()
         raise
@@ -109,6 +109,10 @@ def submit(submission: Submission) -> list[str]:
     }
     _write(folder / "submit.json", json.dumps([*_earlier(folder), entry], indent=1) + "\n")
     return [job["job_id"] for job in jobs]
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
 
 
 def _submit_steps(steps: Sequence[Step]) -> list[dict[str, Any]]:

@@ -140,6 +140,21 @@ def test_a_refusal_keeps_what_was_in_the_folder(
     assert [path.name for path in run_dir.iterdir()] == ["notes.txt"]
 
 
+def test_a_refusal_keeps_what_an_earlier_submission_wrote(
+    login_node: Path, words: list[str], tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "runs" / "mine"
+    program(login_node, "sbatch", "echo 42")
+    assert submit(login_node, *words, "cluster.setup=[module load cuda]").returncode == 0
+    kept = {path: path.read_bytes() for path in run_dir.iterdir()}
+    assert {"config.yaml", "setup.sh", "submit.json"} <= {path.name for path in kept}
+    program(login_node, "squeue", "true")  # the first job is over
+    program(login_node, "sbatch", "exit 1")
+    words = [*words, "cluster.setup=[module load other]"]
+    assert submit(login_node, *words).returncode == 1
+    assert {path: path.read_bytes() for path in run_dir.iterdir()} == kept
+
+
 def test_submitted_frozen_and_recorded(login_node: Path, words: list[str], tmp_path: Path) -> None:
     run_dir = tmp_path / "runs" / "mine"
     program(login_node, "sbatch", f'printf "%s\\n" "$@" > {tmp_path}/arguments; echo "42;cluster"')
