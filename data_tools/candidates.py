@@ -6,7 +6,7 @@ order of files and the number of processes change nothing: a searched pair tells
 author) than a pool's and comes first; then the smallest.
 
 by_uid.py puts all rows in the order of their uids, so that equal ones lie together; one pass in
-batches then writes both tables. Memory does not grow with the number of candidates.
+batches then writes both tables. Memory grows to about match.merge_memory_gb and no further.
 """
 
 from __future__ import annotations

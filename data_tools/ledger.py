@@ -1,8 +1,9 @@
 """The ledger: one row per candidate with the last word that any stage said about it.
 
-Every number of the data set's card can be counted again from it (`SELECT status, count(*) ... GROUP
-BY status`), and it says at which rule or with which HTTP status a pair was lost. A duplicate names
-the pair that has its picture, which counts for its queries too (tables/united.parquet).
+The card's fates and sites, and what each query found, can be counted again from it (`SELECT status,
+count(*) ... GROUP BY status`), and it says at which rule or with which HTTP status a pair was lost.
+A duplicate names the pair that has its picture, which counts for its queries too
+(tables/united.parquet).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The process group and who this process is in it. The only reader of RANK, WORLD_SIZE and
-SLURM_*."""
+"""The process group and who this process is in it. Only here a rank learns it, from RANK,
+WORLD_SIZE and SLURM_*."""
 
 from __future__ import annotations
 

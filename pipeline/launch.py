@@ -48,7 +48,7 @@ def main(
     freeze, launch. With `stops_at_checkpoint` the ranks hold STOP_SIGNALS back, and `rank_main`
     answers them; else they end by them. Returns EXIT_BAD_CONFIG for a configuration that was
     refused; else the process ends here, with 0, EXIT_PREEMPTED or, a launcher, the code of the rank
-    that failed first.
+    that failed first; 128 and the signal where one ended them.
     """
     try:
         if arguments[:1] == ["--config"] and len(arguments) == 2:

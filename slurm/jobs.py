@@ -2,8 +2,8 @@
 
 training    train.sbatch, one job of all ranks
 data set    shards.sbatch, one job; with `--tasks N` arrays where the work divides:
-            queries -> match (array) -> search ... balance -> crawl (array) -> curate, rebalance
-                -> pack (array) -> report
+            (with a pool: queries -> match (array) ->) search ... balance -> crawl (array)
+                -> curate, rebalance -> pack (array) -> report
 """
 
 from __future__ import annotations

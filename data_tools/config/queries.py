@@ -77,7 +77,7 @@ class TextConfig:
     """Files or glob patterns, also .gz .bz2 .xz: plain text (.txt), Wikipedia dumps (.xml), what
     wikiextractor --json wrote (.jsonl .json wiki_NN)."""
     wordnet_glosses: bool = False
-    """Count WordNet's definitions and examples too (1.4 million words)."""
+    """Count WordNet's definitions and examples too (1.46 million words)."""
     max_keys_in_memory: int = 4_000_000
     """Distinct words, and distinct pairs, held before they are spilled to disk; about 150 bytes
     each. Counts stay exact."""

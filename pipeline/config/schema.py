@@ -165,7 +165,8 @@ class DataConfig:
     """Consecutive samples that one lane of the batch reads; 1 is a full shuffle, more means fewer,
     longer reads."""
     num_workers: int = 2
-    """That read and decode, a rank: one is a thread, several are processes."""
+    """That read and decode, a rank: one is a thread, several are processes (threads of a
+    stream)."""
     prefetch_batches: int = 4
     """Batches decoded ahead, a rank."""
     crop_scale_min: float = 0.9
@@ -183,14 +184,15 @@ class DataConfig:
 class LossConfig:
     kind: LossKind = LossKind.clip
     init_logit_scale: float = 2.6592600369
-    """ln(1/0.07): log-space, as the field stores it; the sigmoid loss starts at ln(10) = 2.303."""
+    """ln(1/0.07): log-space, as the field stores it. Of both kinds; SigLIP's paper has
+    ln(10) = 2.303 with kind=sigmoid."""
     init_logit_bias: float = -10.0
     """Of kind=sigmoid."""
     max_logit_scale: float = 4.6051701860
     """ln(100): the clamp, applied in the forward."""
     same_caption_positive: bool = True
-    """Equal captions in a global batch count as positives with shared weight; False: each pair has
-    one positive only."""
+    """Equal captions in a global batch count as positives (of kind=clip with shared weight); False:
+    each pair has one positive only."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -251,11 +253,12 @@ class HealthConfig:
     with later data."""
     loss_spike: float = 0.0
     """Go back likewise when the mean loss since the last line is above this many times the median
-    of the 20 lines before; 0 is never."""
+    of the up to 20 lines before, of which there must be 5; 0 is never."""
     max_rollbacks: int = 3
     """After these the run ends with an error."""
     stall_minutes: float = 30.0
-    """Without a finished step: every rank writes its stacks to run_dir/stacks, and the run ends."""
+    """Without a finished step or batch of an evaluation: every rank writes its stacks to
+    run_dir/stacks, and the run ends."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -267,8 +270,8 @@ class DeepSpeedConfig:
     """1: optimizer state sharded over ranks. 2 and 3 are accepted too; 0 applies NaN gradients and
     has no gradient norm."""
     reduce_bucket_size: int = 50_000_000
-    """Elements; a rank allocates one such buffer per communication dtype (DeepSpeed's default 5e8
-    is 2 GB)."""
+    """Elements that are sent at once, at most all there are; stage 3 and offload also allocate a
+    buffer of it per communication dtype (DeepSpeed's default 5e8 is 2 GB)."""
     allgather_bucket_size: int = 200_000_000
     offload_optimizer: bool = False
     """Masters and moments in host memory: less on the device, a slower step."""
@@ -282,7 +285,7 @@ class EvalConfig:
     every_steps: int = 0
     """0 evaluates after the last step only."""
     batch_size: int = 256
-    """Images a rank and pass."""
+    """Images or texts a rank and pass."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-# A batch is decoded by one thread a sample; OpenCV's own threads would only fight with these.
+# The loader's workers decode side by side; OpenCV's own threads would only fight with these.
 cv2.setNumThreads(0)
 # Its warnings name no sample; what cannot be decoded is reported with key and shard by the loader.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

@@ -27,7 +27,7 @@ def deepspeed_config(config: TrainJob, num_trained: int) -> dict[str, Any]:
     zero: dict[str, Any] = {
         "stage": ours.zero_stage,
         "overlap_comm": False,
-        # a bucket is allocated whole: more than there is to reduce costs page faults each step
+        # stage 3 and offload allocate it whole: more than there is to reduce costs page faults
         "reduce_bucket_size": min(ours.reduce_bucket_size, max(1, num_trained)),
         # True copies every gradient into a bucket before it is reduced; the results are equal
         "contiguous_gradients": ours.zero_stage == 3,

@@ -6,7 +6,7 @@ to the raw dot products. Pointers may be None where a feature is off; the branch
 
 A kernel's epilogue runs on one strip of columns after the other. On the whole tile it needs several
 values of every element at once and spills (128 x 128 tile, 8 warps, sm_90: 254 registers for the
-gradient, 128 in strips of 64, which lets two programs share a multiprocessor).
+gradient, 128 in strips of 32, which lets two programs share a multiprocessor).
 """
 
 from __future__ import annotations

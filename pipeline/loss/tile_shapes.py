@@ -31,7 +31,8 @@ class TileShape:
             )
 
 
-# At most 128 registers a thread for the CLIP kernels on sm_90 and 96 KiB of shared memory: two
+# 96 KiB of shared memory and, on sm_90, at most 128 registers a thread for the CLIP kernels without
+# norms and labels (142 and 167 with them: tests/benchmarks/results/loss_registers.md): two such
 # programs share a multiprocessor, so that one's epilogue runs beside the other's matrix product.
 HALF = TileShape(rows=128, columns=128, depth=64, strip=32, num_warps=8, num_stages=3)
 SINGLE = TileShape(rows=64, columns=64, depth=32, strip=32, num_warps=4, num_stages=2)

@@ -4,7 +4,7 @@
     python -m tests.benchmarks.bench_crawl --images 20000 --repeats 3 --write
 
 Bare img2dataset and the crawl stage (plan, guard, img2dataset, verification, tables) fetch the same
-110 kB JPEGs from a server on the loopback, turn about, each in a process of its own, to webdataset
+116 kB JPEGs from a server on the loopback, turn about, each in a process of its own, to webdataset
 tars of 256 px, with the same processes and threads. Then the stage alone, turn about, with the
 clean list and with one in which 5 % of the URLs are slow-loris, 5 % dead hosts and 2 % bombs (as
 many URLs in all). Times and

@@ -1,4 +1,4 @@
-"""Time and memory of match, merge and balance at N / 10 and N captions: flat memory, linear time.
+"""Time and memory of match, merge and balance at N / 10 and N captions: linear and bounded.
 
     python -m tests.benchmarks.bench_pool_scale [--captions 10000000] [--queries 500000] [--write]
 

@@ -1,4 +1,4 @@
-"""The web of the crawl benchmark, in a process of its own: 110 kB JPEGs, slow-loris, bombs, dead
+"""The web of the crawl benchmark, in a process of its own: 116 kB JPEGs, slow-loris, bombs, dead
 hosts, all on 127.0.0.1.
 
     python -m tests.benchmarks.crawl_web NUM_DEAD_HOSTS
@@ -37,7 +37,7 @@ class Web:
 
 
 def photo(number: int, width: int = 800, height: int = 600) -> bytes:
-    """Smoothed noise over a gradient; at quality 90 about 110 kB, as the web's photos of that size
+    """Smoothed noise over a gradient; at quality 90 about 116 kB, as the web's photos of that size
     have."""
     random = np.random.default_rng(number)
     noise = cv2.GaussianBlur(random.normal(0, 1, (height, width, 3)), (0, 0), 1.6)
