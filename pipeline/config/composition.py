@@ -183,32 +183,43 @@ def job_of_arguments(overrides: list[str]) -> TrainJob:
     `run_dir=X` where X is an earlier run is that run, with what single values are given beside it
     (`cluster.nodes=4`); anything else is composed.
     """
-    job = _earlier_run(overrides)
-    if job is None:
+    values = _single_values(overrides)
+    if "run_dir" not in values:
         return load_job(overrides)
+    path = Path(str(values["run_dir"])) / "config.yaml"
+    if not path.exists():
+        try:
+            return load_job(overrides)
+        except ConfigError as error:
+            if any(name.startswith("data.") for name in values):
+                raise
+            raise ConfigError(  # nobody who begins a run leaves out its data
+                f"{error}\n  run_dir = {path.parent}: no earlier run is there to go on with"
+            ) from error
+    job = _earlier_run(path, values)
     problems = validate(job)
     if problems:
         raise ConfigError(f"the run in {job.run_dir} cannot go on:\n  " + "\n  ".join(problems))
     return job
 
 
-def _earlier_run(overrides: list[str]) -> TrainJob | None:
-    """None where there is none, or where a word chooses a group of values: experiment=..."""
+def _single_values(overrides: list[str]) -> dict[str, Any]:
+    """None of them where a word chooses a group of values: experiment=..."""
     try:
         words = OverridesParser.create().parse_overrides(overrides)
     except HydraException:
-        return None  # composing tells what is wrong
+        return {}  # composing tells what is wrong
     if not all(
         word.type is OverrideType.CHANGE
         and not word.is_sweep_override()
         and ("." in word.key_or_group or word.key_or_group in ("run_dir", "force"))
         for word in words
     ):
-        return None
-    values = {word.key_or_group: word.value() for word in words}
-    path = Path(str(values.get("run_dir", ""))) / "config.yaml"
-    if "run_dir" not in values or not path.exists():
-        return None
+        return {}
+    return {word.key_or_group: word.value() for word in words}
+
+
+def _earlier_run(path: Path, values: dict[str, Any]) -> TrainJob:
     kept = load_frozen(path)
     kept.force = []  # of an earlier change
     merged = OmegaConf.structured(kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,15 @@ def test_naming_the_run_directory_resumes_its_configuration(given: list[str]) ->
     job = load_job(["experiment=tiny", *given, "train.lr=0.00123"])
     freeze(job)
     assert job_of_arguments([f"run_dir={job.run_dir}"]) == job
+
+
+def test_a_run_directory_without_a_run_is_told(tmp_path: Path) -> None:
+    told = f"run_dir = {tmp_path / 'mien'}: no earlier run is there"
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        job_of_arguments([f"run_dir={tmp_path / 'mien'}"])
+    with pytest.raises(ConfigError) as one_that_begins:
+        job_of_arguments([f"run_dir={tmp_path / 'mien'}", "data.manifest=no.json", "train.lr=-1"])
+    assert "no earlier run" not in str(one_that_begins.value)
 
 
 def test_another_configuration_in_the_run_directory_is_refused_with_the_difference(
