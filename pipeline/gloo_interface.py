@@ -46,11 +46,20 @@ def choose_gloo_interface(store: dist.Store, world_size: int, master: str) -> No
 
 
 def _own_address_towards(host: str) -> str:
-    """The address that this node sends from; a datagram socket that connects sends nothing."""
-    family, _, _, _, target = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect(target)
-        return str(probe.getsockname()[0])
+    """The address that this node sends from, loopback where no way is found; a datagram socket that
+    connects sends nothing."""
+    try:
+        targets = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)
+    except OSError:  # the store was found under it all the same: torchrun's has its own address
+        targets = []
+    for family, _, _, _, target in targets:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect(target)
+            except OSError:  # IPv6 that a name server tells of and this network has not
+                continue
+            return str(probe.getsockname()[0])
+    return "127.0.0.1"
 
 
 def _is_loopback(host: str) -> bool:

@@ -24,15 +24,12 @@ def _share_masters(zero: Any) -> None:
     from a tensor to itself, returns at once. Masters of `pure_bf16` and `fp16` and offloaded ones
     are other tensors anyway.
     """
-    if zero.cpu_offload:
+    if zero.cpu_offload or zero.dtype != zero.master_weights_and_grads_dtype:
         return
     own = dist.get_rank(zero.dp_process_group)
     masters = zero.single_partition_of_fp32_groups
-    weights = [parts[own] for parts in zero.parallel_partitioned_bit16_groups]
-    for master, part in zip(masters, weights, strict=True):
-        if master.dtype != part.dtype:
-            return
-        master.data = part
+    for master, parts in zip(masters, zero.parallel_partitioned_bit16_groups, strict=True):
+        master.data = parts[own]
     zero._link_all_hp_params()  # DeepSpeed keeps views of them too
 
 
