@@ -227,7 +227,7 @@ def chosen_max_per_query(config: BalanceConfig, paths: DatasetPaths) -> int:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{decision_path(paths)} does not say which t was chosen ({error!r}): run python -m "
-            "data_tools.balance first"
+            "data_tools.build --stage balance first"
         ) from error
 
 
@@ -268,9 +268,3 @@ def _write_decision(decision: Decision, paths: DatasetPaths) -> None:
     aside = path.with_suffix(".tmp")
     aside.write_text(json.dumps(asdict(decision), indent=2) + "\n")
     os.replace(aside, path)
-
-
-if __name__ == "__main__":
-    from data_tools.build import main
-
-    sys.exit(main(sys.argv[1:], stage="balance"))

@@ -142,8 +142,6 @@ def _alone(root: Path, shared: bool = False) -> Iterator[None]:
 def build(job: DatasetJob, until: str = STAGES[-1].name) -> Counts:
     """Run every stage that is not done, up to `until`; returns the last stage's counts. DataError
     names what failed and the fix."""
-    if until not in [stage.name for stage in STAGES]:
-        raise ConfigError(f"--until {until}: there is no such stage; {_names()}")
     paths = DatasetPaths(Path(job.out_dir))
     paths.root.mkdir(parents=True, exist_ok=True)
     counts: Counts = {}
@@ -174,7 +172,8 @@ def build_stage(name: str, job: DatasetJob, task: Task | None = None) -> Counts:
             if finished(paths, stage, chain) is None:
                 raise DataError(
                     f"{name} needs the stage {stage.name}, which is not done with these settings: "
-                    f"run python -m data_tools.{stage.name} first, or python -m data_tools.build"
+                    f"run python -m data_tools.build --stage {stage.name} first, or all of them "
+                    "without --stage"
                 )
         if task is None:
             return _run_stage(stage, chain, job, paths)
@@ -225,25 +224,39 @@ def _mark_finished(paths: DatasetPaths, stage: Stage, chain: str, counts: Counts
     os.replace(aside, marker)
 
 
-def main(arguments: list[str], stage: str | None = None) -> int:
+def _last_stage(options: argparse.Namespace) -> str:
+    if options.stage and options.until:
+        raise ConfigError("--stage runs one stage, --until all up to one: give one of the two")
+    if options.task and not options.stage:
+        raise ConfigError(f"--task {options.task}: a share of one stage; add --stage STAGE")
+    last: str = options.stage or options.until or STAGES[-1].name
+    if last not in [stage.name for stage in STAGES]:
+        flag = "--stage" if options.stage else "--until"
+        raise ConfigError(f"{flag} {last}: there is no such stage; {_names()}")
+    return last
+
+
+def main(arguments: list[str]) -> int:
     """All stages, or up to one, or one alone, or a task's share of one.
 
     Exit code 0, 2 for a configuration that was refused, 1 for a stage that could not finish, 130
     after Ctrl-C.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m data_tools.{stage or 'build'}")
-    if stage is None:
-        parser.add_argument("--until", metavar="STAGE", default=STAGES[-1].name, help=_names())
-    else:
-        parser.add_argument("--task", metavar="I/N", help="a share of the stage, I from 0 to N - 1")
+    parser = argparse.ArgumentParser(prog="python -m data_tools.build")
+    parser.add_argument("--until", metavar="STAGE", default="", help=_names())
+    parser.add_argument("--stage", metavar="STAGE", default="", help="this stage alone")
+    parser.add_argument(
+        "--task", metavar="I/N", default="", help="with --stage: a share of it, I from 0 to N - 1"
+    )
     parser.add_argument("overrides", nargs="*", help="of conf/dataset.yaml, as field=value")
     options = parser.parse_intermixed_args(arguments)
     try:
-        job = load_job(options.overrides, stage or options.until)
-        if stage is None:
-            build(job, options.until)
+        last = _last_stage(options)
+        job = load_job(options.overrides, last)
+        if options.stage:
+            build_stage(last, job, parse_task(options.task) if options.task else None)
         else:
-            build_stage(stage, job, parse_task(options.task) if options.task else None)
+            build(job, last)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -11,7 +11,6 @@ batches then writes both tables. Memory grows to about match.merge_memory_gb and
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,7 +80,9 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
 def _inputs(paths: DatasetPaths) -> list[Path]:
     searched = paths.table("searched")
     if not searched.exists():
-        raise DataError(f"{searched} does not exist: run python -m data_tools.search first")
+        raise DataError(
+            f"{searched} does not exist: run python -m data_tools.build --stage search first"
+        )
     return [searched, *sorted(paths.matched.glob("*.parquet"))]
 
 
@@ -160,9 +161,3 @@ def _filled(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
             waiting = []
     if waiting:
         yield pa.Table.from_batches(waiting)
-
-
-if __name__ == "__main__":
-    from data_tools.build import main
-
-    sys.exit(main(sys.argv[1:], stage="candidates"))

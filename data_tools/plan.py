@@ -49,7 +49,7 @@ def make_plan(job: DatasetJob, paths: DatasetPaths) -> Plan:
     if "queries" not in done:
         raise DataError(
             "plan needs the query list, which is not built with these settings: run python -m "
-            "data_tools.queries first"
+            "data_tools.build --stage queries first"
         )
     num_queries = read_table(paths.table("queries"), QUERIES).num_rows
     pairs, short = None, None

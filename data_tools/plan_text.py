@@ -19,7 +19,10 @@ def readable(job: DatasetJob, plan: Plan) -> str:
 
 def _no_pairs(job: DatasetJob, plan: Plan) -> list[str]:
     if job.sources.pool.enabled:
-        why = "the match stage is not done with these settings: run python -m data_tools.match"
+        why = (
+            "the match stage is not done with these settings: run python -m data_tools.build "
+            "--stage match"
+        )
     else:
         why = "no pool is enabled, and the search stage is not done (source=[commons,pool])"
     return ["", "Pairs: not known; " + why]

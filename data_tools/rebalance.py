@@ -215,7 +215,7 @@ def _refuse(paths: DatasetPaths, num_read: int, num_survived: int, num_balanced:
     if not num_read == num_survived == curated:
         raise DataError(
             f"{paths.table('curated')} has {curated} rows, {num_read} of them are among the kept "
-            "pairs: one of the two was changed. Run python -m data_tools.curate again"
+            "pairs: one of the two was changed. Run python -m data_tools.build --stage curate again"
         )
     if num_balanced == 0:
         raise DataError(
@@ -263,9 +263,3 @@ def told(survival: Survival) -> str:
         f"  {overall:.1%} of the kept pairs survived{spread}; with balance.expected_survival="
         f"{advice:g} the next data set of these queries has room for what was lost"
     )
-
-
-if __name__ == "__main__":
-    from data_tools.build import main
-
-    sys.exit(main(sys.argv[1:], stage="rebalance"))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 import uuid
 from collections.abc import Sequence
 from enum import Enum
@@ -138,9 +137,3 @@ def _rules(config: CurateConfig) -> str:
         name = rule.name.replace("_", " ")
         rules.append(name if value is True else f"{name} {shown}")
     return "; ".join(rules)
-
-
-if __name__ == "__main__":
-    from data_tools.build import main
-
-    sys.exit(main(sys.argv[1:], stage="report"))

@@ -242,9 +242,3 @@ def _given_up(source: SearchSource, in_a_row: int, error: SourceError, cursor: C
 
 def _queries(count: int) -> str:
     return "1 query" if count == 1 else f"{count:,} queries"
-
-
-if __name__ == "__main__":
-    from data_tools.build import main
-
-    sys.exit(main(sys.argv[1:], stage="search"))

@@ -108,14 +108,14 @@ def _chain(tasks: str, with_pool: bool) -> list[tuple[str, str, list[str]]]:
     array = f"0-{int(number) - 1}" + (f"%{at_a_time}" if at_a_time else "")
     match = [
         ("queries", "", [BUILD, "--until", "queries"]),
-        ("match", array, ["data_tools.match"]),
+        ("match", array, [BUILD, "--stage", "match"]),
     ]
     return [
         *(match if with_pool else []),
         ("balance", "", [BUILD, "--until", "balance"]),
-        ("crawl", array, ["data_tools.crawl"]),
+        ("crawl", array, [BUILD, "--stage", "crawl"]),
         ("rebalance", "", [BUILD, "--until", "rebalance"]),
-        ("pack", array, ["data_tools.pack"]),
+        ("pack", array, [BUILD, "--stage", "pack"]),
         ("report", "", [BUILD]),
     ]
 

@@ -32,7 +32,9 @@ ROWS_PER_BATCH = 65536
 def source_of(kept: Path, boxes: FaceBoxesConfig) -> dict[str, object]:
     """What the rows depend on. DataError when kept.parquet or the tables of boxes are missing."""
     if not kept.exists():
-        raise DataError(f"{kept} does not exist: run python -m data_tools.balance first")
+        raise DataError(
+            f"{kept} does not exist: run python -m data_tools.build --stage balance first"
+        )
     if pq.read_metadata(kept).num_rows == 0:
         raise DataError(
             "no pair was kept, so there is nothing to crawl: give other queries or sources"

@@ -232,7 +232,7 @@ def test_t_is_that_of_the_configuration_or_the_one_chosen(tmp_path):
     paths = DatasetPaths(tmp_path)
     assert balance.chosen_max_per_query(BalanceConfig(max_per_query=7), paths) == 7
     chosen = BalanceConfig(max_per_query=0, tail_share=0.5)
-    with pytest.raises(DataError, match="run python -m data_tools.balance first"):
+    with pytest.raises(DataError, match="run python -m data_tools.build --stage balance first"):
         balance.chosen_max_per_query(chosen, paths)
     counts, _, _ = run_on(candidates([[0]] * 9 + [[1]] * 9 + [[2]]), tmp_path, tail_share=0.5)
     assert balance.chosen_max_per_query(chosen, paths) == counts["max_per_query"] == 10

@@ -45,19 +45,19 @@ def test_up_to_a_stage_and_on_from_there(words, capsys):
 
 
 def test_a_stage_alone_wants_those_before_it(words, capsys):
-    assert build.main(words, stage="balance") == 1
+    assert build.main(["--stage", "balance", *words]) == 1
     assert "balance needs the stage queries" in capsys.readouterr().err
     assert build.main(["--until", "candidates", *words]) == 0
-    assert build.main(words, stage="balance") == 0
+    assert build.main(["--stage", "balance", *words]) == 0
     # other settings before it: what lies there was made with others
-    assert build.main([*words, "sources.pool.license=CC0"], stage="balance") == 1
+    assert build.main(["--stage", "balance", *words, "sources.pool.license=CC0"]) == 1
     assert "needs the stage match" in capsys.readouterr().err
 
 
 def test_shares_of_a_stage_are_taken_up_by_the_whole(words, tmp_path, capsys):
-    assert build.main(words, stage="queries") == 0
+    assert build.main(["--stage", "queries", *words]) == 0
     for index in (1, 0, 1):
-        assert build.main(["--task", f"{index}/2", *words], stage="match") == 0
+        assert build.main(["--stage", "match", "--task", f"{index}/2", *words]) == 0
     shares = {file.name: file.stat().st_mtime_ns for file in _matched(tmp_path)}
     assert len(shares) == 2
     assert build.main(["--until", "candidates", *words]) == 0
@@ -121,7 +121,7 @@ def test_a_table_that_somebody_damaged_is_named(words, tmp_path, capsys, table, 
     for content in (b"", b"garbage", whole[:-20]):
         file.write_bytes(content)
         (tmp_path / "data" / "tables" / "done" / f"{stage}.json").unlink(missing_ok=True)
-        assert build.main(words, stage=stage) == 1
+        assert build.main(["--stage", stage, *words]) == 1
         told = capsys.readouterr().err
         assert f"{table}.parquet: not readable as parquet" in told and "tables/done" in told
     file.unlink()
@@ -136,18 +136,18 @@ def _files(folder):
 
 @pytest.mark.parametrize("task", ["2/2", "x", "-1/2", "1"])
 def test_a_task_that_is_none(words, task, capsys):
-    assert build.main([f"--task={task}", *words], stage="match") == 2
+    assert build.main(["--stage", "match", f"--task={task}", *words]) == 2
     assert f"--task {task}: give I/N" in capsys.readouterr().err
 
 
 def test_a_stage_that_is_not_divided(words, capsys):
     build.main(["--until", "candidates", *words])
-    assert build.main(["--task", "0/2", *words], stage="balance") == 2
+    assert build.main(["--stage", "balance", "--task", "0/2", *words]) == 2
     assert "balance is not divided" in capsys.readouterr().err
 
 
 def test_a_list_of_queries_needs_nobody_to_ask(words, capsys):
-    assert build.main(words[:2], stage="queries") == 0
+    assert build.main(["--stage", "queries", *words[:2]]) == 0
     assert build.main([*words[:2], "--until", "queries"]) == 0
     assert told(capsys)["queries"] == "unchanged"
     assert build.main(words[:2]) == 2

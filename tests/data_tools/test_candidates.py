@@ -79,7 +79,7 @@ def test_no_candidate_is_an_error_and_leaves_no_table(tmp_path):
 def test_search_must_have_run(tmp_path):
     paths = prepare(tmp_path, [], [row()])
     paths.table("searched").unlink()
-    with pytest.raises(DataError, match="python -m data_tools.search"):
+    with pytest.raises(DataError, match="python -m data_tools.build --stage search"):
         run(paths)
 
 

@@ -67,7 +67,7 @@ def run(overrides, *more, until=None):
 
 def test_without_a_query_list_there_is_no_plan(overrides, capsys):
     assert plan.main(overrides) == 1
-    assert "run python -m data_tools.queries first" in capsys.readouterr().err
+    assert "run python -m data_tools.build --stage queries first" in capsys.readouterr().err
 
 
 def test_a_wrong_configuration_is_refused(overrides, capsys):

@@ -258,13 +258,13 @@ def test_the_stage_alone_with_the_default_recipe_on_a_tiny_wordnet(tmp_path, cap
         *("queries.unigrams.wordfreq_min_zipf=7", "queries.bigrams.min_pair_count=1"),
         "queries.composed.templates=['{colour} {animal}','{animal} {place}']",
     ]
-    assert main(overrides, stage="queries") == 0
+    assert main(["--stage", "queries", *overrides]) == 0
     told = capsys.readouterr().out
     assert "60 queries" in told and "MetaCLIP" in told
-    assert main(overrides, stage="queries") == 0
+    assert main(["--stage", "queries", *overrides]) == 0
     assert "60 queries (unchanged)" in capsys.readouterr().out
     (tmp_path / "dict" / "data.noun").write_text("00000100 03 n 01 thing 0 000 | a thing\n")
-    assert main(overrides, stage="queries") == 1
+    assert main(["--stage", "queries", *overrides]) == 1
     assert "no noun of the category animal" in capsys.readouterr().err
 
 
@@ -275,7 +275,7 @@ WORDNET = Path("/usr/share/wordnet")
 @pytest.mark.skipif(not WORDNET.exists(), reason="needs WordNet: apt-get install wordnet-base")
 def test_the_default_recipe_gives_the_lists_that_the_readme_says(tmp_path, capsys):
     overrides = ["queries=default", "source=commons", "sources.contact=you@example.org"]
-    assert main([*overrides, f"out_dir={tmp_path}"], stage="queries") == 0
+    assert main(["--stage", "queries", *overrides, f"out_dir={tmp_path}"]) == 0
     table = read_table(DatasetPaths(tmp_path).table("queries"), QUERIES)
     found = Counter(map(queries.source_of, table.column("origin").to_pylist()))
     assert len(set(table.column("folded").to_pylist())) == len(table) == sum(found.values())

@@ -1,8 +1,0 @@
-"""python -m data_tools.crawl out_dir=data/mine ...: this stage alone."""
-
-import sys
-
-if __name__ == "__main__":
-    from data_tools.build import main
-
-    sys.exit(main(sys.argv[1:], stage="crawl"))
