@@ -28,8 +28,7 @@ import pyarrow as pa
 import xxhash
 
 from data_tools.config import BalanceConfig, DatasetJob
-from data_tools.progress import StageProgress
-from data_tools.schema import (
+from data_tools.tables.schema import (
     CANDIDATES,
     DROPPED,
     FATES,
@@ -39,7 +38,8 @@ from data_tools.schema import (
     DatasetPaths,
     table_writer,
 )
-from data_tools.table_stream import table_batches
+from data_tools.tables.stream import table_batches
+from data_tools.work.progress import StageProgress
 
 
 @dataclass(frozen=True)

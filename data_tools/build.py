@@ -44,10 +44,10 @@ from data_tools.config import (
     load_job,
     to_yaml,
 )
-from data_tools.manifest import ManifestError
-from data_tools.schema import DataError, DatasetPaths
-from data_tools.table_stream import unreadable_tables
-from data_tools.tasks import Task, parse_task
+from data_tools.dataset.manifest import ManifestError
+from data_tools.tables.schema import DataError, DatasetPaths
+from data_tools.tables.stream import unreadable_tables
+from data_tools.work.tasks import Task, parse_task
 
 Counts = dict[str, int]
 

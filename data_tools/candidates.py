@@ -5,8 +5,8 @@ of all. Which of the equal pairs gives the other fields depends on their content
 order of files and the number of processes change nothing: a searched pair tells more (licence,
 author) than a pool's and comes first; then the smallest.
 
-by_uid.py puts all rows in the order of their uids, so that equal ones lie together; one pass in
-batches then writes both tables. Memory grows to about match.merge_memory_gb and no further.
+tables/sort.py puts all rows in the order of their uids, so that equal ones lie together; one pass
+in batches then writes both tables. Memory grows to about match.merge_memory_gb and no further.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_tools.by_uid import sorted_by_uid
 from data_tools.config import DatasetJob
-from data_tools.progress import StageProgress
-from data_tools.schema import (
+from data_tools.tables.schema import (
     CANDIDATES,
     FATES,
     FOUND,
@@ -34,6 +32,8 @@ from data_tools.schema import (
     read_table,
     table_writer,
 )
+from data_tools.tables.sort import sorted_by_uid
+from data_tools.work.progress import StageProgress
 
 FIELDS = [name for name in CANDIDATES.names if name not in ("uid", "query_ids")]
 POOL = "pool"

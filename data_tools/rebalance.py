@@ -43,8 +43,7 @@ from data_tools.balance import (
     unit_hashes,
 )
 from data_tools.config import DatasetJob
-from data_tools.progress import StageProgress
-from data_tools.schema import (
+from data_tools.tables.schema import (
     BALANCED,
     CURATED,
     DROPPED,
@@ -53,7 +52,8 @@ from data_tools.schema import (
     DatasetPaths,
     table_writer,
 )
-from data_tools.table_stream import ROWS_PER_BATCH, on_disk_database
+from data_tools.tables.stream import ROWS_PER_BATCH, on_disk_database
+from data_tools.work.progress import StageProgress
 
 # tables/survival.parquet: how each query fared.
 SURVIVAL = pa.schema(

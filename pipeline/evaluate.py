@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline import launch
 from pipeline.config import TrainJob
 from pipeline.data import EvalSet, Tokenizer, load_eval_set
-from pipeline.distributed import World, init_distributed
+from pipeline.distributed.world import World, init_distributed
 from pipeline.engine.checkpoint import load_model_weights, newest_step
 from pipeline.eval import evaluate_model, format_table, write_report, write_results
 from pipeline.model import clip_of_weights

@@ -14,8 +14,8 @@ class TrainState:
     """`step` counts finished optimizer steps, `samples_seen` the samples of the data order that
     were taken or, after a roll-back, passed over.
 
-    samples_seen is the whole state of the data order (pipeline/data/order.py), so a loader has
-    nothing to save.
+    samples_seen is the whole state of the data order (pipeline/data/order/sample_order.py), so a
+    loader has nothing to save.
     """
 
     step: int = 0

@@ -16,7 +16,7 @@ import torch
 from pipeline import launch
 from pipeline.config import TrainJob
 from pipeline.data import Loader, build_train_loader
-from pipeline.distributed import World, init_distributed, seed_everything
+from pipeline.distributed.world import World, init_distributed, seed_everything
 from pipeline.engine.checkpoint import CheckpointManager
 from pipeline.engine.engine import ClipEngine
 from pipeline.engine.health import Health, state_after_rollback

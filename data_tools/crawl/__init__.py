@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from data_tools.config import DatasetJob
-    from data_tools.schema import DatasetPaths
-    from data_tools.tasks import Task
+    from data_tools.tables.schema import DatasetPaths
+    from data_tools.work.tasks import Task
 
 
 def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
-    """The stage. See data_tools.crawl.driver."""
+    """The stage. See data_tools.crawl.stage."""
     # Imported here because each of img2dataset's worker processes imports this package on its way
     # to img2dataset_part, and needs nothing of the driver (hydra, aiohttp: half a second of CPU
     # each).
-    from data_tools.crawl.driver import run as drive
+    from data_tools.crawl.stage import run as drive
 
     return drive(job, paths)
 
@@ -32,7 +32,7 @@ def inputs(job: DatasetJob) -> list[list]:
 
 
 def run_share(job: DatasetJob, paths: DatasetPaths, task: Task) -> dict[str, int]:
-    """One task's parts. See data_tools.crawl.driver."""
-    from data_tools.crawl.driver import run_share as drive_share
+    """One task's parts. See data_tools.crawl.stage."""
+    from data_tools.crawl.stage import run_share as drive_share
 
     return drive_share(job, paths, task)

@@ -11,7 +11,14 @@ import pyarrow.compute as pc
 
 from data_tools.crawl.fetch_error import PASSING
 from data_tools.crawl.part import Part
-from data_tools.schema import FATES, FETCHED, FETCHED_STATUS, DataError, DatasetPaths, table_writer
+from data_tools.tables.schema import (
+    FATES,
+    FETCHED,
+    FETCHED_STATUS,
+    DataError,
+    DatasetPaths,
+    table_writer,
+)
 
 
 def collect(rounds: list[list[Part]], paths: DatasetPaths) -> dict[str, int]:

@@ -23,7 +23,7 @@ from data_tools.crawl.addresses import AddressPolicy, AddressRefused, CheckedRes
 from data_tools.crawl.body import read_body
 from data_tools.crawl.fetch_error import Budget, FetchError, named
 from data_tools.crawl.hosts import HostBusy, HostTurns
-from data_tools.schema import canonical_url
+from data_tools.tables.schema import canonical_url
 
 MAX_REDIRECTS = 5
 MAX_ATTEMPTS = 3

@@ -45,7 +45,7 @@ from data_tools.crawl.images import (
 from data_tools.crawl.opt_out import check_robots_tags, check_tdm_reservation
 from data_tools.crawl.robots import RobotsGate
 from data_tools.crawl.tdm_file import TdmGate
-from data_tools.schema import FETCHED_STATUS
+from data_tools.tables.schema import FETCHED_STATUS
 
 PRODUCT = "clip-pretrain"
 CANNOT_WRITE = os.EX_IOERR

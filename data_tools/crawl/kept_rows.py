@@ -20,8 +20,8 @@ import xxhash
 
 from data_tools.config.crawl import FaceBoxesConfig
 from data_tools.crawl.plan import BOXES, ROWS
-from data_tools.schema import DataError, canonical_url
-from data_tools.table_stream import open_table
+from data_tools.tables.schema import DataError, canonical_url
+from data_tools.tables.stream import open_table
 
 _KEYED = pa.schema([("key", pa.uint64()), ("uid", pa.string()), ("url", pa.string())])
 _FACES = pa.schema([("url", pa.string()), ("face_boxes", BOXES)])

@@ -28,8 +28,8 @@ from data_tools.config import CrawlConfig
 from data_tools.crawl.plan import BOXES, Plan
 from data_tools.crawl.processes import GuardProcess, log_tail, run_img2dataset
 from data_tools.crawl.verify import PartUrls, verify_part
-from data_tools.progress import StageProgress
-from data_tools.schema import FATES, FETCHED, DataError, read_table, write_table
+from data_tools.tables.schema import FATES, FETCHED, DataError, read_table, write_table
+from data_tools.work.progress import StageProgress
 
 TO_GUARD = pa.schema([("url", pa.string()), ("upright_only", pa.bool_())])
 TO_IMG2DATASET = pa.schema([("url_id", pa.int64()), ("url", pa.string())])

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_tools.schema import DataError
+from data_tools.tables.schema import DataError
 
 BOXES = pa.list_(pa.list_(pa.float32()))
 # `url` in its canonical form. `face_boxes` is null for an image that no table of boxes knows, and

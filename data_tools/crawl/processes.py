@@ -24,7 +24,7 @@ from typing import IO
 
 from data_tools.crawl.guard import CANNOT_WRITE, GuardSettings
 from data_tools.crawl.img2dataset_part import WORKER_KILLED
-from data_tools.schema import DataError
+from data_tools.tables.schema import DataError
 
 PROJECT = Path(__file__).resolve().parents[2]
 GUARD_ANSWER_S = 60.0

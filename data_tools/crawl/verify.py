@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_tools.crawl.guard import GuardFate
-from data_tools.schema import FATES, FETCHED, FETCHED_STATUS, DataError
+from data_tools.tables.schema import FATES, FETCHED, FETCHED_STATUS, DataError
 
 _COLUMNS = ["key", "url_id", "status", "error_message", "width", "height"]
 _DISK_FULL = b"No space left on device"

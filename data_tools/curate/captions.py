@@ -16,8 +16,8 @@ from pathlib import Path
 import ftfy
 
 from data_tools.config import CurateConfig
-from data_tools.curate.language import languages, num_words
-from data_tools.schema import DataError
+from data_tools.tables.schema import DataError
+from data_tools.text.language import languages, num_words
 
 # Text beyond it is no caption, and the repairs of a hostile one would take seconds.
 MAX_REPAIRED_CHARS = 20_000

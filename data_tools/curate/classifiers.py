@@ -27,8 +27,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_tools.config import ClassifierConfig
-from data_tools.progress import StageProgress
-from data_tools.schema import DataError, DatasetPaths
+from data_tools.tables.schema import DataError, DatasetPaths
+from data_tools.work.progress import StageProgress
 
 BATCH_SIZE = 256
 BATCHES_PER_FILE = 64

@@ -18,10 +18,10 @@ import pyarrow as pa
 
 from data_tools.curate.near_duplicates import block_masks
 from data_tools.curate.perceptual_hash import MIN_STD_TO_COMPARE, decode, features_of
-from data_tools.manifest import ManifestError, load_manifest
-from data_tools.progress import StageProgress
-from data_tools.schema import DataError
-from data_tools.workers import in_processes
+from data_tools.dataset.manifest import ManifestError, load_manifest
+from data_tools.tables.schema import DataError
+from data_tools.work.processes import in_processes
+from data_tools.work.progress import StageProgress
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 IMAGES_PER_UNIT = 1000

@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 import xxhash
 
 from data_tools.curate.perceptual_hash import decode, features_of, reduction_for
-from data_tools.progress import StageProgress
-from data_tools.schema import DataError, DatasetPaths, write_table
-from data_tools.workers import in_processes
+from data_tools.tables.schema import DataError, DatasetPaths, write_table
+from data_tools.work.processes import in_processes
+from data_tools.work.progress import StageProgress
 
 IMAGES_PER_PIECE = 4096
 # Raised when the hash or the decoding changes, so that pieces of another version are made anew.

@@ -36,9 +36,7 @@ from data_tools.curate.duplicates import (
 )
 from data_tools.curate.near_duplicates import Nearness
 from data_tools.curate.rules import apply_rule, metadata_rules, pixel_rules
-from data_tools.curate.work_database import work_database, write_query
-from data_tools.progress import StageProgress
-from data_tools.schema import (
+from data_tools.tables.schema import (
     CURATED,
     FATES,
     FETCHED,
@@ -48,7 +46,9 @@ from data_tools.schema import (
     DataError,
     DatasetPaths,
 )
-from data_tools.workers import in_processes
+from data_tools.tables.scratch import scratch_database, write_query
+from data_tools.work.processes import in_processes
+from data_tools.work.progress import StageProgress
 
 CAPTIONS_PER_UNIT = 16384
 _JUDGED = pa.schema(
@@ -89,7 +89,7 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
 
 def _run(config: CurateConfig, paths: DatasetPaths) -> dict[str, int]:
     scratch = paths.root / "tables" / ".curate.tmp"
-    with work_database(scratch) as database:
+    with scratch_database(scratch) as database:
         num_fetched = _judge_captions(database, config, paths, scratch)
         _make_tables(database, paths, scratch)
         for rule in metadata_rules(config):

@@ -19,8 +19,8 @@ from data_tools.demo.config import HELD_OUT_STYLE, DemoConfig
 from data_tools.demo.descriptions import describe
 from data_tools.demo.mediawiki import Picture
 from data_tools.demo.render import render_all
-from data_tools.progress import StageProgress
-from data_tools.schema import DataError
+from data_tools.tables.schema import DataError
+from data_tools.work.progress import StageProgress
 
 SIDE = 64
 PROCESSES = 2

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from data_tools.demo.mediawiki import Picture, SearchIndex, words_of
 from data_tools.demo.replies import ApiLog, PageFaults, Reply, page_of
-from data_tools.sources.html_text import html_to_text
+from data_tools.text.html_text import html_to_text
 
 RESULT_WINDOW = 4000
 MAX_PER_PAGE = 500

@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 
 from data_tools.build import build
 from data_tools.config import ConfigError, load_job
+from data_tools.dataset.manifest import ManifestError
 from data_tools.demo.config import DemoConfig, parse_demo
 from data_tools.demo.corpus import Corpus, build_corpus
 from data_tools.demo.eval_sets import write_eval_sets
 from data_tools.demo.server import ApiFaults, LocalCommons, serve
-from data_tools.manifest import ManifestError
-from data_tools.schema import DataError
+from data_tools.tables.schema import DataError
 
 # About as often as a busy Commons says so; the client waits a second and asks again.
 FAULTS = ApiFaults(maxlag_every=499, ratelimited_every=797, retry_after_s=1)

@@ -21,8 +21,8 @@ from urllib.parse import quote
 import cv2
 import numpy as np
 
-from data_tools.queries.fold import fold
-from data_tools.sources.html_text import html_to_text
+from data_tools.text.fold import fold
+from data_tools.text.html_text import html_to_text
 
 RESULT_WINDOW = 10_000
 MAX_LIMIT = 500

@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from data_tools.demo.mediawiki import Picture, SearchIndex, words_of
 from data_tools.demo.replies import ApiLog, PageFaults, Reply, Throttle, page_of
-from data_tools.sources.html_text import html_to_text
+from data_tools.text.html_text import html_to_text
 
 MAX_RESULTS = 240
 MAX_PAGE = 20

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from data_tools.schema import DataError
+from data_tools.tables.schema import DataError
 
 PACKAGES = {
     "noto": "@iconify-json/noto@1.2.9",

@@ -1,7 +1,7 @@
 """Stage 2: which queries occur in the captions of the pools: sub-string match, as CLIP and MetaCLIP
 choose their pairs.
 
-Both sides are folded (data_tools/queries/fold.py). A match must be bounded: "cat" is in "a cat!",
+Both sides are folded (data_tools/text/fold.py). A match must be bounded: "cat" is in "a cat!",
 not in "category". Scripts that write no spaces between words (Chinese, Japanese, Thai, ...) have
 no such bounds, so there every occurrence counts.
 

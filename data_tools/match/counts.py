@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_tools.by_uid import sorted_by_uid
-from data_tools.schema import CANDIDATES, DatasetPaths
+from data_tools.tables.schema import CANDIDATES, DatasetPaths
+from data_tools.tables.sort import sorted_by_uid
 
 MEMORY_BYTES = 1e9
 COLUMNS = pa.schema([CANDIDATES.field("uid"), CANDIDATES.field("query_ids")])

@@ -18,9 +18,9 @@ import pyarrow as pa
 from ahocorasick_rs import BytesAhoCorasick, Implementation
 
 from data_tools.match.heads import Heads
-from data_tools.match.tokens import Tokens, cut
-from data_tools.schema import DataError
-from data_tools.sources.pool.clean import single_spaced
+from data_tools.match.pool.clean import single_spaced
+from data_tools.tables.schema import DataError
+from data_tools.text.tokens import Tokens, cut
 
 # Of text that goes through the automaton at a time: bounds what a query that is everywhere costs
 # (a match is a tuple of 150 bytes until it lies in an array).

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from data_tools.config import DatasetJob, PoolConfig
+from data_tools.match.pool import RowCounts, find_files, problems_of
 from data_tools.match.units import (
     MatchSettings,
     Unit,
@@ -14,11 +15,10 @@ from data_tools.match.units import (
     plan_units,
     queries_digest,
 )
-from data_tools.progress import StageProgress
-from data_tools.schema import DataError, DatasetPaths
-from data_tools.sources.pool import RowCounts, find_files, problems_of
-from data_tools.tasks import ALL, Task
-from data_tools.workers import in_processes
+from data_tools.tables.schema import DataError, DatasetPaths
+from data_tools.work.processes import in_processes
+from data_tools.work.progress import StageProgress
+from data_tools.work.tasks import ALL, Task
 
 # Files looked at together: a look is a request or two where they are remote.
 LOOKS = 8

@@ -22,8 +22,7 @@ import xxhash
 
 from data_tools.config import MatchConfig, PoolConfig, fingerprint
 from data_tools.match.matcher import QueryMatcher
-from data_tools.schema import CANDIDATES, QUERIES, read_table
-from data_tools.sources.pool import (
+from data_tools.match.pool import (
     Batch,
     PoolFile,
     RowCounts,
@@ -32,6 +31,7 @@ from data_tools.sources.pool import (
     usable,
     with_uids,
 )
+from data_tools.tables.schema import CANDIDATES, QUERIES, read_table
 
 # Raised when the same input gives another table: no table of an older version is then trusted.
 FORMAT = 1

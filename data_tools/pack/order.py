@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 import xxhash
 
 from data_tools.config import PackConfig
-from data_tools.schema import BALANCED, DataError, DatasetPaths
-from data_tools.table_stream import open_table
+from data_tools.tables.schema import BALANCED, DataError, DatasetPaths
+from data_tools.tables.stream import open_table
 
 SORT_MEMORY = "2GB"
 # A shard's rows are read by row group; this is about a shard of them.

@@ -14,9 +14,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_tools.manifest import ShardEntry, file_sha256
-from data_tools.schema import DataError
-from data_tools.shard_writer import ShardWriter
+from data_tools.dataset.manifest import ShardEntry, file_sha256
+from data_tools.dataset.shard_writer import ShardWriter
+from data_tools.tables.schema import DataError
 
 OPEN_TARS = 256
 # Samples whose places the kernel is told ahead of their reading: a shuffled shard reads the crawl

@@ -19,14 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_tools.config import DatasetJob, data_settings, fingerprint
-from data_tools.manifest import Manifest, ShardEntry, file_sha256, save_manifest
+from data_tools.dataset.manifest import Manifest, ShardEntry, file_sha256, save_manifest
 from data_tools.pack.order import shard_ranges, write_order
 from data_tools.pack.shards import entry_path, finished_shard, write_shard
 from data_tools.pack.upload import refuse_other_target, upload
-from data_tools.progress import StageProgress
-from data_tools.schema import FATES, PACKED, QUERIES, DataError, DatasetPaths, read_table
-from data_tools.tasks import ALL, Task
-from data_tools.workers import in_processes
+from data_tools.tables.schema import FATES, PACKED, QUERIES, DataError, DatasetPaths, read_table
+from data_tools.work.processes import in_processes
+from data_tools.work.progress import StageProgress
+from data_tools.work.tasks import ALL, Task
 
 
 def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:

@@ -13,9 +13,9 @@ from typing import Any
 
 import fsspec
 
-from data_tools.manifest import Manifest, file_sha256
-from data_tools.progress import StageProgress
-from data_tools.schema import DataError
+from data_tools.dataset.manifest import Manifest, file_sha256
+from data_tools.tables.schema import DataError
+from data_tools.work.progress import StageProgress
 
 MANIFEST = "manifest.json"
 

@@ -23,8 +23,8 @@ from typing import IO
 
 from data_tools.queries.files import lines, opened, plain_name
 from data_tools.queries.optional import load
-from data_tools.schema import DataError
-from data_tools.workers import prepare_worker
+from data_tools.tables.schema import DataError
+from data_tools.work.processes import prepare_worker
 
 WIKIEXTRACTOR = re.compile(r"wiki_\d+$|.*\.jsonl?$")
 # Links that are no part of the sentence: [[File:Cat.jpg|thumb|left]], [[Category:Cats]]

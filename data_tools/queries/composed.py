@@ -23,7 +23,7 @@ from data_tools.config.queries import (
 )
 from data_tools.queries.word_frequencies import zipf_of
 from data_tools.queries.wordnet import Noun, WordNet
-from data_tools.schema import DataError
+from data_tools.tables.schema import DataError
 
 # Phrases of a grid that are put in order at a time: 2^17 of them take 2 MB.
 SLICE = 1 << 17

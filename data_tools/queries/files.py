@@ -19,8 +19,8 @@ from typing import IO
 import pyarrow as pa
 import xxhash
 
-from data_tools.schema import DataError
-from data_tools.table_stream import open_table
+from data_tools.tables.schema import DataError
+from data_tools.tables.stream import open_table
 
 OPENERS: dict[str, Callable] = {
     ".gz": gzip.open,

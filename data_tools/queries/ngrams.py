@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_tools.config.queries import QueriesConfig, WordCounts
-from data_tools.progress import StageProgress
 from data_tools.queries.articles import read_articles
 from data_tools.queries.counting import SpilledCounts, rows
 from data_tools.queries.files import expand
-from data_tools.queries.fold import fold
 from data_tools.queries.wordnet import WordNet
+from data_tools.text.fold import fold
+from data_tools.work.progress import StageProgress
 
 # Combining marks, and the joiners of Indic and Persian words: `\w` has none of them and would cut
 # Hindi into pieces.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from data_tools.schema import DataError
+from data_tools.tables.schema import DataError
 
 
 def load(module: str, needed_by: str) -> ModuleType:

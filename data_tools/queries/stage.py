@@ -19,13 +19,13 @@ from data_tools.config import DatasetJob, QueriesConfig
 from data_tools.config.queries import Lemmas, WordCounts, noun_fields
 from data_tools.queries.composed import phrases
 from data_tools.queries.files import content_hashes, expand
-from data_tools.queries.fold import fold, has_word
 from data_tools.queries.ngrams import TextCounts, bigrams, count_text, unigrams
 from data_tools.queries.titles import text_titles, viewed_titles
 from data_tools.queries.user_list import read_user_list
 from data_tools.queries.word_frequencies import data_file, frequent_words
 from data_tools.queries.wordnet import WordNet, wordnet_files
-from data_tools.schema import QUERIES, DataError, DatasetPaths, write_table
+from data_tools.tables.schema import QUERIES, DataError, DatasetPaths, write_table
+from data_tools.text.fold import fold, has_word
 
 Queries = Iterator[tuple[str, str]]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from data_tools.config.queries import TitlesConfig
 from data_tools.queries.counting import SpilledCounts, rows
 from data_tools.queries.files import expand, is_table, lines, plain_name, table_rows
-from data_tools.schema import DataError
+from data_tools.tables.schema import DataError
 
 # "Mercury (planet)" is called Mercury in captions
 QUALIFIER = re.compile(r"(?<=\S)\s*\([^()]*\)$")

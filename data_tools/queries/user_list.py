@@ -9,8 +9,8 @@ from pathlib import Path
 
 from data_tools.config import QueriesConfig
 from data_tools.queries.files import expand, is_table, table_rows
-from data_tools.queries.fold import fold, has_word
-from data_tools.schema import DataError
+from data_tools.tables.schema import DataError
+from data_tools.text.fold import fold, has_word
 
 SHOWN = 10
 

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from data_tools.config.queries import NOUN_CATEGORIES, Lemmas
-from data_tools.schema import DataError
+from data_tools.tables.schema import DataError
 
 # Part of speech as in synset ids and pointers. Satellite adjectives (s) lie in data.adj.
 FILES = {"n": "noun", "v": "verb", "a": "adj", "r": "adv"}

@@ -8,13 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.data.ahead import Loader
-    from pipeline.data.batch import Batch
-    from pipeline.data.eval_set import EvalSet, load_eval_set
-    from pipeline.data.eval_shards import EvalSetError
+    from pipeline.data.batches.batch import Batch
+    from pipeline.data.batches.prefetch import Loader
+    from pipeline.data.evaluation.eval_set import EvalSet, load_eval_set
+    from pipeline.data.evaluation.eval_shards import EvalSetError
     from pipeline.data.faults import LoaderError
     from pipeline.data.loader import TrainLoader, build_train_loader
-    from pipeline.data.tokenizer import Tokenizer
+    from pipeline.data.samples.tokenizer import Tokenizer
 
 __all__ = [
     "Batch",
@@ -29,15 +29,15 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Batch": "batch",
-    "EvalSet": "eval_set",
-    "EvalSetError": "eval_shards",
-    "Loader": "ahead",
+    "Batch": "batches.batch",
+    "EvalSet": "evaluation.eval_set",
+    "EvalSetError": "evaluation.eval_shards",
+    "Loader": "batches.prefetch",
     "LoaderError": "faults",
-    "Tokenizer": "tokenizer",
+    "Tokenizer": "samples.tokenizer",
     "TrainLoader": "loader",
     "build_train_loader": "loader",
-    "load_eval_set": "eval_set",
+    "load_eval_set": "evaluation.eval_set",
 }
 
 

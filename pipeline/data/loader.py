@@ -8,15 +8,15 @@ from contextlib import ExitStack
 import torch
 
 from pipeline.config import DataConfig
-from pipeline.data.ahead import Crew, Loader
-from pipeline.data.batch import Batch
-from pipeline.data.dataset import DataSet, open_dataset
-from pipeline.data.fill import RankShare
-from pipeline.data.lanes import LanePlan
-from pipeline.data.processes import ProcessCrew, WorkerProcesses
-from pipeline.data.run_order import run_fingerprint, run_order
+from pipeline.data.batches.batch import Batch
+from pipeline.data.batches.lanes import LanePlan
+from pipeline.data.batches.prefetch import Crew, Loader
+from pipeline.data.batches.processes import ProcessCrew, WorkerProcesses
+from pipeline.data.batches.slots import RankShare
+from pipeline.data.batches.threads import ThreadCrew
+from pipeline.data.order.run_order import run_fingerprint, run_order
+from pipeline.data.shards.dataset import DataSet, open_dataset
 from pipeline.data.stream import StreamLoader
-from pipeline.data.threads import ThreadCrew
 
 
 class TrainLoader(Loader):

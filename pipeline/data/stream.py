@@ -22,12 +22,12 @@ from webdataset.shardlists import expand_urls
 from webdataset.tariterators import tarfile_samples
 
 from pipeline.config import DataConfig
-from pipeline.data.ahead import POLL_S, STALL_TIMEOUT_S, Loader
-from pipeline.data.batch import Batch
+from pipeline.data.batches.batch import Batch
+from pipeline.data.batches.prefetch import POLL_S, STALL_TIMEOUT_S, Loader
+from pipeline.data.batches.slots import Loaded, RankShare
+from pipeline.data.batches.threads import ThreadCrew
 from pipeline.data.faults import LoaderError, SampleError
-from pipeline.data.fill import Loaded, RankShare
-from pipeline.data.sample import RawSample, SampleDecoder
-from pipeline.data.threads import ThreadCrew
+from pipeline.data.samples.sample import RawSample, SampleDecoder
 
 _IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 # Encoded samples among which the next one is drawn: 60 MB of 30 kB images a rank.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.config import Precision, TrainJob
 from pipeline.data import Batch
-from pipeline.distributed import World
+from pipeline.distributed.world import World
 from pipeline.engine.deepspeed_config import decides_on_host, deepspeed_config
 from pipeline.engine.grad_cache import CachedTower
 from pipeline.engine.lamb import Lamb, spans_of

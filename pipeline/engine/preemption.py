@@ -7,7 +7,7 @@ from types import TracebackType
 import torch
 import torch.distributed as dist
 
-from pipeline.distributed import World
+from pipeline.distributed.world import World
 from pipeline.launch import hold_stop_signals, release_stop_signals, stop_was_asked
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.distributed import World
+from pipeline.distributed.world import World
 
 
 def environment(world: World) -> dict[str, object]:

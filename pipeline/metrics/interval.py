@@ -11,7 +11,7 @@ import torch.distributed as dist
 import xxhash
 from torch import Tensor
 
-from pipeline.distributed import World
+from pipeline.distributed.world import World
 from pipeline.state import StepMetrics
 
 CHECKSUM_MODULUS = 2**24

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import TrainJob, WandbMode
-from pipeline.distributed import World
+from pipeline.distributed.world import World
 from pipeline.metrics.console import Console
 from pipeline.metrics.environment import environment
 from pipeline.metrics.examples import retrieval_strips

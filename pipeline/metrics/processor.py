@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import TrainJob
-from pipeline.distributed import World
+from pipeline.distributed.world import World
 from pipeline.metrics.alerts import InputBound, LogitScale, Stragglers
 from pipeline.metrics.interval import StepBuffer, TakenStep, Totals
 from pipeline.metrics.outputs import Outputs

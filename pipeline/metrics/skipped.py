@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.distributed import World
+from pipeline.distributed.world import World
 from pipeline.metrics.interval import TakenStep
 from pipeline.metrics.record import JsonLines
 from pipeline.state import TrainState

@@ -16,8 +16,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from data_tools.manifest import ManifestError, load_manifest
-from data_tools.scores import add_to_ledger, scored_shards
+from data_tools.dataset.manifest import ManifestError, load_manifest
+from data_tools.dataset.scores import add_to_ledger, scored_shards
 
 _REQUIRED, _OPTIONAL = ("model", "manifest"), ("batch_size", "threads", "device", "task")
 

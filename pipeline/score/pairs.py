@@ -11,12 +11,12 @@ from contextlib import closing
 import numpy as np
 import torch
 
-from data_tools.manifest import Manifest, ShardEntry
-from data_tools.scores import made_from, scores_path, write_scores
+from data_tools.dataset.manifest import Manifest, ShardEntry
+from data_tools.dataset.scores import made_from, scores_path, write_scores
 from pipeline.data.faults import SampleError
-from pipeline.data.index import SampleIndex, SampleLocation
-from pipeline.data.reader import ShardReader
-from pipeline.data.transforms import eval_transform
+from pipeline.data.samples.transforms import eval_transform
+from pipeline.data.shards.index import SampleIndex, SampleLocation
+from pipeline.data.shards.reader import ShardReader
 from pipeline.score.scorer import ScoreError, Scorer
 
 LOG_EVERY_S = 10.0

@@ -27,7 +27,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.config import ModelConfig, TrainJob
-from pipeline.distributed import World
+from pipeline.distributed.world import World
 from pipeline.engine.checkpoint import CheckpointManager
 from pipeline.engine.shards import Fragment
 from pipeline.model import build_clip

@@ -33,7 +33,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_tools.schema import FATES, DatasetPaths, read_table
+from data_tools.tables.schema import FATES, DatasetPaths, read_table
 from tests.benchmarks.crawl_web import Web, photo, running_web
 
 PROJECT = Path(__file__).resolve().parents[2]

@@ -27,8 +27,8 @@ import torch
 import torch.distributed as dist
 
 from pipeline.config import Precision, TrainJob
-from pipeline.data.batch import Batch
-from pipeline.distributed import World
+from pipeline.data.batches.batch import Batch
+from pipeline.distributed.world import World
 from pipeline.loss import clip_loss
 from tests.benchmarks.bench_loss import machine, table
 from tests.benchmarks.bench_step import write

@@ -39,8 +39,8 @@ import pyarrow.parquet as pq
 from data_tools.config import DatasetJob, PoolConfig
 from data_tools.match import matcher, units
 from data_tools.match.heads import Heads
-from data_tools.schema import QUERIES, DatasetPaths, read_table
-from data_tools.sources.pool import find_files
+from data_tools.match.pool import find_files
+from data_tools.tables.schema import QUERIES, DatasetPaths, read_table
 from tests.benchmarks.match_pool import english, queries_of, write_pool, write_queries
 
 RESULTS = Path(__file__).with_name("results") / "match.md"

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_tools.curate.near_duplicates import Nearness, block_masks, group_near
-from data_tools.curate.work_database import MEMORY_LIMIT, work_database
+from data_tools.tables.scratch import MEMORY_LIMIT, scratch_database
 
 RESULTS = Path(__file__).with_name("results") / "near_duplicates.md"
 PLANTED_SHARE = 100
@@ -59,7 +59,7 @@ def main() -> None:
         left, right = plant(arguments.num_hashes, arguments.bits, source)
         before_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
         began = time.perf_counter()
-        with work_database(Path(folder) / "work") as database:
+        with scratch_database(Path(folder) / "work") as database:
             database.execute(f"CREATE TABLE nodes AS SELECT * FROM read_parquet('{source}')")
             ids, roots = group_near(database, "nodes", Nearness(arguments.bits, 0))
         wall_s = time.perf_counter() - began

@@ -28,9 +28,9 @@ import pyarrow as pa
 
 from data_tools import pack
 from data_tools.config import DatasetJob
-from data_tools.manifest import load_manifest
-from data_tools.schema import BALANCED, KEPT, QUERIES, DatasetPaths, write_table
-from tests.data_tools.tables import candidate
+from data_tools.dataset.manifest import load_manifest
+from data_tools.tables.schema import BALANCED, KEPT, QUERIES, DatasetPaths, write_table
+from tests.data_tools.made_tables import candidate
 
 RESULTS = Path(__file__).with_name("results") / "pack.md"
 PER_TAR = 10_000

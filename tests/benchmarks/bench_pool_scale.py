@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from data_tools import balance, candidates, match
 from data_tools.config import DatasetJob, PoolConfig
-from data_tools.schema import CANDIDATES, DatasetPaths, write_table
+from data_tools.tables.schema import CANDIDATES, DatasetPaths, write_table
 from tests.benchmarks.bench_match import machine
 from tests.benchmarks.match_pool import english, queries_of, write_pool, write_queries
 

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from pipeline.config import Precision
-from pipeline.distributed import World
+from pipeline.distributed.world import World
 from pipeline.metrics.peaks import peak_of
 from tests.benchmarks.bench_loss import machine, spread, table
 from tests.benchmarks.step_batches import CAPTIONS, FULL, make_batch, mean_length

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from data_tools import crawl
 from data_tools.config import DatasetJob
-from data_tools.schema import KEPT, DatasetPaths, make_uid, write_table
+from data_tools.tables.schema import KEPT, DatasetPaths, make_uid, write_table
 
 
 def main() -> None:

@@ -68,8 +68,8 @@ def ours(manifest: Path, num_workers: int) -> Iterator[int]:
 
 def threads(manifest: Path, num_workers: int) -> Iterator[int]:
     """The same loader with threads at any number of workers."""
+    from pipeline.data.batches.threads import ThreadCrew
     from pipeline.data.loader import TrainLoader
-    from pipeline.data.threads import ThreadCrew
 
     def make(loader: Any, plan: Any, workers: Any) -> Any:
         if workers:
@@ -83,8 +83,8 @@ def threads(manifest: Path, num_workers: int) -> Iterator[int]:
 
 def processes(manifest: Path, num_workers: int) -> Iterator[int]:
     """The same loader with processes at any number of workers."""
+    from pipeline.data.batches.processes import ProcessCrew, WorkerProcesses
     from pipeline.data.loader import TrainLoader
-    from pipeline.data.processes import ProcessCrew, WorkerProcesses
 
     def make(loader: Any, plan: Any, workers: Any) -> Any:
         return ProcessCrew(plan, workers or WorkerProcesses(num_workers, plan.share.batch_size))
@@ -157,7 +157,7 @@ def spdl(manifest: Path, num_workers: int) -> Iterator[int]:
     import spdl.io
     from spdl.pipeline import PipelineBuilder
 
-    from pipeline.data.tokenizer import Tokenizer
+    from pipeline.data.samples.tokenizer import Tokenizer
 
     tokenizer = Tokenizer(77)
 
@@ -232,7 +232,7 @@ def _word_pattern() -> Any:
 
 @lru_cache(maxsize=None)
 def _word_ids(word: str) -> tuple[int, ...]:
-    from pipeline.data.tokenizer import Tokenizer
+    from pipeline.data.samples.tokenizer import Tokenizer
 
     row = Tokenizer(77).encode_cleaned([word])[0].tolist()
     return tuple(row[1 : row.index(49407)])

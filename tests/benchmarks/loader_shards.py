@@ -9,9 +9,9 @@ import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_tools.manifest import INDEX, Manifest, save_manifest
+from data_tools.dataset.manifest import INDEX, Manifest, save_manifest
 from tests.pipeline.data.images import encode, synthetic_photo
-from tests.pipeline.data.shards import make_samples, write_shard, write_shards
+from tests.pipeline.data.made_shards import make_samples, write_shard, write_shards
 
 IMAGE_SIZE = 224
 BATCH_SIZE = 64

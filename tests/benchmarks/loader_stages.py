@@ -13,20 +13,20 @@ import cv2
 import numpy as np
 import psutil
 
-from data_tools.manifest import load_manifest
+from data_tools.dataset.manifest import load_manifest
 from pipeline.config import DataConfig
 from pipeline.data import Tokenizer, build_train_loader
-from pipeline.data.decode import decode_rgb
-from pipeline.data.index import SampleIndex
-from pipeline.data.order import SampleOrder
-from pipeline.data.reader import ShardReader
-from pipeline.data.tokenizer import clean_caption
-from pipeline.data.transforms import (
+from pipeline.data.order.sample_order import SampleOrder
+from pipeline.data.samples.decode import decode_rgb
+from pipeline.data.samples.tokenizer import clean_caption
+from pipeline.data.samples.transforms import (
     SampleRandom,
     random_crop_box,
     resized_crop,
     write_planes,
 )
+from pipeline.data.shards.index import SampleIndex
+from pipeline.data.shards.reader import ShardReader
 from tests.benchmarks.loader_shards import (
     BATCH_SIZE,
     CROP_SCALE_MIN,

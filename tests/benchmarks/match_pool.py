@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_tools.queries.fold import fold
-from data_tools.schema import QUERIES, DatasetPaths, write_table
+from data_tools.tables.schema import QUERIES, DatasetPaths, write_table
+from data_tools.text.fold import fold
 
 MEDIAN_WORDS = 9
 """Of a caption; about 55 characters. LAION's English alt texts have about 60."""

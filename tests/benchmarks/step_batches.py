@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from pipeline.config import ModelConfig
-from pipeline.data.batch import Batch, BatchWork
-from pipeline.data.fill import BatchArrays
+from pipeline.data.batches.batch import Batch, BatchWork
+from pipeline.data.batches.slots import BatchArrays
 from pipeline.model.text import EOT_TOKEN
 
 START_TOKEN = EOT_TOKEN - 1

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from pipeline.config import ModelConfig, TrainJob
 from pipeline.config.composition import load_job
-from pipeline.data.batch import Batch
-from pipeline.data.device import DeviceMover
-from pipeline.distributed import World, init_distributed
+from pipeline.data.batches.batch import Batch
+from pipeline.data.batches.device import DeviceMover
+from pipeline.distributed.world import World, init_distributed
 from pipeline.export.open_clip import open_clip_config
 from pipeline.model import build_clip, flops_per_sample
 from tests.benchmarks.step_batches import as_floats

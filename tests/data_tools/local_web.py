@@ -10,7 +10,7 @@ import numpy as np
 
 from data_tools.config import CommonsConfig, DatasetJob, QueriesConfig, SourcesConfig
 from data_tools.demo.server import Picture
-from data_tools.schema import DatasetPaths
+from data_tools.tables.schema import DatasetPaths
 
 CONTACT = "tests@example.org"
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from data_tools import curate, rebalance
 from data_tools.config import DatasetJob
-from data_tools.schema import (
+from data_tools.tables.schema import (
     CANDIDATES,
     FATES,
     FETCHED,
@@ -23,7 +23,7 @@ from data_tools.schema import (
     write_table,
 )
 from tests.data_tools.crawl import pictures
-from tests.data_tools.tables import candidate, fetched
+from tests.data_tools.made_tables import candidate, fetched
 
 NUM_QUERIES = 12
 

@@ -11,10 +11,11 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_tools import balance, table_stream
+from data_tools import balance
 from data_tools.config import BalanceConfig, DatasetJob
 from data_tools.config.balance import problems
-from data_tools.schema import (
+from data_tools.tables import stream as table_stream
+from data_tools.tables.schema import (
     CANDIDATES,
     FATES,
     KEPT,

@@ -10,8 +10,8 @@ import pytest
 from data_tools import build
 from data_tools.config import ConfigError, load_job
 from data_tools.curate.captions import read_boilerplate, read_terms
-from data_tools.schema import DataError
-from data_tools.tasks import ALL, Task, parse_task
+from data_tools.tables.schema import DataError
+from data_tools.work.tasks import ALL, Task, parse_task
 
 
 @pytest.fixture

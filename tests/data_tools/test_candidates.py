@@ -3,9 +3,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from data_tools import by_uid, candidates
+from data_tools import candidates
 from data_tools.config import DatasetJob
-from data_tools.schema import (
+from data_tools.tables import sort
+from data_tools.tables.schema import (
     CANDIDATES,
     FATES,
     QUERIES,
@@ -14,7 +15,7 @@ from data_tools.schema import (
     read_table,
     write_table,
 )
-from tests.data_tools.tables import candidate
+from tests.data_tools.made_tables import candidate
 
 COLUMNS = CANDIDATES.names
 
@@ -169,7 +170,7 @@ def test_the_memory_for_merging_changes_nothing(tmp_path, memory_gb):
 
 
 def test_more_parts_than_open_files_is_an_error_that_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(by_uid.resource, "getrlimit", lambda kind: (100, 100))
+    monkeypatch.setattr(sort.resource, "getrlimit", lambda kind: (100, 100))
     paths = prepare(tmp_path, [row(f"http://x/{n}", f"{n}") for n in range(5000)])
     job = DatasetJob(out_dir=str(tmp_path))
     job.match.merge_memory_gb = 1e-6

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_tools import balance, rebalance, table_stream
+from data_tools import balance, rebalance
 from data_tools.config import BalanceConfig, DatasetJob
-from data_tools.schema import (
+from data_tools.tables import stream as table_stream
+from data_tools.tables.schema import (
     BALANCED,
     CANDIDATES,
     CURATED,
@@ -23,7 +24,7 @@ from data_tools.schema import (
     read_table,
     write_table,
 )
-from tests.data_tools.tables import candidate, fetched
+from tests.data_tools.made_tables import candidate, fetched
 
 MATCHES = st.lists(
     st.lists(st.integers(0, 4), min_size=1, max_size=3, unique=True).map(sorted),

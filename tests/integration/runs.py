@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.pipeline.data.shards import make_samples, write_shards
+from tests.pipeline.data.made_shards import make_samples, write_shards
 
 ROOT = Path(__file__).parents[2]
 # what differs between two runs that computed the same

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.manifest import load_manifest
+from data_tools.dataset.manifest import load_manifest
 from tests.data_tools.local_web import CONTACT
 from tests.integration.runs import last_step, metrics, run, tiny_shards
 from tests.slurm.pictures import API_PORT, IMAGES_PORT

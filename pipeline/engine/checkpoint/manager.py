@@ -13,7 +13,7 @@ from typing import Protocol
 import torch.distributed as dist
 
 from pipeline.config import TrainJob
-from pipeline.distributed import World, seed_everything
+from pipeline.distributed.world import World, seed_everything
 from pipeline.engine.checkpoint.errors import CheckpointError
 from pipeline.engine.checkpoint.folder import CheckpointFolder, name_of
 from pipeline.engine.checkpoint.generators import generators_text, set_generators

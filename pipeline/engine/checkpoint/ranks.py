@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from pipeline.distributed import PeerError, World
+from pipeline.distributed.world import PeerError, World
 from pipeline.engine.checkpoint.errors import CheckpointError
 
 T = TypeVar("T")

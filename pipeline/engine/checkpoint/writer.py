@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 
-from pipeline.distributed import PeerError
+from pipeline.distributed.world import PeerError
 from pipeline.engine.checkpoint.errors import CheckpointError
 from pipeline.engine.checkpoint.folder import CheckpointFolder, name_of
 from pipeline.engine.checkpoint.ranks import Ranks

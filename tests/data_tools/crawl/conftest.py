@@ -8,7 +8,7 @@ import pytest
 
 from data_tools import crawl
 from data_tools.config import DatasetJob
-from data_tools.schema import DatasetPaths
+from data_tools.tables.schema import DatasetPaths
 from tests.data_tools.crawl.hostile_server import Site, hostile_site
 from tests.data_tools.crawl.jobs import make_job, write_kept
 

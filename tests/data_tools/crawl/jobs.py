@@ -17,9 +17,9 @@ import pyarrow as pa
 
 from data_tools import crawl
 from data_tools.config import DatasetJob
-from data_tools.crawl.driver import guard_settings
 from data_tools.crawl.guard import GuardSettings
-from data_tools.schema import (
+from data_tools.crawl.stage import guard_settings
+from data_tools.tables.schema import (
     FETCHED,
     KEPT,
     DataError,
@@ -28,7 +28,7 @@ from data_tools.schema import (
     read_table,
     write_table,
 )
-from tests.data_tools.tables import candidate
+from tests.data_tools.made_tables import candidate
 
 
 def make_job(out_dir: Path, **crawl_settings: object) -> DatasetJob:

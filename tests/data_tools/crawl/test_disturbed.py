@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from data_tools import crawl
-from data_tools.schema import FATES, FETCHED, DatasetPaths, read_table
+from data_tools.tables.schema import FATES, FETCHED, DatasetPaths, read_table
 from tests.data_tools.crawl.drivers import Driver, all_gone, running_driver, workers
 from tests.data_tools.crawl.hostile_server import hostile_site
 from tests.data_tools.crawl.jobs import fetched_rows, make_job, stored_image, write_kept

@@ -21,8 +21,8 @@ from data_tools.crawl.guard import one_line
 from data_tools.crawl.part import TO_GUARD
 from data_tools.crawl.processes import GuardProcess
 from data_tools.crawl.verify import read_guard_fates
-from data_tools.schema import DataError, write_table
-from data_tools.sources.http import user_agent
+from data_tools.tables.schema import DataError, write_table
+from data_tools.work.identity import user_agent
 from tests.data_tools.crawl import pictures
 from tests.data_tools.crawl.hostile_server import canary, hostile_site
 from tests.data_tools.crawl.jobs import settings

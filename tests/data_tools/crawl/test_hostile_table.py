@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from data_tools import crawl
-from data_tools.schema import FATES, DatasetPaths, read_table
-from data_tools.sources.http import user_agent
+from data_tools.tables.schema import FATES, DatasetPaths, read_table
+from data_tools.work.identity import user_agent
 from tests.data_tools.crawl import pictures
 from tests.data_tools.crawl.hostile_server import Site, canary, hostile_site, make_all
 from tests.data_tools.crawl.jobs import fetched_rows, make_job, stored_image, write_kept

@@ -18,7 +18,7 @@ from data_tools.crawl import kept_rows
 from data_tools.crawl import plan as plan_module
 from data_tools.crawl.kept_rows import sorted_rows, source_of
 from data_tools.crawl.plan import ROWS, Plan, cut, make_plan
-from data_tools.schema import DataError, DatasetPaths
+from data_tools.tables.schema import DataError, DatasetPaths
 from tests.benchmarks.peak_memory import peak_extra_bytes
 from tests.data_tools.crawl.jobs import write_kept
 

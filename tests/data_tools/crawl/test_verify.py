@@ -15,7 +15,7 @@ from data_tools.crawl import processes
 from data_tools.crawl.guard import GuardFate
 from data_tools.crawl.processes import GuardProcess, run_img2dataset
 from data_tools.crawl.verify import PartResult, PartUrls, read_guard_fates, verify_part
-from data_tools.schema import FATES, FETCHED, DataError, read_table
+from data_tools.tables.schema import FATES, FETCHED, DataError, read_table
 from tests.data_tools.crawl.jobs import settings
 
 pytestmark = pytest.mark.slow  # img2dataset runs first

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 
 from data_tools.config import DatasetJob
-from data_tools.schema import CURATED, FATES, DatasetPaths, read_table
-from tests.data_tools.tables import candidate, fetched, write_rows
+from data_tools.tables.schema import CURATED, FATES, DatasetPaths, read_table
+from tests.data_tools.made_tables import candidate, fetched, write_rows
 
 PER_TAR = 20
 

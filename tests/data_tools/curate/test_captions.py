@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from data_tools.config import CurateConfig
 from data_tools.curate.captions import CaptionRules, plain, repaired
-from data_tools.schema import DataError
+from data_tools.tables.schema import DataError
 
 
 def fate(caption: str, **settings: object) -> tuple[str, str]:

@@ -4,7 +4,7 @@ import pytest
 
 from data_tools import curate
 from data_tools.config import ClassifierConfig, load_job
-from data_tools.schema import DataError
+from data_tools.tables.schema import DataError
 from tests.data_tools.curate.crawled import (
     Pair,
     crawl,

@@ -7,7 +7,7 @@ import pytest
 
 from data_tools import curate
 from data_tools.config import CaptionChoice
-from data_tools.schema import UNITED, read_table
+from data_tools.tables.schema import UNITED, read_table
 from tests.data_tools.curate.crawled import (
     Pair,
     crawl,

@@ -13,7 +13,7 @@ import pytest
 from data_tools import curate
 from data_tools.config import DatasetJob, load_job
 from data_tools.curate import features
-from data_tools.schema import CURATED, FATES, DataError, read_table
+from data_tools.tables.schema import CURATED, FATES, DataError, read_table
 from tests.data_tools.curate.crawled import (
     Pair,
     crawl,
@@ -23,7 +23,7 @@ from tests.data_tools.curate.crawled import (
     jpeg,
     photo,
 )
-from tests.data_tools.tables import candidate, fetched, write_rows
+from tests.data_tools.made_tables import candidate, fetched, write_rows
 
 NO_PIXELS = {"min_grey_std": None, "near_duplicate_bits": None}
 
@@ -160,7 +160,7 @@ def test_a_killed_run_goes_on_and_ends_like_another(tmp_path, monkeypatch):
     paths, _ = crawl(tmp_path / "killed", pairs)
     script = (
         "import sys, time; from data_tools.curate import features as f, run\n"
-        "from data_tools.schema import DatasetPaths; from pathlib import Path\n"
+        "from data_tools.tables.schema import DatasetPaths; from pathlib import Path\n"
         "from tests.data_tools.curate.crawled import job_of\n"
         "write = f.write_piece\n"
         "def slow(piece): time.sleep(0.3); return write(piece)\n"

@@ -4,8 +4,8 @@ from data_tools.config import ConfigError
 from data_tools.demo.config import RECIPES, TRAINING_STYLES, DemoConfig, parse_demo
 from data_tools.demo.corpus import build_corpus
 from data_tools.demo.descriptions import MARKUP, MOST_TAGS, WORDINGS, describe
-from data_tools.schema import DataError
-from data_tools.sources.html_text import html_to_text
+from data_tools.tables.schema import DataError
+from data_tools.text.html_text import html_to_text
 from tests.data_tools.demo.packages_of_two_styles import write_packages
 from tests.data_tools.local_web import pixels
 

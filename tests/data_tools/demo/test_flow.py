@@ -7,12 +7,12 @@ import sys
 import pytest
 
 from data_tools import build
+from data_tools.dataset.manifest import load_manifest
 from data_tools.demo.config import DemoConfig
 from data_tools.demo.corpus import Corpus, build_corpus
 from data_tools.demo.flow import main, served
 from data_tools.demo.server import Picture
-from data_tools.manifest import load_manifest
-from data_tools.schema import LEDGER, DataError, DatasetPaths, read_table
+from data_tools.tables.schema import LEDGER, DataError, DatasetPaths, read_table
 from tests.data_tools.demo.packages_of_two_styles import write_packages
 from tests.data_tools.local_web import png
 

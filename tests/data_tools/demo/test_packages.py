@@ -4,7 +4,7 @@ import pytest
 
 from data_tools.demo.config import DemoConfig
 from data_tools.demo.corpus import build_corpus
-from data_tools.sources.html_text import html_to_text
+from data_tools.text.html_text import html_to_text
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_tools.config import DatasetJob, PoolConfig
-from data_tools.schema import QUERIES, DatasetPaths, make_uid, write_table
+from data_tools.tables.schema import QUERIES, DatasetPaths, make_uid, write_table
 from tests.data_tools.worked_example import CAPTIONS
 from tests.data_tools.worked_example import QUERIES as NAMES
 

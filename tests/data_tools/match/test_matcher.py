@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from data_tools.match import heads, matcher
 from data_tools.match.matcher import QueryMatcher
-from data_tools.match.tokens import SPACES, cut
-from data_tools.queries.fold import fold
-from data_tools.schema import DataError
-from data_tools.sources.pool.clean import single_spaced
+from data_tools.match.pool.clean import single_spaced
+from data_tools.tables.schema import DataError
+from data_tools.text.fold import fold
+from data_tools.text.tokens import SPACES, cut
 from tests.data_tools.match.reference_matcher import ReferenceMatcher, normal_form
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_tools.schema import DatasetPaths
+from data_tools.tables.schema import DatasetPaths
 from tests.data_tools.match.example_pool import (
     matched_rows,
     paths_with_queries,
@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 from data_tools import match
 from data_tools.config import DatasetJob, PoolConfig
-from data_tools.schema import DataError, DatasetPaths
+from data_tools.tables.schema import DataError, DatasetPaths
 
 if __name__ == "__main__":
     job = DatasetJob(out_dir=sys.argv[1])

@@ -10,8 +10,15 @@ from hypothesis import strategies as st
 from data_tools import candidates, match
 from data_tools.match import counts as pair_counts
 from data_tools.match import counts_per_query
-from data_tools.schema import CANDIDATES, FATES, DataError, DatasetPaths, read_table, write_table
-from data_tools.tasks import Task
+from data_tools.tables.schema import (
+    CANDIDATES,
+    FATES,
+    DataError,
+    DatasetPaths,
+    read_table,
+    write_table,
+)
+from data_tools.work.tasks import Task
 from tests.data_tools import worked_example
 from tests.data_tools.match.example_pool import (
     POOL,

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_tools import pack
-from data_tools.audit import audit
-from data_tools.manifest import load_manifest
+from data_tools.dataset.audit import audit
+from data_tools.dataset.manifest import load_manifest
 from data_tools.pack import order
-from data_tools.schema import DatasetPaths
-from data_tools.tasks import Task
+from data_tools.tables.schema import DatasetPaths
+from data_tools.work.tasks import Task
 from tests.data_tools.stages import curated_job, make_job
 
 ROOT = Path(__file__).parents[3]
@@ -29,7 +29,7 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 import data_tools.pack.stage as stage
-from data_tools.schema import DatasetPaths
+from data_tools.tables.schema import DatasetPaths
 from tests.data_tools.stages import make_job
 
 root, processes, delay = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])

@@ -17,10 +17,10 @@ import xxhash
 
 from data_tools import pack
 from data_tools.balance import unit_hashes
-from data_tools.manifest import INDEX, Manifest, load_manifest, verify_checksums
+from data_tools.dataset.manifest import INDEX, Manifest, load_manifest, verify_checksums
 from data_tools.pack import stage
 from data_tools.pack.shards import METADATA
-from data_tools.schema import (
+from data_tools.tables.schema import (
     BALANCED,
     FATES,
     KEPT,

@@ -12,8 +12,8 @@ import pytest
 
 from data_tools import pack
 from data_tools.config import DatasetJob
-from data_tools.manifest import load_manifest, verify_checksums
-from data_tools.schema import DataError, DatasetPaths
+from data_tools.dataset.manifest import load_manifest, verify_checksums
+from data_tools.tables.schema import DataError, DatasetPaths
 from tests.data_tools.stages import curated_job, make_job
 
 

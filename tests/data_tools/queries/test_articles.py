@@ -10,7 +10,7 @@ import pytest
 
 from data_tools.queries import files
 from data_tools.queries.articles import Article, read_articles
-from data_tools.schema import DataError
+from data_tools.tables.schema import DataError
 
 DUMP = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" xml:lang="en">
   <siteinfo><sitename>Wikipedia</sitename></siteinfo>

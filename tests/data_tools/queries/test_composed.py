@@ -8,7 +8,7 @@ from data_tools.config.queries import ComposedConfig
 from data_tools.queries import composed
 from data_tools.queries.composed import Grid, phrases
 from data_tools.queries.wordnet import Noun, WordNet
-from data_tools.schema import DataError
+from data_tools.tables.schema import DataError
 from tests.data_tools.queries import tiny_wordnet
 
 COLOURS = ["red", "green", "blue"]

@@ -47,7 +47,7 @@ def test_words_and_pairs(line, words, pairs):
 
 @given(st.text(max_size=80))
 def test_every_pair_is_in_the_text_as_it_will_be_looked_for(line):
-    from data_tools.queries.fold import fold
+    from data_tools.text.fold import fold
 
     for pair in words_and_pairs(line)[1]:
         assert pair in fold(line)

@@ -15,9 +15,9 @@ from data_tools.config import DatasetJob
 from data_tools.config.queries import Lemmas, WordCounts
 from data_tools.queries import files
 from data_tools.queries.files import content_hash
-from data_tools.queries.fold import fold, has_word
 from data_tools.queries.stage import Source, _merged
-from data_tools.schema import QUERIES, DataError, DatasetPaths, read_table
+from data_tools.tables.schema import QUERIES, DataError, DatasetPaths, read_table
+from data_tools.text.fold import fold, has_word
 from tests.data_tools.queries import tiny_wordnet
 
 TEXT = "a red car\na red car\nthe Dog barked\nthe dog barked\nthe dog slept\n"

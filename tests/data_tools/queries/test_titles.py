@@ -7,7 +7,7 @@ import pytest
 from data_tools.config.queries import TitlesConfig
 from data_tools.queries.counting import SpilledCounts
 from data_tools.queries.titles import readable, text_titles, viewed_titles
-from data_tools.schema import DataError
+from data_tools.tables.schema import DataError
 
 
 def titles_of(folder, *files, **settings):

@@ -4,7 +4,7 @@ import pytest
 
 from data_tools.config import QueriesConfig
 from data_tools.queries.user_list import read_user_list
-from data_tools.schema import DataError
+from data_tools.tables.schema import DataError
 
 
 def test_a_column_of_a_csv(tmp_path):

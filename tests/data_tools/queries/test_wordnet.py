@@ -2,7 +2,7 @@ import pytest
 
 from data_tools.config.queries import Lemmas
 from data_tools.queries.wordnet import Noun, WordNet
-from data_tools.schema import DataError
+from data_tools.tables.schema import DataError
 from tests.data_tools.queries import tiny_wordnet
 
 

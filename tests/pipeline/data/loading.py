@@ -9,7 +9,7 @@ import torch
 
 from pipeline.config import DataConfig
 from pipeline.data import Batch, build_train_loader
-from pipeline.data.ahead import Loader
+from pipeline.data.batches.prefetch import Loader
 from pipeline.data.loader import TrainLoader
 
 IMAGE_SIZE = 16

@@ -15,12 +15,12 @@ import pytest
 import torch
 import xxhash
 
-from data_tools.manifest import load_manifest
+from data_tools.dataset.manifest import load_manifest
 from pipeline.data import LoaderError, Tokenizer
-from pipeline.data.order import SampleOrder
+from pipeline.data.order.sample_order import SampleOrder
 from tests.pipeline.data.images import encode, synthetic_photo
 from tests.pipeline.data.loading import CONTEXT_LENGTH, equal, loader_of, read_batches
-from tests.pipeline.data.shards import make_samples, write_shards
+from tests.pipeline.data.made_shards import make_samples, write_shards
 
 
 def recording(function, calls):

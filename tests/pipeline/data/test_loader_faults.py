@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from data_tools.manifest import ManifestError, load_manifest, save_manifest
+from data_tools.dataset.manifest import ManifestError, load_manifest, save_manifest
 from pipeline.data import LoaderError
-from pipeline.data.order import SampleOrder
+from pipeline.data.order.sample_order import SampleOrder
 from tests.pipeline.data.images import encode, synthetic_photo
 from tests.pipeline.data.loading import loader_of, read_batches
-from tests.pipeline.data.shards import jpeg, make_samples, write_shard, write_shards
+from tests.pipeline.data.made_shards import jpeg, make_samples, write_shard, write_shards
 
 
 @pytest.fixture(scope="module")
@@ -192,13 +192,13 @@ def test_an_unexpected_error_in_a_thread_reaches_the_consumer(manifest, monkeypa
     def broken(*args, **kwargs):
         raise RuntimeError("broken crop")
 
-    monkeypatch.setattr("pipeline.data.sample.random_crop_box", broken)
+    monkeypatch.setattr("pipeline.data.samples.sample.random_crop_box", broken)
     with loader_of(manifest) as loader, pytest.raises(RuntimeError, match="broken crop"):
         next(loader.batches(0))
 
 
 def test_storage_that_does_not_answer_is_an_error(manifest, monkeypatch):
-    monkeypatch.setattr("pipeline.data.ahead.STALL_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("pipeline.data.batches.prefetch.STALL_TIMEOUT_S", 1.0)
     release = threading.Event()
     real = os.pread
     monkeypatch.setattr(os, "pread", lambda *args: release.wait(30) and real(*args))

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_tools.manifest import INDEX, Manifest, save_manifest
-from pipeline.data.order import SampleOrder
+from data_tools.dataset.manifest import INDEX, Manifest, save_manifest
+from pipeline.data.order.sample_order import SampleOrder
 from tests.pipeline.data.loading import loader_of, read_batches
-from tests.pipeline.data.shards import make_samples, write_shard, write_shards
+from tests.pipeline.data.made_shards import make_samples, write_shard, write_shards
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import torch
 from pipeline.config import DataConfig
 from pipeline.data import LoaderError
 from tests.pipeline.data.loading import IMAGE_SIZE, small_loader, take
-from tests.pipeline.data.shards import make_samples, write_shards
+from tests.pipeline.data.made_shards import make_samples, write_shards
 
 
 @pytest.fixture(scope="module")

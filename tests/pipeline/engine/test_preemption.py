@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from pipeline.distributed import World
+from pipeline.distributed.world import World
 from pipeline.engine.preemption import StopRequest
 from tests.gloo import ChildError, run_gloo
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.config import TrainJob
 from pipeline.config.composition import load_job
 from pipeline.data import Batch
-from pipeline.distributed import World
+from pipeline.distributed.world import World
 from pipeline.model import CLIP, initial_clip
 from tests.pipeline.model.model_configs import random_images, random_tokens
 

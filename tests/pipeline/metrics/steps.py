@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pipeline.config import TrainJob, WandbMode
-from pipeline.distributed import World
+from pipeline.distributed.world import World
 from pipeline.metrics import MetricsProcessor
 from pipeline.state import DeviceTimer, StepMetrics, TrainState
 

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from data_tools.manifest import load_manifest
+from data_tools.dataset.manifest import load_manifest
 from pipeline.config import TrainJob
 from pipeline.config.composition import to_yaml
 from pipeline.data import Tokenizer
-from pipeline.data.transforms import eval_transform
+from pipeline.data.samples.transforms import eval_transform
 from pipeline.export import export_weights
 from pipeline.score.__main__ import main
 from pipeline.score.scorer import ScoreError, load_scorer
-from tests.pipeline.data.shards import Sample, make_samples, write_shards
+from tests.pipeline.data.made_shards import Sample, make_samples, write_shards
 from tests.pipeline.engine.checkpoint.sharded import write_checkpoint
 from tests.pipeline.model.model_configs import small_clip, small_config
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipeline.config import TrainJob
-from pipeline.distributed import World
+from pipeline.distributed.world import World
 from pipeline.engine.checkpoint import CheckpointManager
 from pipeline.engine.checkpoint.folder import CheckpointFolder
 from pipeline.engine.checkpoint.record import Record, describe, tensors_name

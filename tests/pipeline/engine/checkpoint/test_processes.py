@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.distributed import PeerError
+from pipeline.distributed.world import PeerError
 from pipeline.engine.checkpoint import CheckpointError, folder, writer
 from pipeline.state import TrainState
 from tests.gloo import ChildError, run_gloo

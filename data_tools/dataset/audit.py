@@ -1,0 +1,248 @@
+"""Is a data set what its manifest says? Every checksum, count and offset, and a sample decoded.
+
+    python -m data_tools.audit data/mine/manifest.json
+    python -m data_tools.audit somebodys/webdataset/
+
+A folder of plain WebDataset tars without a manifest gets one, and an index beside each tar (below
+--output, where the tars' folder can't be written): then it can be trained on. Exit code 0 when all
+of it holds, 1 otherwise, with a line for each thing that does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_tools.dataset.foreign import KINDS, adopt, is_adopted
+from data_tools.dataset.manifest import (
+    INDEX,
+    Manifest,
+    ManifestError,
+    ShardEntry,
+    file_sha256,
+    load_manifest,
+)
+from data_tools.tables.schema import DataError
+from data_tools.work.processes import in_processes
+from data_tools.work.progress import StageProgress
+
+DECODED_SAMPLES = 256
+SHOWN_PROBLEMS = 100
+
+
+def audit(
+    manifest: Manifest, num_decoded: int, processes: int = 1, checksums: bool = True
+) -> list[str]:
+    """Everything that is wrong, a line each, with the name of the file; empty when nothing is.
+
+    `num_decoded` samples, spread evenly over the data set, are read by the index and decoded.
+    Checksums can be left out where they have just been made.
+    """
+    problems = list(_folder_problems(manifest))
+    every = max(1, manifest.num_samples // max(num_decoded, 1))
+
+    def units() -> Iterator[tuple[Manifest, ShardEntry, range, bool]]:
+        first = 0
+        alone = Manifest(manifest.root, manifest.config_fingerprint, ())
+        for shard in manifest.shards:
+            wanted = range(-first % every, shard.num_samples, every) if num_decoded else range(0)
+            yield alone, shard, wanted, checksums
+            first += shard.num_samples
+
+    with StageProgress("audit", total=len(manifest.shards)) as progress:
+        for found in in_processes(check_shard, units(), processes):
+            problems += found
+            progress.advance()
+    return problems
+
+
+def check_shard(manifest: Manifest, shard: ShardEntry, wanted: range, checksums: bool) -> list[str]:
+    """What is wrong with one shard; the samples at the positions `wanted` are decoded."""
+    try:
+        problems = list(_checksum_problems(manifest, shard)) if checksums else []
+        problems += _shard_problems(manifest, shard)
+        problems += _sample_problems(manifest, shard, wanted)
+    except (OSError, pa.ArrowException, tarfile.TarError) as error:
+        problems = [f"{shard.path} can't be read: {error}"]
+    return problems
+
+
+def _folder_problems(manifest: Manifest) -> Iterator[str]:
+    """What readers that know no manifest go by: sizes.json, and the tars that lie there. Among
+    adopted shards may lie what was left out."""
+    if is_adopted(manifest):
+        return
+    folders = {manifest.shard_path(shard).parent for shard in manifest.shards}
+    sizes = {manifest.shard_path(shard).name: shard.num_samples for shard in manifest.shards}
+    listed = {manifest.shard_path(shard).resolve() for shard in manifest.shards}
+    for folder in sorted(folders):
+        for tar in sorted(folder.glob("*.tar")):
+            if tar.resolve() not in listed:
+                yield f"{tar} lies among the shards and is not in the manifest"
+        if len(folders) == 1 and (folder / "sizes.json").is_file():
+            try:
+                said = json.loads((folder / "sizes.json").read_text())
+            except ValueError as error:
+                said = error
+            if said != sizes:
+                yield f"{folder / 'sizes.json'} does not hold the manifest's numbers of samples"
+
+
+def _checksum_problems(manifest: Manifest, shard: ShardEntry) -> Iterator[str]:
+    for path, wanted in ((shard.path, shard.sha256), (shard.index_path, shard.index_sha256)):
+        found = file_sha256(manifest.root / path)
+        if found != wanted:
+            yield (
+                f"checksums differ from the manifest: {path} has sha256 {found[:12]}..., the "
+                f"manifest {wanted[:12]}...: one of them was changed. Pack again or restore it"
+            )
+
+
+def _shard_problems(manifest: Manifest, shard: ShardEntry) -> Iterator[str]:
+    """Index against manifest, and members of the tar against the index."""
+    schema = pq.read_schema(manifest.index_path(shard))
+    if not set(INDEX.names) <= set(schema.names):
+        yield f"{shard.index_path} has the columns {schema.names}, not {INDEX.names}"
+        return
+    index = pq.read_table(manifest.index_path(shard), columns=INDEX.names).to_pylist()
+    if len(index) != shard.num_samples:
+        yield f"{shard.index_path} has {len(index)} rows, the manifest {shard.num_samples}"
+    if len({row["key"] for row in index}) != len(index):
+        yield f"{shard.index_path} has a key twice"
+    with tarfile.open(manifest.shard_path(shard), "r:") as archive:
+        places = {_plain_name(m.name): (m.offset_data, m.size) for m in archive if m.isreg()}
+    indexed = 0
+    for row in index:
+        for part, extensions in KINDS.items():
+            place = (row[f"{part}_offset"], row[f"{part}_size"])
+            if place[1] == -1:
+                continue
+            indexed += 1
+            if place not in [places.get(f"{row['key']}.{extension}") for extension in extensions]:
+                yield f"{shard.path}: the {part} of {row['key']} is not where the index has it"
+    if indexed != len(places) and not is_adopted(manifest):
+        yield f"{shard.path} has {len(places)} members, its index {indexed}"
+
+
+def _plain_name(name: str) -> str:
+    """With the extension in lower case, as the kinds of members are spelled."""
+    key, _, extension = name.rpartition(".")
+    return f"{key}.{extension.lower()}"
+
+
+def _sample_problems(manifest: Manifest, shard: ShardEntry, wanted: range) -> Iterator[str]:
+    if not wanted:
+        return
+    index = pq.read_table(manifest.index_path(shard))
+    rows = index.take([number for number in wanted if number < index.num_rows])
+    with manifest.shard_path(shard).open("rb") as file:
+        for row in rows.to_pylist():
+            parts = {
+                part: os.pread(file.fileno(), max(row[f"{part}_size"], 0), row[f"{part}_offset"])
+                for part in KINDS
+                if row[f"{part}_size"] >= 0
+            }
+            problem = _undecodable(parts)
+            if problem:
+                yield f"{shard.path}: {row['key']}: {problem}"
+
+
+def _undecodable(parts: dict[str, bytes]) -> str:
+    """What can't be decoded of a sample, or ""."""
+    image = np.frombuffer(parts.get("image", b""), np.uint8)
+    if not len(image) or cv2.imdecode(image, cv2.IMREAD_COLOR) is None:
+        return "the image does not decode"
+    try:
+        if not parts.get("text", b"").decode().strip():
+            return "the caption is empty"
+        if "json" in parts and not isinstance(json.loads(parts["json"]), dict):
+            return "the json is no object"
+    except ValueError as error:
+        return f"the text does not decode: {error}"
+    return ""
+
+
+def open_data_set(
+    target: Path, options: argparse.Namespace
+) -> tuple[Manifest | None, list[str], bool]:
+    """The manifest at, or in, `target`; or one that is made for the tars below it, what is wrong
+    with them, and True."""
+    if target.is_dir() and (target / "manifest.json").is_file():
+        target /= "manifest.json"
+    if not target.is_dir():
+        return load_manifest(target), [], False
+    output = options.output or target
+    if (output / "manifest.json").is_file():
+        return load_manifest(output / "manifest.json"), [], False
+    return *adopt(target, output, options.processes, options.leave_out_bad), True
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_tools.audit",
+        description="Check a data set against its manifest; make index and manifest of a plain "
+        "WebDataset.",
+    )
+    parser.add_argument("data", type=Path, help="manifest.json, or a folder with it or with tars")
+    parser.add_argument(
+        "--decode", type=int, default=DECODED_SAMPLES, help="samples to decode (default 256)"
+    )
+    parser.add_argument("--processes", type=_at_least_one, default=2, help="default 2")
+    parser.add_argument(
+        "--output", type=Path, help="folder for manifest and indexes of tars without (beside them)"
+    )
+    parser.add_argument(
+        "--leave-out-bad",
+        action="store_true",
+        help="make the manifest of tars without one from those samples that are whole",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        manifest, left_out, is_new = open_data_set(options.data, options)
+        problems = []
+        if manifest is not None:
+            problems = audit(manifest, options.decode, options.processes, checksums=not is_new)
+    except (ManifestError, DataError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    _show("left out" if manifest is not None else "error", left_out)
+    if manifest is None:
+        print(
+            "error: no manifest is made; --leave-out-bad makes one without these", file=sys.stderr
+        )
+        return 1
+    _show("error", problems)
+    if problems:
+        return 1
+    print(
+        f"{options.data}: {manifest.num_samples:,} samples in {len(manifest.shards):,} shards, "
+        f"{manifest.num_bytes:,} bytes: checksums, counts and offsets hold"
+    )
+    return 0
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give 1 or more")
+    return int(text)
+
+
+def _show(word: str, problems: list[str]) -> None:
+    for problem in problems[:SHOWN_PROBLEMS]:
+        print(f"{word}: {problem}", file=sys.stderr)
+    if len(problems) > SHOWN_PROBLEMS:
+        print(f"{word}: and {len(problems) - SHOWN_PROBLEMS:,} more", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

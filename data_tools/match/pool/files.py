@@ -1,0 +1,138 @@
+"""The files of the pools: local or at any address that fsspec opens."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import IO, Any
+
+import aiohttp
+import fsspec
+import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
+
+from data_tools.config import PoolConfig
+from data_tools.tables.schema import DataError
+
+# What a server says when a file changed: the first of these that it gives.
+VERSION_FIELDS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
+FORMATS = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
+CONNECT_TIMEOUT_S = 30
+READ_TIMEOUT_S = 60
+REMOTE_BLOCK_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class PoolFile:
+    name: str
+    """Absolute path, or URL."""
+    size: int
+    version: str
+    """Changes when the content does: time of change, ETag."""
+
+    @property
+    def kind(self) -> str:
+        """ ".parquet", ...; "" for an unknown format."""
+        path = PurePosixPath(self.name.split("?")[0] if self.is_remote else self.name)
+        suffix = PurePosixPath(path.stem).suffix if self.is_gzip else path.suffix
+        known = suffix in FORMATS and not (self.is_gzip and suffix == ".parquet")
+        return suffix if known else ""
+
+    @property
+    def is_gzip(self) -> bool:
+        return self.name.split("?")[0].endswith(".gz")
+
+    @property
+    def is_remote(self) -> bool:
+        return "://" in self.name
+
+
+def find_files(config: PoolConfig) -> list[PoolFile]:
+    """Every file once, in the order of their names. DataError names every pattern without a
+    file."""
+    files: dict[str, PoolFile] = {}
+    problems = []
+    for pattern in config.paths:
+        try:
+            found = _expand(pattern, config.storage_options)
+        except Exception as error:  # whatever the file system behind the address raises
+            problems.append(f"sources.pool.paths: {pattern!r} cannot be listed: {_told(error)}")
+            continue
+        if not found:
+            problems.append(f"sources.pool.paths: {pattern!r} matches no file")
+        files.update((file.name, file) for file in found)
+    if problems:
+        raise DataError("the pool cannot be read:\n  " + "\n  ".join(problems))
+    return [files[name] for name in sorted(files)]
+
+
+@contextmanager
+def open_file(file: PoolFile, config: PoolConfig) -> Iterator[IO[bytes]]:
+    """The raw bytes, seekable."""
+    if not file.is_remote:
+        with open(file.name, "rb") as stream:
+            yield stream
+        return
+    system, path = _file_system(file.name, config.storage_options)
+    with system.open(path, "rb", block_size=REMOTE_BLOCK_BYTES) as stream:
+        yield stream
+
+
+@contextmanager
+def reading(file: PoolFile) -> Iterator[None]:
+    """Errors of reading as a DataError that names the file."""
+    try:
+        yield
+    except DataError:
+        raise
+    except (pa.ArrowException, OSError, EOFError, ValueError, aiohttp.ClientError) as error:
+        raise DataError(
+            f"{file.name} cannot be read to its end: {_told(error)}; replace it, or leave it out "
+            "of sources.pool.paths"
+        ) from error
+
+
+def _expand(pattern: str, options: dict[str, Any]) -> list[PoolFile]:
+    system, path = _file_system(pattern, options)
+    remote = not isinstance(system, LocalFileSystem)
+    infos: Iterable[dict[str, Any]]
+    try:
+        if _is_pattern(pattern, system, path):
+            infos = system.glob(path, detail=True).values()
+        else:
+            infos = [system.info(path)]
+    except FileNotFoundError:
+        return []
+    files = [info for info in infos if info["type"] == "file"]
+    names = [system.unstrip_protocol(info["name"]) if remote else info["name"] for info in files]
+    return [_pool_file(name, info, remote) for name, info in zip(names, files)]
+
+
+def _is_pattern(address: str, system: Any, path: str) -> bool:
+    if address.startswith(("http://", "https://")):
+        return "*" in path  # "?" begins a query there
+    return glob.has_magic(path) and not system.isfile(path)
+
+
+def _pool_file(name: str, info: dict[str, Any], remote: bool) -> PoolFile:
+    if not remote:
+        state = os.stat(name)
+        return PoolFile(name, state.st_size, str(state.st_mtime_ns))
+    version = next((str(info[field]) for field in VERSION_FIELDS if info.get(field)), "")
+    return PoolFile(name, int(info.get("size") or 0), version)
+
+
+def _file_system(address: str, options: dict[str, Any]) -> tuple[Any, str]:
+    if address.startswith(("http://", "https://")):
+        limits = {"sock_connect": CONNECT_TIMEOUT_S, "sock_read": READ_TIMEOUT_S}
+        timeout = aiohttp.ClientTimeout(total=None, **limits)
+        options = {"client_kwargs": {"timeout": timeout}, **options}
+    return fsspec.core.url_to_fs(address, **options)
+
+
+def _told(error: BaseException) -> str:
+    return str(error) or type(error).__name__

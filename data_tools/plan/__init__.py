@@ -1,0 +1,1 @@
+"""What a data set will cost, before anything is asked of anybody."""

@@ -1,0 +1,215 @@
+"""What a data set will cost, before anything is asked of anybody.
+
+    python -m data_tools.plan queries.path=my_queries.txt out_dir=data/mine source=[commons,pool] \\
+        'sources.pool.paths=[pool/*.parquet]' sources.contact=you@example.org
+
+With the queries alone: requests, days and money of every search server. After `python -m
+data_tools.match` also how many pairs each query will have, which queries are short of t, what it
+costs to search for those only (search.deficit_only=true), and what balancing will leave to
+download. Writes plan.json and short_queries.parquet below out_dir.
+
+What a server is asked is an upper bound: a query that has fewer results takes fewer pages. Bytes
+and speed of the download are published figures (data_tools/config/plan.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from data_tools import balance, build, match
+from data_tools.config import ConfigError, DatasetJob, load_job
+from data_tools.plan.figures import DownloadPlan, PairsPlan, Plan, SearchCost, ServerPlan
+from data_tools.plan.text import readable
+from data_tools.search.limits import SourceLimits, limits
+from data_tools.tables.schema import QUERIES, DataError, DatasetPaths, read_table, write_table
+
+# Queries that found fewer than t, the emptiest first.
+SHORT_QUERIES = pa.schema(
+    [
+        ("query_id", pa.int32()),
+        ("query", pa.string()),
+        ("found", pa.int64()),
+        ("short", pa.int64()),
+    ]
+)
+
+
+def make_plan(job: DatasetJob, paths: DatasetPaths) -> Plan:
+    """Reads tables, asks nobody. DataError when the query list is not built."""
+    done = _finished_stages(job, paths)
+    if "queries" not in done:
+        raise DataError(
+            "plan needs the query list, which is not built with these settings: run python -m "
+            "data_tools.build --stage queries first"
+        )
+    num_queries = read_table(paths.table("queries"), QUERIES).num_rows
+    pairs, short = None, None
+    if "candidates" in done or (job.sources.pool.enabled and "match" in done):
+        counted = _count(job, paths, "candidates" in done, num_queries)
+        short = np.maximum(0, counted.decision.max_per_query - counted.counts)
+        pairs = _pairs_plan(job, counted, short, done)
+        _write_short(paths, counted.counts, short)
+    servers = _server_plans(job, num_queries, None if short is None else int((short > 0).sum()))
+    download = _download_plan(job, pairs.expected_kept) if pairs else None
+    return Plan(num_queries, list(done), pairs, servers, download)
+
+
+def _finished_stages(job: DatasetJob, paths: DatasetPaths) -> dict[str, dict[str, int]]:
+    """The counts of the stages that are done with these settings, up to the first that is not."""
+    done: dict[str, dict[str, int]] = {}
+    for stage, chain in build.chained(job):
+        counts = build.finished(paths, stage, chain)
+        if counts is None:
+            break
+        done[stage.name] = counts
+    return done
+
+
+@dataclass(frozen=True)
+class _Counted:
+    counts: np.ndarray
+    decision: balance.Decision
+    repeats: float
+    """Rows of the tables per distinct pair."""
+    source: str
+
+
+def _count(job: DatasetJob, paths: DatasetPaths, merged: bool, num_queries: int) -> _Counted:
+    """Matched tables of several pool files can repeat a pair; `counts` has it once. The sums over
+    rows are then scaled by how often a match is repeated."""
+    tables = [paths.table("candidates")] if merged else sorted(paths.matched.glob("*.parquet"))
+
+    def batches() -> Iterator[pa.Array]:
+        return balance.id_batches(tables)
+
+    rows = np.zeros(num_queries, np.int64)
+    found = balance.count_per_query(batches())
+    rows[: len(found)] = found
+    counts = rows if merged else match.counts_per_query(paths, num_queries)
+    decision = balance.decide(counts, batches, job.balance)
+    repeats = float(rows.sum() / counts.sum()) if counts.sum() else 1.0
+    return _Counted(counts, decision, repeats, "all sources" if merged else "pools")
+
+
+def _pairs_plan(
+    job: DatasetJob, counted: _Counted, short: np.ndarray, done: dict[str, dict[str, int]]
+) -> PairsPlan:
+    counts, decision = counted.counts, counted.decision
+    pairs = round(decision.candidates / counted.repeats)
+    pool = done.get("match", {})
+    read, matched = pool.get("pool_rows", 0), pool.get("matched", 0)
+    kept = decision.expected_kept / counted.repeats
+    gain = sum(_results_per_query(job).values())
+    quantiles = np.quantile(counts, [0.1, 0.5, 0.9]) if len(counts) else np.zeros(3)
+    return PairsPlan(
+        counted_from=counted.source,
+        pool_rows=read,
+        pairs=pairs,
+        matched_share=matched / read if read else 0.0,
+        queries_per_pair=float(counts.sum() / pairs) if pairs else 0.0,
+        queries_without_pairs=int((counts == 0).sum()),
+        per_query={
+            **dict(zip(("10 %", "50 %", "90 %"), quantiles.tolist())),
+            "mean": float(counts.mean()) if len(counts) else 0.0,
+            "most": float(counts.max(initial=0)),
+        },
+        max_per_query=decision.max_per_query,
+        capped_queries=decision.capped_queries,
+        tail_share=decision.tail_share,
+        expected_kept=kept,
+        expected_survivors=kept * job.balance.expected_survival,
+        short_queries=int((short > 0).sum()),
+        short_pairs=int(short.sum()),
+        fillable_pairs=int(np.minimum(short, gain).sum()),
+    )
+
+
+def _results_per_query(job: DatasetJob) -> dict[str, int]:
+    wanted = job.search.limit_per_query
+    return {name: min(wanted, of.max_per_query) for name, of in limits(job.sources).items()}
+
+
+def _server_plans(job: DatasetJob, num_queries: int, num_short: int | None) -> list[ServerPlan]:
+    results = _results_per_query(job)
+    return [
+        ServerPlan(
+            name=name,
+            page_size=of.page_size,
+            results_per_query=results[name],
+            terms=of.terms,
+            all=_cost(of, num_queries, results[name]),
+            short=None if num_short is None else _cost(of, num_short, results[name]),
+        )
+        for name, of in limits(job.sources).items()
+    ]
+
+
+def _cost(of: SourceLimits, queries: int, results: int) -> SearchCost:
+    requests = queries * of.pages(results)
+    return SearchCost(queries, requests, of.days(requests), of.usd(requests), queries * results)
+
+
+def _download_plan(job: DatasetJob, pairs: float) -> DownloadPlan:
+    config = job.plan
+    images_per_s = config.images_per_s_per_core * job.crawl.processes
+    area = (job.crawl.image_size / 256) ** 2
+    return DownloadPlan(
+        pairs=pairs,
+        bytes=pairs * config.download_bytes_per_pair,
+        disk_bytes=pairs * job.balance.expected_survival * config.disk_bytes_per_pair * area,
+        days=pairs / images_per_s / 86400,
+        megabits_per_s=images_per_s * config.download_bytes_per_pair * 8 / 1e6,
+    )
+
+
+def _write_short(paths: DatasetPaths, counts: np.ndarray, short: np.ndarray) -> None:
+    table = read_table(paths.table("queries"), QUERIES).select(["query_id", "query"])
+    table = table.append_column("found", pa.array(counts)).append_column("short", pa.array(short))
+    order = np.argsort(-short, kind="stable")[: int((short > 0).sum())]
+    write_table(table.take(pa.array(order)), short_queries_path(paths), SHORT_QUERIES)
+
+
+def short_queries_path(paths: DatasetPaths) -> Path:
+    return paths.root / "short_queries.parquet"
+
+
+def write_plan(plan: Plan, paths: DatasetPaths) -> Path:
+    path = paths.root / "plan.json"
+    aside = path.with_suffix(".tmp")
+    aside.write_text(json.dumps(asdict(plan), indent=2) + "\n")
+    os.replace(aside, path)
+    return path
+
+
+def main(arguments: list[str]) -> int:
+    """Exit codes as of data_tools.build."""
+    parser = argparse.ArgumentParser(prog="python -m data_tools.plan")
+    parser.add_argument("overrides", nargs="*", help="of conf/dataset.yaml, as field=value")
+    try:
+        job = load_job(parser.parse_args(arguments).overrides)
+        paths = DatasetPaths(Path(job.out_dir))
+        plan = make_plan(job, paths)
+        print(readable(job, plan))
+        print(f"\nwritten to {write_plan(plan, paths)}")
+        if plan.pairs and plan.pairs.short_queries:
+            print(f"queries short of t: {short_queries_path(paths)}")
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (DataError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

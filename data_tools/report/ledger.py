@@ -1,0 +1,61 @@
+"""The ledger: one row per candidate with the last word that any stage said about it.
+
+The card's fates and sites, and what each query found, can be counted again from it (`SELECT status,
+count(*) ... GROUP BY status`), and it says at which rule or with which HTTP status a pair was lost.
+A duplicate names the pair that has its picture, which counts for its queries too
+(tables/united.parquet).
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_tools.tables.schema import FOUND, LEDGER, DataError, DatasetPaths
+from data_tools.tables.stream import ROWS_PER_BATCH, on_disk_database
+
+# The fates of a stage overrule those of the stages before it.
+STAGES = ("search", "balance", "crawl", "curate", "rebalance", "pack")
+
+
+def write_ledger(paths: DatasetPaths) -> int:
+    """Write ledger.parquet (LEDGER, in the order of the uids); returns its number of rows.
+
+    A stage that has not run has no say. DataError when there is no table of candidates. DuckDB
+    joins and sorts on disk: memory does not grow with the number of candidates.
+    """
+    candidates = paths.table("candidates")
+    if not candidates.exists():
+        raise DataError(f"{candidates} does not exist: run the search stage first")
+    files = {stage: str(paths.fates(stage)) for stage in STAGES if paths.fates(stage).exists()}
+    words = " UNION ALL ".join(
+        f"SELECT uid, status, http_status, detail, {rank} AS rank FROM read_parquet(${stage})"
+        for rank, stage in enumerate(files)
+    )
+    # The HTTP status is the crawl's, and stays known when a later stage has the last word.
+    query = f"""
+        SELECT c.uid, c.url, c.caption, c.source, c.query_ids,
+               coalesce(f.last.status, '{FOUND}') AS status, f.http_status, f.last.detail AS detail
+        FROM read_parquet($candidates) c LEFT JOIN (
+            SELECT uid, max(http_status) AS http_status,
+                   arg_max({{'status': status, 'detail': detail}}, rank) AS last
+            FROM ({words or "SELECT NULL uid, NULL status, NULL http_status, NULL detail, 0 rank"})
+            GROUP BY uid
+        ) f ON c.uid = f.uid
+        ORDER BY c.uid
+    """
+    aside = paths.ledger.with_name(f".{paths.ledger.name}.{uuid.uuid4().hex[:8]}.tmp")
+    num_rows = 0
+    try:
+        with on_disk_database(paths.root) as database, pq.ParquetWriter(aside, LEDGER) as writer:
+            rows = database.sql(query, params={**files, "candidates": str(candidates)})
+            for batch in rows.to_arrow_reader(ROWS_PER_BATCH):
+                writer.write_table(pa.Table.from_batches([batch]).cast(LEDGER))
+                num_rows += batch.num_rows
+        os.replace(aside, paths.ledger)
+    finally:
+        aside.unlink(missing_ok=True)
+    return num_rows

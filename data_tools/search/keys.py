@@ -1,0 +1,43 @@
+"""Keys of search servers: from the environment, into the requests, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from urllib.parse import quote, quote_plus
+
+from data_tools.tables.schema import DataError
+
+HIDDEN = "[hidden]"
+
+
+def key_from(variable: str, needed_by: str, where_from: str) -> str:
+    """The value of an environment variable. DataError names the variable, never the value."""
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise DataError(
+            f"{variable} is not set: {needed_by} needs a key in that environment variable "
+            f"({where_from})"
+        )
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        # httpx would show the value in its error about the header
+        raise DataError(f"{variable} is no key: it has white space or letters outside ASCII")
+    return key
+
+
+class Secrets:
+    """Takes keys out of texts before they go into an error or a log."""
+
+    def __init__(self, keys: Iterable[str] = ()) -> None:
+        self._forms: set[str] = set()
+        for key in keys:
+            self.add(key)
+
+    def add(self, key: str) -> None:
+        self._forms |= {form for form in (key, quote(key, safe=""), quote_plus(key)) if form}
+
+    def hidden_in(self, text: str) -> str:
+        """`text` with each key, also in its percent-encoded form, replaced."""
+        for form in sorted(self._forms, key=len, reverse=True):
+            text = text.replace(form, HIDDEN)
+        return text

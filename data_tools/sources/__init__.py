@@ -1,1 +1,0 @@
-"""Where (url, caption) pairs come from: one module a source."""

@@ -1,0 +1,1 @@
+"""Tables between the stages: their schemas, reading in batches, sorting, scratch databases."""

@@ -1,0 +1,1 @@
+"""What is done with text: folding, tokens, languages, HTML to plain text."""

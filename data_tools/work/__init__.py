@@ -1,0 +1,1 @@
+"""How work is done: shares of an array, worker processes, progress."""

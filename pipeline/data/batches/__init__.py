@@ -1,0 +1,1 @@
+"""From samples to batches on the device: slots in shared memory, filled ahead by workers."""

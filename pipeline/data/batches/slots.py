@@ -1,0 +1,110 @@
+"""Slots of a batch: what fills them, whoever runs it. No torch here: worker processes import it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import xxhash
+
+from pipeline.data.faults import LoaderError, SampleError
+from pipeline.data.samples.tokenizer import Tokenizer
+
+# Eight samples are 5 ms of work: beside it a queue costs nothing, and a batch is shared evenly.
+SAMPLES_PER_TASK = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankShare:
+    """What one rank makes of each global batch. LoaderError for sizes that do not fit."""
+
+    image_size: int
+    context_length: int
+    global_batch_size: int
+    rank: int
+    world_size: int
+
+    def __post_init__(self) -> None:
+        if self.global_batch_size % self.world_size or not 0 <= self.rank < self.world_size:
+            raise LoaderError(
+                f"global_batch_size {self.global_batch_size} must be a multiple of world_size "
+                f"{self.world_size}, and rank {self.rank} below it"
+            )
+
+    @property
+    def batch_size(self) -> int:
+        return self.global_batch_size // self.world_size
+
+    @property
+    def first_lane(self) -> int:
+        return self.rank * self.batch_size
+
+
+class BatchArrays(NamedTuple):
+    """A rank's share of a batch in the making; element i of each belongs to sample i."""
+
+    pixels: np.ndarray
+    """uint8 (B, 3, image_size, image_size)."""
+    tokens: np.ndarray
+    """uint16 (B, context_length)."""
+    caption_ids: np.ndarray
+    """uint64 (B,)."""
+
+
+class Loaded(NamedTuple):
+    key: str
+    caption: str
+    """Cleaned."""
+    fault: SampleError | None
+    """Of the sample that stood here, if this one replaces it."""
+
+
+class Filled(NamedTuple):
+    """What slots hold besides their arrays."""
+
+    slots: range
+    keys: list[str]
+    faults: dict[int, SampleError]
+    """By slot."""
+
+
+class SampleSource(Protocol):
+    """Where samples come from. Safe to call from threads."""
+
+    def samples(self, samples_seen: int, slots: range) -> list[int]:
+        """What these slots of the rank's share hold, of the global batch that begins at position
+        `samples_seen`.
+        """
+
+    def load(self, sample: int, position: int, out: np.ndarray) -> Loaded:
+        """Pixels into `out`, uint8 (3, image_size, image_size). Raises LoaderError."""
+
+
+def fill_slots(
+    source: SampleSource,
+    tokenizer: Tokenizer,
+    arrays: BatchArrays,
+    *,
+    slots: range,
+    samples: list[int],
+    first_position: int,
+) -> Filled:
+    """Read, decode and tokenize `samples` into `slots`; slot i is position first_position + i."""
+    filled, captions = Filled(slots, [], {}), []
+    for slot, sample in zip(slots, samples):
+        loaded = source.load(sample, first_position + slot, arrays.pixels[slot])
+        filled.keys.append(loaded.key)
+        captions.append(loaded.caption)
+        arrays.caption_ids[slot] = xxhash.xxh64_intdigest(loaded.caption.lower().encode())
+        if loaded.fault is not None:
+            filled.faults[slot] = loaded.fault
+    arrays.tokens[slots.start : slots.stop] = tokenizer.encode_cleaned(captions)
+    return filled
+
+
+def in_groups(slots: range) -> list[range]:
+    """Of SAMPLES_PER_TASK, and a rest."""
+    return [
+        slots[first : first + SAMPLES_PER_TASK] for first in range(0, len(slots), SAMPLES_PER_TASK)
+    ]

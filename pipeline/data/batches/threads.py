@@ -1,0 +1,91 @@
+"""Workers that are threads of this process: one for a data set, any number for a stream."""
+
+from __future__ import annotations
+
+import atexit
+import queue
+import threading
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from pipeline.data.batches.batch import BatchWork
+from pipeline.data.batches.buffers import BatchRing
+from pipeline.data.batches.shared_memory import BatchLayout
+from pipeline.data.batches.slots import RankShare, SampleSource, fill_slots, in_groups
+from pipeline.data.samples.tokenizer import Tokenizer
+
+
+class ThreadCrew:
+    """Fills batches in `num_workers` daemon threads, in the order they were begun.
+
+    Daemons, unlike concurrent.futures': a thread that a dead file system holds in a read must not
+    keep the process alive.
+    """
+
+    def __init__(self, source: SampleSource, share: RankShare, num_workers: int) -> None:
+        """`source` stays the caller's, to be closed after this."""
+        self._source = source
+        self._share = share
+        self._tokenizer = Tokenizer(share.context_length)
+        self._ring = BatchRing(BatchLayout.of(share), page_locked=torch.cuda.is_available())
+        self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._closed = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"loader-{number}", daemon=True)
+            for number in range(num_workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+        # A daemon that the interpreter's end meets inside OpenCV aborts the process (code 134).
+        atexit.register(self.close)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed.is_set()
+
+    def start(self, samples_seen: int) -> BatchWork:
+        share = self._share
+        lease = self._ring.lease()
+        work = BatchWork(samples_seen + share.first_lane, lease.images, lease.arrays)
+        slots = range(share.batch_size)
+        samples = self._source.samples(samples_seen, slots)
+        for group in in_groups(slots):
+            self._tasks.put(partial(self._fill, work, group, samples[group.start : group.stop]))
+        return work
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Drop waiting tasks and wait for the running ones, `timeout_s` at most a thread."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        atexit.unregister(self.close)
+        for _ in self._threads:
+            self._tasks.put(None)
+        for thread in self._threads:
+            thread.join(timeout_s)
+        self._ring.close()
+
+    def _run(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            if not self._closed.is_set():
+                task()
+            del task  # with its batch, whose memory is used again when nothing refers to it
+
+    def _fill(self, work: BatchWork, slots: range, samples: list[int]) -> None:
+        if work.cancelled:
+            return
+        try:
+            work.done(
+                fill_slots(
+                    self._source,
+                    self._tokenizer,
+                    work.arrays,
+                    slots=slots,
+                    samples=samples,
+                    first_position=work.first_position,
+                )
+            )
+        except BaseException as error:  # noqa: B036 - raised again in the consumer, by `take`
+            work.fail(error)

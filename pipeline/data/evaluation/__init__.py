@@ -1,0 +1,1 @@
+"""Evaluation sets: folders in CLIP_benchmark's WebDataset layout."""

@@ -1,0 +1,1 @@
+"""Which sample comes when: a closed form of the seed and the position."""

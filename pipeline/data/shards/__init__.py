@@ -1,0 +1,1 @@
+"""Where a sample lies, and its bytes: indices, open files, object stores."""

@@ -1,0 +1,252 @@
+"""Where a data set's files lie: a folder, or an object store behind fsspec."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import uuid
+from collections import OrderedDict
+from concurrent.futures import Future
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from pipeline.data.shards.files import FilePool
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+# Of one ranged read, the retries of the store's own client included.
+_READ_TIMEOUT_S = 120.0
+_COPY_BYTES = 8 * 1024**2
+
+
+class LocalFile(NamedTuple):
+    """Can be opened at `path` by this process and its workers, as long as `handle` is kept."""
+
+    path: str
+    handle: IO[bytes] | None
+
+
+class ByteReader(Protocol):
+    """Ranges of files by path. Safe to call from threads."""
+
+    def read(self, path: str, offset: int, size: int) -> bytes:
+        """Fewer than `size` bytes only at the file's end; raises OSError."""
+
+    def forget(self, path: str) -> None:
+        """After an error: the next read of this file starts anew."""
+
+    def close(self) -> None: ...
+
+
+class Storage(Protocol):
+    def path(self, relative: str) -> str: ...
+
+    def open_table(self, relative: str) -> Any:
+        """What pyarrow's ParquetFile reads from; raises OSError."""
+
+    def read_file(self, relative: str) -> bytes:
+        """Raises OSError."""
+
+    def write_file(self, relative: str, data: bytes) -> None:
+        """Whole or not at all."""
+
+    def local_file(self, relative: str) -> LocalFile:
+        """The file itself, or a copy of an object. Raises OSError."""
+
+    def size(self, relative: str) -> int:
+        """Of a file, in bytes; raises FileNotFoundError."""
+
+    def reader(self, read_ahead_bytes: int, num_lanes: int) -> ByteReader: ...
+
+
+class LocalStorage:
+    """A folder on a local or parallel file system."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+
+    def path(self, relative: str) -> str:
+        return os.path.join(self._root, relative)
+
+    def open_table(self, relative: str) -> str:
+        return self.path(relative)
+
+    def read_file(self, relative: str) -> bytes:
+        with open(self.path(relative), "rb") as file:
+            return file.read()
+
+    def write_file(self, relative: str, data: bytes) -> None:
+        path = Path(self.path(relative))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        aside.write_bytes(data)
+        os.replace(aside, path)
+
+    def local_file(self, relative: str) -> LocalFile:
+        return LocalFile(self.path(relative), None)
+
+    def size(self, relative: str) -> int:
+        return os.stat(self.path(relative)).st_size
+
+    def reader(self, read_ahead_bytes: int, num_lanes: int) -> FilePool:
+        """The kernel reads ahead by itself, so both arguments are left."""
+        return FilePool()
+
+
+class RemoteStorage:
+    """A folder of an object store. Credentials and endpoints are fsspec's own configuration
+    (~/.config/fsspec, FSSPEC_* and the store's variables).
+    """
+
+    def __init__(self, filesystem: AbstractFileSystem, root: str) -> None:
+        self._filesystem = filesystem
+        self._root = root.rstrip("/")
+
+    def path(self, relative: str) -> str:
+        return f"{self._root}/{relative}"
+
+    def open_table(self, relative: str) -> Any:
+        # The footer and a row group's columns: two requests, where a file object without a cache
+        # would make one a column. Whole small indices come with the first.
+        return self._filesystem.open(
+            self.path(relative), "rb", cache_type="readahead", block_size=256 * 1024
+        )
+
+    def read_file(self, relative: str) -> bytes:
+        return bytes(self._filesystem.cat_file(self.path(relative)))
+
+    def write_file(self, relative: str, data: bytes) -> None:
+        self._filesystem.pipe_file(self.path(relative), data)
+
+    def local_file(self, relative: str) -> LocalFile:
+        # Without a name, so that nothing is left behind; workers open it by way of this process.
+        copy = tempfile.TemporaryFile()
+        with self._filesystem.open(self.path(relative), "rb", block_size=_COPY_BYTES) as file:
+            shutil.copyfileobj(file, copy, _COPY_BYTES)
+        copy.flush()
+        return LocalFile(f"/proc/{os.getpid()}/fd/{copy.fileno()}", copy)
+
+    def size(self, relative: str) -> int:
+        return int(self._filesystem.info(self.path(relative))["size"])
+
+    def reader(self, read_ahead_bytes: int, num_lanes: int) -> RangeReader:
+        # Each lane is inside one range and begins another at times.
+        return RangeReader(
+            self._filesystem,
+            read_ahead_bytes=read_ahead_bytes,
+            max_cached_bytes=2 * num_lanes * read_ahead_bytes,
+        )
+
+
+class _Range:
+    __slots__ = ("data", "start", "stop")
+
+    def __init__(self, start: int, stop: int) -> None:
+        self.start = start
+        self.stop = stop
+        self.data: Future[bytes] = Future()
+
+
+class RangeReader:
+    """Ranged reads of an object store, each taking what its lane will read next with it.
+
+    A request costs 10 to 100 ms whatever its size up to a megabyte, and a lane goes on where it
+    was: `read_ahead_bytes` is a chunk's mean size, so a chunk costs one or two requests instead of
+    one a sample. Threads that want the same range wait for one request.
+    """
+
+    def __init__(
+        self, filesystem: AbstractFileSystem, *, read_ahead_bytes: int, max_cached_bytes: int
+    ) -> None:
+        self.num_requests = 0
+        self._filesystem = filesystem
+        self._read_ahead_bytes = read_ahead_bytes
+        self._max_cached_bytes = max_cached_bytes
+        self._cached_bytes = 0
+        self._ranges: OrderedDict[tuple[str, int], _Range] = OrderedDict()
+        self._by_path: dict[str, list[_Range]] = {}
+        self._lock = threading.Lock()
+
+    def read(self, path: str, offset: int, size: int) -> bytes:
+        with self._lock:
+            found, is_new = self._range(path, offset, offset + size)
+        if is_new:
+            self._fetch(path, found)
+        data = found.data.result(_READ_TIMEOUT_S)
+        return data[offset - found.start : offset - found.start + size]
+
+    def forget(self, path: str) -> None:
+        with self._lock:
+            for found in self._by_path.pop(path, []):
+                del self._ranges[path, found.start]
+                self._cached_bytes -= found.stop - found.start
+
+    def close(self) -> None:
+        with self._lock:
+            self._ranges.clear()
+            self._by_path.clear()
+            self._cached_bytes = 0
+
+    @property
+    def cached_bytes(self) -> int:
+        return self._cached_bytes
+
+    def _range(self, path: str, start: int, stop: int) -> tuple[_Range, bool]:
+        """The range that holds start..stop, and whether the caller has to fetch it."""
+        known = self._by_path.setdefault(path, [])
+        for found in known:
+            if found.start <= start and stop <= found.stop:
+                self._ranges.move_to_end((path, found.start))
+                return found, False
+        end = max(stop, start + self._read_ahead_bytes)
+        # A lane that wraps to its chunk's beginning comes to what it began with: not twice.
+        end = max(stop, min([end, *(found.start for found in known if found.start >= stop)]))
+        found = _Range(start, end)
+        old = self._ranges.pop((path, start), None)
+        if old is not None:  # of the same start, but too short
+            known.remove(old)
+            self._cached_bytes -= old.stop - old.start
+        self._ranges[path, start] = found
+        known.append(found)
+        self._cached_bytes += end - start
+        self._evict(found)
+        return found, True
+
+    def _evict(self, newest: _Range) -> None:
+        while self._cached_bytes > self._max_cached_bytes and len(self._ranges) > 1:
+            (path, _), oldest = self._ranges.popitem(last=False)
+            if oldest is newest:
+                break
+            self._cached_bytes -= oldest.stop - oldest.start
+            self._by_path[path].remove(oldest)
+            if not self._by_path[path]:
+                del self._by_path[path]
+
+    def _fetch(self, path: str, wanted: _Range) -> None:
+        self.num_requests += 1
+        try:
+            data = self._filesystem.cat_file(path, start=wanted.start, end=wanted.stop)
+        except Exception as error:  # noqa: B902 - clients of stores raise many kinds
+            failure = error if isinstance(error, OSError) else OSError(f"{error!r}")
+            self.forget(path)
+            wanted.data.set_exception(failure)
+        else:
+            wanted.data.set_result(bytes(data))
+
+
+def open_storage(folder: str) -> LocalStorage | RemoteStorage:
+    """`folder` is a path, or a URL with a protocol that fsspec knows. Raises ValueError for one
+    that it does not.
+    """
+    if "://" not in folder:
+        return LocalStorage(folder)
+    import fsspec
+
+    try:
+        filesystem, root = fsspec.core.url_to_fs(folder)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{folder} cannot be opened: {error}") from error
+    return RemoteStorage(filesystem, root)

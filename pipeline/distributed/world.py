@@ -1,0 +1,120 @@
+"""The process group and who this process is in it. Only here a rank learns it, from RANK,
+WORLD_SIZE and SLURM_*."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from pipeline.distributed.gloo_interface import choose_gloo_interface
+
+
+class PeerError(RuntimeError):
+    """Another rank failed in a step that all take together; its message is repeated here, so that
+    every rank says the same."""
+
+
+@dataclass(frozen=True)
+class World:
+    """`device` is this rank's own; `rank` 0 writes what the run writes once."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    device: torch.device
+    timeout: timedelta = timedelta(minutes=15)
+    """Of the collective operations of every process group."""
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def tell(self, text: str) -> None:
+        """A line for the person who watches, by rank 0."""
+        if self.is_main:
+            print(text, file=sys.stderr, flush=True)
+
+    def barrier(self) -> None:
+        dist.barrier()
+
+    @contextmanager
+    def together(self, doing: str) -> Iterator[None]:
+        """Run a block that may fail on some ranks only; if it failed anywhere, every rank raises.
+
+        Without it the ranks that were lucky would wait in their next collective until its timeout.
+        """
+        error: BaseException | None = None
+        try:
+            yield
+        except Exception as caught:  # noqa: B902 - whatever it was, the other ranks must hear of it
+            error = caught
+        told: list[str | None] = [None] * self.world_size
+        dist.all_gather_object(told, None if error is None else f"{type(error).__name__}: {error}")
+        if error is not None:
+            raise error
+        failed = {rank: text for rank, text in enumerate(told) if text is not None}
+        if failed:
+            first = min(failed)
+            raise PeerError(
+                f"could not {doing}: rank {first} of {self.world_size}: {failed[first]}"
+            )
+
+
+def init_distributed(timeout_minutes: float, threads_per_rank: int) -> World:
+    """Join the process group of this run, from torchrun-style variables or from srun's.
+
+    The names that srun gives are copied to the torch ones, because DeepSpeed looks for all five of
+    RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT and tries mpi4py when one is missing.
+    """
+    for ours, slurm in (("RANK", "PROCID"), ("WORLD_SIZE", "NTASKS"), ("LOCAL_RANK", "LOCALID")):
+        if ours not in os.environ and f"SLURM_{slurm}" in os.environ:
+            os.environ[ours] = os.environ[f"SLURM_{slurm}"]
+    missing = [
+        name
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+        if name not in os.environ
+    ]
+    if missing:
+        raise RuntimeError(
+            f"{', '.join(missing)} not set: start through `python -m pipeline.train`, srun or "
+            f"torchrun"
+        )
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if torch.cuda.is_available():
+        device = torch.device("cuda", local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+    if threads_per_rank:
+        torch.set_num_threads(threads_per_rank)
+    # DeepSpeed 0.19.8 calls collectives by names that torch 2.13 deprecates: not the user's affair
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    timeout = timedelta(minutes=timeout_minutes)
+    store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
+    store.set_timeout(timeout)
+    choose_gloo_interface(store, world_size, os.environ["MASTER_ADDR"])
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=dist.PrefixStore("default_pg", store),
+        rank=rank,
+        world_size=world_size,
+        timeout=timeout,
+    )
+    return World(dist.get_rank(), local_rank, dist.get_world_size(), device, timeout)
+
+
+def seed_everything(seed: int, rank: int) -> None:
+    """Seed what is random in a rank. Weights are drawn before this with the bare seed, so that all
+    ranks agree on them."""
+    for seeder in (random.seed, np.random.seed, torch.manual_seed):
+        seeder((seed * 65_537 + rank + 1) % 2**32)
