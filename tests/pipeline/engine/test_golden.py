@@ -20,7 +20,9 @@ GOLDEN = Path(__file__).parents[2] / "golden" / "engine_losses.json"
 STEPS, NUM_BATCHES, WORLD_SIZE = 100, 10, 2
 JOBS = {
     **{f"stage {stage}": [f"deepspeed.zero_stage={stage}"] for stage in (1, 2, 3)},
-    "stage 1, sigmoid": ["loss.kind=sigmoid", "loss.init_logit_scale=2.303"],
+    # At 3e-3 this one is chaotic: with the instructions of another processor it is 11 % off after
+    # 50 steps. At 1e-3 the same comparison agrees to five digits.
+    "stage 1, sigmoid": ["loss.kind=sigmoid", "loss.init_logit_scale=2.303", "train.lr=1e-3"],
 }
 
 
