@@ -11,10 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline import launch
+
+if __name__ == "__main__":  # a launcher ends here, without the 3 s of the imports below
+    launch.launch_unless_rank("pipeline.evaluate", sys.argv[1:])
+
 import torch
 from torch import Tensor
 
-from pipeline import launch
 from pipeline.config import TrainJob
 from pipeline.data import EvalSet, Tokenizer, load_eval_set
 from pipeline.distributed.world import World, init_distributed

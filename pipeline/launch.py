@@ -18,17 +18,16 @@ import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import NoReturn
 
 from pipeline.config import ConfigError, TrainJob
 from pipeline.config.composition import freeze, job_of_arguments, load_frozen
+from pipeline.signals import STOP_SIGNALS, hold_stop_signals
 
 EXIT_BAD_CONFIG = 2
 EXIT_PREEMPTED = 75
 """EX_TEMPFAIL of sysexits.h: told to stop, checkpoint saved, start it again to go on."""
 EXIT_INTERRUPTED = 128 + signal.SIGINT
-STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGUSR1, signal.SIGINT})
-"""Of launchers and schedulers, of Slurm before a time limit, of a terminal."""
 GRACE_S = 5.0
 """For ranks that lost a peer, to say so: they hold SIGTERM back, and may wait in a collective."""
 POLL_S = 0.05
@@ -42,7 +41,8 @@ RankMain = Callable[[TrainJob], "int | None"]
 def main(
     module: str, rank_main: RankMain, arguments: list[str], *, stops_at_checkpoint: bool = False
 ) -> int:
-    """Entry of `python -m pipeline.train` and `python -m pipeline.evaluate`.
+    """Entry of `python -m pipeline.train` and `python -m pipeline.evaluate`, for launchers and for
+    ranks.
 
     `--config RUN_DIR/config.yaml`: be one rank. Anything else: Hydra overrides; compose, validate,
     freeze, launch. With `stops_at_checkpoint` the ranks hold STOP_SIGNALS back, and `rank_main`
@@ -51,7 +51,7 @@ def main(
     that failed first; 128 and the signal where one ended them.
     """
     try:
-        if arguments[:1] == ["--config"] and len(arguments) == 2:
+        if _is_rank(arguments):
             if stops_at_checkpoint:
                 hold_stop_signals()
             _leave(_run_rank(rank_main, load_frozen(arguments[1])))
@@ -66,6 +66,26 @@ def main(
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_CONFIG
     _leave(launch_ranks(module, config_path, job.cluster.ranks_per_node, stops_at_checkpoint))
+
+
+def launch_unless_rank(
+    module: str, arguments: list[str], *, stops_at_checkpoint: bool = False
+) -> None:
+    """First thing in a module that has ranks: a launcher ends in here, before the imports below it.
+
+    They take 3 s (torch, DeepSpeed), and a launcher needs none of them: a refused configuration is
+    told, and the ranks are started, so much earlier. A rank returns.
+    """
+    if not _is_rank(arguments):
+        sys.exit(main(module, _no_rank, arguments, stops_at_checkpoint=stops_at_checkpoint))
+
+
+def _is_rank(arguments: list[str]) -> bool:
+    return arguments[:1] == ["--config"] and len(arguments) == 2
+
+
+def _no_rank(job: TrainJob) -> NoReturn:
+    raise AssertionError("a launcher runs no rank itself")
 
 
 def _leave(code: int) -> NoReturn:
@@ -92,50 +112,6 @@ def _run_rank(rank_main: RankMain, job: TrainJob) -> int:
         else:
             traceback.print_exc()
         return 1
-
-
-class HeldSignals(NamedTuple):
-    """What `hold_stop_signals` found, for `release_stop_signals`."""
-
-    mask: set[int]
-    handlers: dict[int, Any]
-
-
-_noted: set[int] = set()
-
-
-def hold_stop_signals() -> HeldSignals:
-    """From here on STOP_SIGNALS end nothing; `stop_was_asked` tells of them. Main thread only.
-
-    They are blocked, which the processes that this one starts inherit: srun hands a signal to every
-    process of a step, and a handler would not outlive their exec. The handler is for what gets past
-    the block: threads that libraries started before it, and Python's own resource tracker, whose
-    start unblocks SIGTERM and SIGINT for good (ResourceTracker.ensure_running).
-    """
-    found = HeldSignals(
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS),
-        {number: signal.getsignal(number) for number in STOP_SIGNALS},
-    )
-    for number in STOP_SIGNALS:
-        signal.signal(number, lambda received, _: _noted.add(received))
-    return found
-
-
-def stop_was_asked() -> bool:
-    """Whether one of STOP_SIGNALS came since they are held; blocks them again where something
-    unblocked them."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    return bool(_noted) or not STOP_SIGNALS.isdisjoint(signal.sigpending())
-
-
-def release_stop_signals(found: HeldSignals) -> None:
-    """As before `hold_stop_signals`; what came in between is answered and does not strike now."""
-    for number in STOP_SIGNALS - found.mask:
-        signal.signal(number, signal.SIG_IGN)  # which discards what is pending
-        _noted.discard(number)
-    signal.pthread_sigmask(signal.SIG_SETMASK, found.mask)
-    for handled, handler in found.handlers.items():
-        signal.signal(handled, handler)
 
 
 def launch_ranks(

@@ -11,9 +11,13 @@ from __future__ import annotations
 import sys
 import time
 
+from pipeline import launch
+
+if __name__ == "__main__":  # a launcher ends here, without the 3 s of the imports below
+    launch.launch_unless_rank("pipeline.train", sys.argv[1:], stops_at_checkpoint=True)
+
 import torch
 
-from pipeline import launch
 from pipeline.config import TrainJob
 from pipeline.data import Loader, build_train_loader
 from pipeline.distributed.world import World, init_distributed, seed_everything

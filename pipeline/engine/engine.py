@@ -16,6 +16,7 @@ from pipeline.config import Precision, TrainJob
 from pipeline.data import Batch
 from pipeline.distributed.world import World
 from pipeline.engine.deepspeed_config import decides_on_host, deepspeed_config
+from pipeline.engine.deepspeed_patches import import_without_inductor, skip_redundant_work
 from pipeline.engine.grad_cache import CachedTower
 from pipeline.engine.lamb import Lamb, spans_of
 from pipeline.engine.objective import Objective
@@ -24,7 +25,6 @@ from pipeline.engine.schedule import lr_factor
 from pipeline.engine.shards import ParameterShards
 from pipeline.engine.towers import IMAGE, TEXT, Towers, compile_in_place
 from pipeline.engine.update import Update
-from pipeline.engine.zero_copies import leave_out_copies
 from pipeline.model import CLIP, clip_of_weights
 from pipeline.state import DeviceTimer, StepMetrics
 
@@ -37,6 +37,7 @@ import deepspeed  # noqa: E402  isort: skip
 # must happen before deepspeed joins the process group: on CPU it would compile a shared-memory op
 # for 100 s, and a killed build leaves a lock that every later start waits for
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+import_without_inductor()
 
 
 class ClipEngine:
@@ -57,7 +58,7 @@ class ClipEngine:
         )
         zero = self._engine.optimizer
         if config.deepspeed.zero_stage < 3:
-            leave_out_copies(zero)
+            skip_redundant_work(zero)
         if isinstance(optimizer, Lamb):
             optimizer.bind(spans_of(zero), zero.dp_process_group)
         # DeepSpeed rounds buffers too: a mean of 122.77 to 123

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.distributed.world import World
-from pipeline.launch import hold_stop_signals, release_stop_signals, stop_was_asked
+from pipeline.signals import hold_stop_signals, release_stop_signals, stop_was_asked
 
 
 class StopRequest:

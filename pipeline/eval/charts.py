@@ -5,15 +5,16 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
-import matplotlib
-from matplotlib.figure import Figure
-
 Series = tuple[str, Sequence[tuple[float, float]]]
 """Title, and (step, value) points."""
 
 
 def line_charts(series: Sequence[Series]) -> str:
     """One <svg> with a chart a series, three in a row; the same input gives the same bytes."""
+    # imported here: every rank imports this module, and one draws
+    import matplotlib
+    from matplotlib.figure import Figure
+
     columns = min(3, len(series))
     rows = -(-len(series) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.0 * rows), layout="constrained")

@@ -19,7 +19,8 @@ LAUNCH = (
 )
 # what a training rank does
 HOLDS = (
-    "from pipeline.launch import EXIT_PREEMPTED, hold_stop_signals, stop_was_asked\n"
+    "from pipeline.launch import EXIT_PREEMPTED\n"
+    "from pipeline.signals import hold_stop_signals, stop_was_asked\n"
     "hold_stop_signals()\nopen(f'up{rank}', 'w')\n"
 )
 
@@ -201,7 +202,7 @@ def test_held_signals_are_noted_however_they_arrive(tmp_path: Path) -> None:
     script = (
         "import os, signal\n"
         "from multiprocessing import resource_tracker\n"
-        "from pipeline.launch import hold_stop_signals, release_stop_signals, stop_was_asked\n"
+        "from pipeline.signals import hold_stop_signals, release_stop_signals, stop_was_asked\n"
         "before = signal.pthread_sigmask(signal.SIG_BLOCK, [])\n"
         "found = hold_stop_signals()\n"
         "resource_tracker.ensure_running()\n"

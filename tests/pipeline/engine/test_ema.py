@@ -60,8 +60,9 @@ def _averaged(rank: int, world_size: int, jobs: list[list[str]]) -> list[dict[st
 
 
 def features_of(kind: str, of_job: list[dict], overrides: list[str]) -> list[torch.Tensor]:
-    """Features of a model with these weights, computed in the engine's own type: how bfloat16 rounds
-    inside a product differs by processor, by more than the tolerance if one side is float32."""
+    """Features of a model with these weights, computed in the engine's own type: how bfloat16
+    rounds inside a product differs by processor, by more than the tolerance if one side is
+    float32."""
     config = job(*WORDS, *overrides)
     model = model_of(config).eval()
     model.load_state_dict(whole([result["pieces"] for result in of_job], kind))

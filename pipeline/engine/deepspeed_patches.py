@@ -1,16 +1,36 @@
-"""Work of DeepSpeed 0.19.8 in stages 1 and 2 that the values do not need: copies, and Python for
-each parameter in each step. What a step costs beside plain torch is in
+"""Work of DeepSpeed 0.19.8 that nothing here needs: at its start, and in stages 1 and 2 copies and
+Python for each parameter in each step. What a step costs beside plain torch is in
 tests/benchmarks/results/host.md."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
+from unittest.mock import patch
 
+import torch
 import torch.distributed as dist
 
 
-def leave_out_copies(zero: Any) -> None:
-    """Of a stage 1 or 2 optimizer, once, before anything keeps a view of its masters."""
+def import_without_inductor() -> None:
+    """Import DeepSpeed's Muon optimizer, which `deepspeed.initialize` imports whatever optimizer it
+    gets, without the compiler.
+
+    Three of its functions are decorated with torch.compile when the module is imported, and that
+    imports torch._inductor: a second of CPU time per rank at every start. They stay plain functions
+    here. `train.compile` compiles later and is not concerned.
+    """
+    with patch.object(torch, "compile", lambda function=None, **_: function or _undecorated):
+        import_module("deepspeed.runtime.zero.muon.original_muon")
+
+
+def _undecorated(function: Any) -> Any:
+    return function
+
+
+def skip_redundant_work(zero: Any) -> None:
+    """Patch a stage 1 or 2 optimizer. Call once, before anything holds a view of its master
+    weights."""
     _share_masters(zero)
     _reduce_nothing_alone(zero)
     # after each step all parameters are pointed again at the same places of the flat weights
@@ -34,10 +54,10 @@ def _share_masters(zero: Any) -> None:
 
 
 def _reduce_nothing_alone(zero: Any) -> None:
-    """Of one rank the gradient is the average: DeepSpeed would flatten all of it into a bucket,
-    round what it sends in bfloat16, divide it by one, send it to nobody and copy it back. The
-    bucket also adds to the float32 sums of `pure_bf16`, and fetches what is offloaded: these keep
-    it."""
+    """With one rank the local gradient already is the average. DeepSpeed would flatten all of it
+    into a bucket, round it to bfloat16, divide it by one, send it to nobody and copy it back. With
+    `pure_bf16` the bucket also adds to the float32 sums, and with offload it fetches what is
+    offloaded: there it stays."""
     groups = range(len(zero.bit16_groups))
     needed = zero.cpu_offload or any(map(zero._use_compact_grad_partition_buffer, groups))
     if dist.get_world_size(zero.dp_process_group) == 1 and not needed:

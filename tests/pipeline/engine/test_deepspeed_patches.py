@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 import torch
 
-from pipeline.engine import zero_copies
+from pipeline.engine import deepspeed_patches
 from tests.gloo import run_gloo
 from tests.pipeline.engine.probes import SMALL, differing, snapshot
 from tests.pipeline.engine.training import STEPS, batch_of, engine_of
@@ -50,9 +51,9 @@ def _with_and_without(rank: int, world_size: int, jobs: list[list[str]]) -> list
     found = []
     for overrides in jobs:
         left_out = _trained(rank, world_size, overrides)
-        module.leave_out_copies = lambda zero: None
+        module.skip_redundant_work = lambda zero: None
         kept = _trained(rank, world_size, overrides)
-        module.leave_out_copies = zero_copies.leave_out_copies
+        module.skip_redundant_work = deepspeed_patches.skip_redundant_work
         same = [bool(torch.equal(a, b)) for a, b in zip(left_out[0], kept[0], strict=True)]
         found.append([same, differing(left_out[1], kept[1])])
     return found
@@ -77,7 +78,7 @@ def _one_step(rank: int, world_size: int, with_copies: bool) -> dict[str, torch.
     from pipeline.engine import engine as module
 
     if with_copies:
-        module.leave_out_copies = lambda zero: None
+        module.skip_redundant_work = lambda zero: None
     engine, _ = engine_of(rank, world_size, [*SMALL, "train.precision=bf16"])
     found: dict[str, torch.Tensor] = {}
     apply = engine._update.apply
@@ -120,3 +121,12 @@ def _places(rank: int, world_size: int, jobs: list[list[str]]) -> list[tuple[boo
 def test_masters_lie_in_the_weights_where_both_are_float32():
     for rank in run_gloo(_places, 2, SHARING + APART):
         assert rank == [(True, True)] * len(SHARING) + [(False, True)] * len(APART)
+
+
+def _modules_after_a_step(rank: int, world_size: int) -> set[str]:
+    _trained(rank, world_size, [])
+    return {"torch._inductor.compile_fx", "matplotlib"} & set(sys.modules)
+
+
+def test_a_start_imports_neither_the_compiler_nor_what_draws_charts():
+    assert run_gloo(_modules_after_a_step, 1, timeout_s=120) == [set()]
