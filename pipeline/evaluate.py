@@ -47,7 +47,7 @@ class Evaluation:
         report, prints the table."""
         if not self._sets:
             return {}
-        with self._world.together("evaluate"):
+        with self._world.raise_on_all_ranks("evaluate"):
             results = evaluate_model(
                 encode_image,
                 encode_text,
@@ -70,7 +70,7 @@ def evaluate(config: TrainJob) -> None:
     """Run on every rank: score the newest checkpoint of the run."""
     world = init_distributed(config.cluster.timeout_minutes, config.train.threads_per_rank)
     run_dir = Path(config.run_dir)
-    with world.together("open the evaluation sets and the checkpoint"):
+    with world.raise_on_all_ranks("open the evaluation sets and the checkpoint"):
         evaluation = Evaluation(config, world)
         step = newest_step(run_dir)
         weights = load_model_weights(run_dir, step)

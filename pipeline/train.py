@@ -37,7 +37,7 @@ def train(config: TrainJob) -> int:
     Returns the exit code: 0, or EXIT_PREEMPTED after a checkpoint where the run was told to stop.
     """
     world = init_distributed(config.cluster.timeout_minutes, config.train.threads_per_rank)
-    with world.together("open the data"):
+    with world.raise_on_all_ranks("open the data"):
         loader = open_loader(config, world)
         evaluation = Evaluation(config, world)
     checkpoints = CheckpointManager(config, world, loader.fingerprint)

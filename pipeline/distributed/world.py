@@ -7,8 +7,7 @@ import os
 import random
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -17,11 +16,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.distributed.gloo_interface import choose_gloo_interface
-
-
-class PeerError(RuntimeError):
-    """Another rank failed in a step that all take together; its message is repeated here, so that
-    every rank says the same."""
+from pipeline.distributed.group import Group
 
 
 @dataclass(frozen=True)
@@ -47,27 +42,9 @@ class World:
     def barrier(self) -> None:
         dist.barrier()
 
-    @contextmanager
-    def together(self, doing: str) -> Iterator[None]:
-        """Run a block that may fail on some ranks only; if it failed anywhere, every rank raises.
-
-        Without it the ranks that were lucky would wait in their next collective until its timeout.
-        """
-        error: BaseException | None = None
-        try:
-            yield
-        except Exception as caught:  # noqa: B902 - whatever it was, the other ranks must hear of it
-            error = caught
-        told: list[str | None] = [None] * self.world_size
-        dist.all_gather_object(told, None if error is None else f"{type(error).__name__}: {error}")
-        if error is not None:
-            raise error
-        failed = {rank: text for rank, text in enumerate(told) if text is not None}
-        if failed:
-            first = min(failed)
-            raise PeerError(
-                f"could not {doing}: rank {first} of {self.world_size}: {failed[first]}"
-            )
+    def raise_on_all_ranks(self, doing: str) -> AbstractContextManager[None]:
+        """`Group.raise_on_all_ranks` of all ranks."""
+        return Group(None, self.rank, self.world_size).raise_on_all_ranks(doing)
 
 
 def init_distributed(timeout_minutes: float, threads_per_rank: int) -> World:

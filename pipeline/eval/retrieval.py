@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.eval.collectives import Ranks, count_sum
+from pipeline.distributed.group import Group
+from pipeline.eval.counts import count_sum
 from pipeline.eval.embedding import Embedder, float32_scores
 from pipeline.eval.pictures import data_uri, evenly_spaced
 from pipeline.eval.protocols import EvalError, EvalSet
@@ -48,12 +49,12 @@ class _Gallery:
 
 
 def score_retrieval(
-    embedder: Embedder, eval_set: EvalSet, ranks: Ranks, num_examples: int
+    embedder: Embedder, eval_set: EvalSet, ranks: Group, num_examples: int
 ) -> dict[str, Any]:
     """Each rank ranks its own images and captions against all. Equal scores count against the
     model; `..._ties_for` says what they would make. Collective.
     """
-    with ranks.together(eval_set.name):
+    with ranks.raise_on_all_ranks(f"evaluate {eval_set.name}"):
         share = _embed(embedder, eval_set, num_examples)
     gallery = _gather(share, eval_set, ranks)
     with float32_scores(embedder.device):
@@ -97,7 +98,7 @@ def _embed(embedder: Embedder, eval_set: EvalSet, num_examples: int) -> _Share:
     )
 
 
-def _gather(share: _Share, eval_set: EvalSet, ranks: Ranks) -> _Gallery:
+def _gather(share: _Share, eval_set: EvalSet, ranks: Group) -> _Gallery:
     total = eval_set.num_samples
     seen = share.image_indices.bincount(minlength=total)
     captions = share.caption_images.bincount(minlength=total)
@@ -111,8 +112,8 @@ def _gather(share: _Share, eval_set: EvalSet, ranks: Ranks) -> _Gallery:
     ends = captions.cumsum(0)
     positions = _caption_positions(share, ends - captions)
     return _Gallery(
-        images=ranks.rows(share.images, share.image_indices, total),
-        captions=ranks.rows(share.captions, positions, int(ends[-1])),
+        images=ranks.gather_rows(share.images, share.image_indices, total),
+        captions=ranks.gather_rows(share.captions, positions, int(ends[-1])),
         caption_images=torch.repeat_interleave(torch.arange(total, device=ends.device), captions),
     )
 
@@ -173,7 +174,7 @@ def _summary(counts: dict[str, Tensor], gallery: _Gallery) -> dict[str, Any]:
 
 
 def _examples(
-    share: _Share, gallery: _Gallery, ranks: Ranks, num_examples: int
+    share: _Share, gallery: _Gallery, ranks: Group, num_examples: int
 ) -> list[dict[str, Any]]:
     """For the first captions of evenly spaced images: the five images that score best.
     Collective."""
@@ -189,9 +190,9 @@ def _examples(
                 "image": index,
                 "top": [{"image": image, "score": score} for image, score in found],
             }
-    examples = list(ranks.union(mine).values())
+    examples = list(ranks.merge(mine).values())
     shown = {item["image"] for example in examples for item in example["top"]}
-    pictures = ranks.union({i: uri for i, uri in share.pictures.items() if i in shown})
+    pictures = ranks.merge({i: uri for i, uri in share.pictures.items() if i in shown})
     for example in examples:
         for item in example["top"]:
             item["picture"] = pictures.get(item["image"], "")

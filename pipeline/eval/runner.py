@@ -8,13 +8,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipeline.eval.collectives import Ranks
+from pipeline.distributed.group import Group
 from pipeline.eval.embedding import Embedder
 from pipeline.eval.protocols import Encoder, EvalError, EvalSet, Tokenizer
 from pipeline.eval.retrieval import score_retrieval
 from pipeline.eval.zero_shot import score_classification
 
-Scorer = Callable[[Embedder, EvalSet, Ranks, int], dict[str, Any]]
+Scorer = Callable[[Embedder, EvalSet, Group, int], dict[str, Any]]
 _SCORERS: dict[str, Scorer] = {
     "classification": score_classification,
     "retrieval": score_retrieval,
@@ -42,12 +42,13 @@ def evaluate_model(
     samples with what the model found for them and small pictures.
 
     Collective over `group` (None: every rank, or this process alone where there are no others): all
-    ranks give the same sets in the same order. If a rank fails, all raise. Raises EvalError.
+    ranks give the same sets in the same order. If a rank fails, all raise:
+    its own error there, PeerError on the others.
     """
     names = [eval_set.name for eval_set in eval_sets]
     if len(set(names)) < len(names):
         raise EvalError(f"evaluation sets {names}: two have one name; rename a folder")
-    ranks = Ranks.of(group)
+    ranks = Group.of(group)
     embedder = Embedder(encode_image, encode_text, tokenizer, torch.device(device), batch_size)
     results = {}
     for eval_set in eval_sets:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.eval.collectives import Ranks, count_sum
+from pipeline.distributed.group import Group
+from pipeline.eval.counts import count_sum
 from pipeline.eval.embedding import Embedder, float32_scores
 from pipeline.eval.pictures import data_uri, evenly_spaced
 from pipeline.eval.protocols import EvalError, EvalSet
@@ -22,7 +23,7 @@ _CLASS_BLOCK = 256
 
 
 def score_classification(
-    embedder: Embedder, eval_set: EvalSet, ranks: Ranks, num_examples: int
+    embedder: Embedder, eval_set: EvalSet, ranks: Group, num_examples: int
 ) -> dict[str, Any]:
     """Top-1 and top-5 of the template ensemble, mean recall a class, and the single templates.
 
@@ -30,10 +31,10 @@ def score_classification(
     would be with them counted for it. Collective.
     """
     templates = list(eval_set.templates) or list(GENERAL)
-    with ranks.together(eval_set.name):
+    with ranks.raise_on_all_ranks(f"evaluate {eval_set.name}"):
         rows, classes = _class_vectors(embedder, eval_set.classnames, templates, ranks)
-    heads = ranks.rows(rows, classes, len(eval_set.classnames)).transpose(0, 1).contiguous()
-    with ranks.together(eval_set.name):
+    heads = ranks.gather_rows(rows, classes, len(eval_set.classnames)).transpose(0, 1).contiguous()
+    with ranks.raise_on_all_ranks(f"evaluate {eval_set.name}"):
         counts, examples = _count(embedder, eval_set, heads, num_examples)
     counts = count_sum(ranks, counts, embedder.device)
     if int(counts["samples"]) != eval_set.num_samples:
@@ -42,12 +43,12 @@ def score_classification(
             f"{eval_set.num_samples}: give each rank its share, and check the set's files"
         )
     result = _summary(counts, eval_set, templates)
-    result["examples"] = list(ranks.union(examples).values())
+    result["examples"] = list(ranks.merge(examples).values())
     return result
 
 
 def _class_vectors(
-    embedder: Embedder, classnames: Any, templates: list[str], ranks: Ranks
+    embedder: Embedder, classnames: Any, templates: list[str], ranks: Group
 ) -> tuple[Tensor, Tensor]:
     """Of this rank's classes: (k, 1 + singles, D), the ensemble first; and which they are, (k,)."""
     mine = list(range(ranks.rank, len(classnames), ranks.size))

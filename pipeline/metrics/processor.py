@@ -40,14 +40,14 @@ class MetricsProcessor:
         self._logit_scale = LogitScale(config)
         self._outputs: Outputs | None = None
         self._mark = time.monotonic()
-        with world.together("open the metrics of the run"):
+        with world.raise_on_all_ranks("open the metrics of the run"):
             if world.is_main:
                 self._outputs = Outputs(config, world)
 
     def start(self, state: TrainState) -> None:
         """After the checkpoint is loaded, and again after a roll-back: lines of steps that come
         again are dropped, and the clock starts."""
-        with self._world.together("go on with the metrics of the run"):
+        with self._world.raise_on_all_ranks("go on with the metrics of the run"):
             skipped_before = self._skips.start(state)
             if self._outputs is not None:
                 last = self._outputs.start(state)

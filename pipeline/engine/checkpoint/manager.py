@@ -13,11 +13,11 @@ from typing import Protocol
 import torch.distributed as dist
 
 from pipeline.config import TrainJob
+from pipeline.distributed.group import Group
 from pipeline.distributed.world import World, seed_everything
 from pipeline.engine.checkpoint.errors import CheckpointError
 from pipeline.engine.checkpoint.folder import CheckpointFolder, name_of
 from pipeline.engine.checkpoint.generators import generators_text, set_generators
-from pipeline.engine.checkpoint.ranks import Ranks
 from pipeline.engine.checkpoint.reader import misfits, read_fragments
 from pipeline.engine.checkpoint.record import (
     RankRecord,
@@ -26,6 +26,7 @@ from pipeline.engine.checkpoint.record import (
     generators_name,
     merge_parameters,
 )
+from pipeline.engine.checkpoint.refusal import refusal
 from pipeline.engine.checkpoint.remote import RemoteCheckpoints, Uploader
 from pipeline.engine.checkpoint.search import Search, refuse_other_run
 from pipeline.engine.checkpoint.snapshot import Snapshot
@@ -74,16 +75,18 @@ class CheckpointManager:
         self._config, self._world, self._data_fingerprint = config, world, data_fingerprint
         # one for the main thread and one for the writers', so that neither waits for the other's
         groups = [dist.new_group(backend="gloo", timeout=world.timeout) for _ in range(2)]
-        self._ranks = Ranks(world, groups[0])
+        self._ranks = Group.of(groups[0])
         self._folder = CheckpointFolder(Path(config.run_dir) / "checkpoints")
         self._open_folder()
         self._remote: RemoteCheckpoints | None = None
         self._uploader: Uploader | None = None
         if config.checkpoint.remote:
             self._open_remote()
-        self._writer = Writer(self._folder, Ranks(world, groups[1]), finished=self._finished)
+        self._writer = Writer(
+            self._folder, Group.of(groups[1]), world.timeout, finished=self._finished
+        )
         self._snapshot = Snapshot(world.device)
-        self._run_id = self._ranks.of_rank_0(lambda: uuid.uuid4().hex)
+        self._run_id = self._ranks.broadcast(lambda: uuid.uuid4().hex)
         self._began = time.monotonic()
         self._stall_s = 0.0
         self._training = False
@@ -129,19 +132,20 @@ class CheckpointManager:
         data or another model, and, once training has begun, when there is none to go back to.
         """
         self._writer.wait()
-        record = Search(self._folder, self._ranks, self._remote).newest_whole()
+        record = Search(self._folder, self._world, self._ranks, self._remote).newest_whole()
         if record is None:
             if self._training:
-                raise self._ranks.refusal(
+                raise refusal(
+                    self._ranks,
                     f"{self._folder.path}: no checkpoint to go back to yet; start another run_dir "
-                    f"with a lower train.lr, or save more often (checkpoint.every_steps)"
+                    f"with a lower train.lr, or save more often (checkpoint.every_steps)",
                 )
             self._training = True
             return TrainState()
         path = self._folder[record.step]
         self._refuse_misfits(path, record, engine)
         self._compare_with_remote(record)
-        with self._world.together(f"load {path.name}"):
+        with self._world.raise_on_all_ranks(f"load {path.name}"):
             read_fragments(path, record, engine.shards.fragments())
             engine.shards.optimizer_step = record.optimizer_step
         engine.shards.publish()
@@ -182,17 +186,17 @@ class CheckpointManager:
         """Every rank writes a file, and rank 0 has to see all of them: a run_dir that is another
         folder on another node would otherwise be found out at the first checkpoint."""
         path, rank = self._folder.path, self._world.rank
-        with self._world.together(f"write to {path}"):
+        with self._world.raise_on_all_ranks(f"write to {path}"):
             path.mkdir(parents=True, exist_ok=True)
             (path / f".probe_{rank}").write_text(f"{rank}\n")
-        with self._world.together(f"share {path}"):
+        with self._world.raise_on_all_ranks(f"share {path}"):
             if self._world.is_main:
                 self._see_probes()
                 self._folder.clean_up()
 
     def _open_remote(self) -> None:
         config, remote = self._config.checkpoint, None
-        with self._world.together("open checkpoint.remote"):
+        with self._world.raise_on_all_ranks("open checkpoint.remote"):
             remote = RemoteCheckpoints(config.remote)
             if self._world.is_main:
                 remote.refuse_silence()
@@ -277,31 +281,33 @@ class CheckpointManager:
     def _compare_with_remote(self, record: Record) -> None:
         """What the remote folder lacks of this run is copied now."""
         if self._remote is not None:
-            there = self._ranks.of_rank_0(partial(refuse_other_run, self._remote, record))
+            there = self._ranks.broadcast(partial(refuse_other_run, self._remote, record))
             if self._uploader is not None and (there is None or there < record.step):
                 self._uploader.add(record.step)
 
     def _refuse_misfits(self, path: Path, record: Record, engine: Engine) -> None:
         forced = any(field.partition(".")[0] == "data" for field in self._config.force)
         if record.data_fingerprint != self._data_fingerprint and not forced:
-            raise self._ranks.refusal(
+            raise refusal(
+                self._ranks,
                 f"{path}: data_fingerprint was {record.data_fingerprint}, is now "
                 f"{self._data_fingerprint}; resume with the same data, or start another run_dir; "
-                f"force=[data.manifest] goes on with other data all the same"
+                f"force=[data.manifest] goes on with other data all the same",
             )
         pieces, parameters = describe(engine.shards.fragments())
-        ranks = self._ranks.to_rank_0(RankRecord([], pieces, parameters))
-        wrong = self._ranks.of_rank_0(lambda: misfits(record, merge_parameters(ranks)))
+        ranks = self._ranks.gather(RankRecord([], pieces, parameters))
+        wrong = self._ranks.broadcast(lambda: misfits(record, merge_parameters(ranks)))
         if wrong:
             more = f", and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-            raise self._ranks.refusal(
+            raise refusal(
+                self._ranks,
                 f"{path} is of another model: {', '.join(wrong[:4])}{more}. Resume with the model "
-                f"of run_dir/config.yaml, or start another run_dir"
+                f"of run_dir/config.yaml, or start another run_dir",
             )
 
     def _restore_generators(self, path: Path, record: Record) -> None:
         if record.world_size == self._world.world_size:
-            with self._world.together(f"load {path.name}"):
+            with self._world.raise_on_all_ranks(f"load {path.name}"):
                 set_generators((path / generators_name(self._world.rank)).read_text())
             return
         seed_everything(self._config.train.seed * 1_000_003 + record.step, self._world.rank)

@@ -6,10 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+from pipeline.distributed.group import Group
+from pipeline.distributed.world import World
 from pipeline.engine.checkpoint.errors import CheckpointError
 from pipeline.engine.checkpoint.folder import CheckpointFolder, name_of
-from pipeline.engine.checkpoint.ranks import Ranks
 from pipeline.engine.checkpoint.record import Record
+from pipeline.engine.checkpoint.refusal import refusal
 from pipeline.engine.checkpoint.remote import RemoteCheckpoints
 from pipeline.engine.checkpoint.tensors import problem_of
 
@@ -19,29 +21,31 @@ class Search:
     """Collective throughout: all ranks find the same."""
 
     folder: CheckpointFolder
-    ranks: Ranks
+    world: World
+    ranks: Group
     remote: RemoteCheckpoints | None
 
     def newest_whole(self) -> Record | None:
         """None when there is no checkpoint anywhere; CheckpointError when none is whole. One that
         was only in `remote` lies in `folder` afterwards."""
         problems: list[str] = []
-        for step in self.ranks.of_rank_0(self.folder.steps):
+        for step in self.ranks.broadcast(self.folder.steps):
             record = self._whole(step, problems)
             if record is not None:
                 if problems:
-                    self.ranks.world.tell(f"{'; '.join(problems)}: going on from {name_of(step)}")
-                self.ranks.of_rank_0(partial(self.folder.point_latest_to, step))
+                    self.world.tell(f"{'; '.join(problems)}: going on from {name_of(step)}")
+                self.ranks.broadcast(partial(self.folder.point_latest_to, step))
                 return record
         if self.remote is not None:
-            for step in self.ranks.of_rank_0(self.remote.whole_steps):
+            for step in self.ranks.broadcast(self.remote.whole_steps):
                 record = self._fetched(self.remote, step, problems)
                 if record is not None:
                     return record
         if problems:
-            raise self.ranks.refusal(
+            raise refusal(
+                self.ranks,
                 f"{self.folder.path}: no checkpoint is whole: {'; '.join(problems)}. Restore one "
-                f"from a copy, or start another run_dir"
+                f"from a copy, or start another run_dir",
             )
         return None
 
@@ -49,14 +53,14 @@ class Search:
         """Each file is read once, by one rank. When something is wrong with one, every rank gets
         None and a line in `problems`."""
         name = name_of(step)
-        text, problem = self.ranks.of_rank_0(lambda: _text_or_problem(self.folder, step))
+        text, problem = self.ranks.broadcast(lambda: _text_or_problem(self.folder, step))
         if problem:
             problems.append(f"{name} is damaged ({problem})")
             return None
         record = Record.of_text(text)
-        mine = record.files[self.ranks.world.rank :: self.ranks.world.world_size]
+        mine = record.files[self.ranks.rank :: self.ranks.size]
         wrong = [told for file in mine if (told := problem_of(self.folder[step], file))]
-        wrong = sorted(sum(self.ranks.of_all(wrong), []))
+        wrong = sorted(sum(self.ranks.all_gather(wrong), []))
         if wrong:
             more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
             problems.append(f"{name} is damaged ({wrong[0]}{more})")
@@ -65,7 +69,7 @@ class Search:
 
     def _fetched(self, remote: RemoteCheckpoints, step: int, problems: list[str]) -> Record | None:
         """Copied by all ranks, each its share of the files."""
-        name, world = name_of(step), self.ranks.world
+        name, world = name_of(step), self.world
 
         def state() -> tuple[str, str]:
             try:
@@ -77,18 +81,16 @@ class Search:
                 return "", str(error)
             return text, ""
 
-        text, problem = self.ranks.of_rank_0(state)
+        text, problem = self.ranks.broadcast(state)
         if problem:
             problems.append(f"{remote.url}/{name} is damaged ({problem})")
             return None
-        self.ranks.world.tell(
-            f"no whole checkpoint in {self.folder.path}: fetching {remote.url}/{name}"
-        )
+        self.world.tell(f"no whole checkpoint in {self.folder.path}: fetching {remote.url}/{name}")
         files = Record.of_text(text).files
-        with world.together(f"fetch {remote.url}/{name}"):
+        with world.raise_on_all_ranks(f"fetch {remote.url}/{name}"):
             mine = [file.name for file in files[world.rank :: world.world_size]]
             remote.download(step, mine, self.folder.aside(step))
-        self.ranks.of_rank_0(lambda: self.folder.commit(step, text, files))
+        self.ranks.broadcast(lambda: self.folder.commit(step, text, files))
         return self._whole(step, problems)
 
 

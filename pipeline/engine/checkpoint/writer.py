@@ -17,11 +17,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
+from datetime import timedelta
 
-from pipeline.distributed.world import PeerError
+from pipeline.distributed.group import Group, PeerError
 from pipeline.engine.checkpoint.errors import CheckpointError
 from pipeline.engine.checkpoint.folder import CheckpointFolder, name_of
-from pipeline.engine.checkpoint.ranks import Ranks
 from pipeline.engine.checkpoint.record import (
     Parameter,
     Piece,
@@ -30,6 +30,7 @@ from pipeline.engine.checkpoint.record import (
     generators_name,
     tensors_name,
 )
+from pipeline.engine.checkpoint.refusal import refusal
 from pipeline.engine.checkpoint.snapshot import Snapshot
 from pipeline.engine.checkpoint.tensors import write_blocks
 
@@ -66,11 +67,12 @@ class Writer:
     def __init__(
         self,
         folder: CheckpointFolder,
-        ranks: Ranks,
+        ranks: Group,
+        timeout: timedelta,
         *,
         finished: Callable[[Written], None],
     ) -> None:
-        self._folder, self._ranks = folder, ranks
+        self._folder, self._ranks, self._timeout = folder, ranks, timeout
         self._finished = finished
         self._verdict: Future[None] | None = None
         self._step = 0
@@ -97,7 +99,7 @@ class Writer:
         if self._verdict is None:
             return
         # the thread ends by itself when a peer is late; this is for a disk that hangs
-        limit = timeout_s or 1.1 * self._ranks.world.timeout.total_seconds()
+        limit = timeout_s or 1.1 * self._timeout.total_seconds()
         try:
             self._verdict.result(limit)
         except FutureTimeout:
@@ -123,10 +125,10 @@ class Writer:
             copied_s = work.snapshot.wait()
             told = self._write(work)
         except Exception as error:  # noqa: B902 - whatever it was, the other ranks must hear of it
-            told = f"rank {self._ranks.world.rank}: {type(error).__name__}: {error}"
+            told = f"rank {self._ranks.rank}: {type(error).__name__}: {error}"
         try:
-            all_told = self._ranks.to_rank_0(told)
-            problem = self._ranks.of_rank_0(lambda: self._commit(work, all_told, copied_s, began))
+            all_told = self._ranks.gather(told)
+            problem = self._ranks.broadcast(lambda: self._commit(work, all_told, copied_s, began))
         except (CheckpointError, PeerError):
             raise
         except RuntimeError as error:  # gloo's
@@ -134,10 +136,10 @@ class Writer:
                 f"another rank ended while a checkpoint was written: {error}"
             ) from error
         if problem is not None:
-            raise self._ranks.refusal(problem)
+            raise refusal(self._ranks, problem)
 
     def _write(self, work: Work) -> RankRecord:
-        aside, rank = self._folder.aside(work.step), self._ranks.world.rank
+        aside, rank = self._folder.aside(work.step), self._ranks.rank
         aside.mkdir(parents=True, exist_ok=True)
         files = [
             write_blocks(aside / tensors_name(rank), work.snapshot.blocks()),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from pipeline.distributed.group import PeerError
 from pipeline.eval import EvalError, evaluate_model, retrieval
 from tests.gloo import run_gloo
 from tests.pipeline.eval.toy_sets import Tables, ToySet, random_table, tokenize
@@ -122,7 +123,7 @@ def test_a_missing_or_captionless_image_is_an_error():
 def _one_rank_fails(rank: int, world_size: int) -> str:
     try:
         score(rank, world_size, broken=5)
-    except (EvalError, OSError) as error:
+    except (PeerError, OSError) as error:
         return f"{type(error).__name__}: {error}"
     return "no error"
 
@@ -130,6 +131,6 @@ def _one_rank_fails(rank: int, world_size: int) -> str:
 def test_a_failure_on_one_rank_reaches_all():
     told = run_gloo(_one_rank_fails, 2, timeout_s=60)
     assert told == [
-        "EvalError: toy: rank 1 failed: image 5 cannot be decoded",
+        "PeerError: could not evaluate toy: rank 1 of 2: OSError: image 5 cannot be decoded",
         "OSError: image 5 cannot be decoded",
     ]

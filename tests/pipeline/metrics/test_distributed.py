@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.distributed.world import PeerError
+from pipeline.distributed.group import PeerError
 from pipeline.metrics import MetricsProcessor
 from pipeline.state import Interval, TrainState
 from tests.gloo import run_gloo

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.distributed.world import PeerError
+from pipeline.distributed.group import PeerError
 from pipeline.engine.checkpoint import CheckpointError, folder, writer
 from pipeline.state import TrainState
 from tests.gloo import ChildError, run_gloo
@@ -67,7 +67,7 @@ def _die_in_the_middle(path: Path, blocks: Iterator[bytes | memoryview]) -> None
 
 MOMENTS = {
     "in the middle of a write": (writer, "write_blocks", _die_in_the_middle),
-    "written, not agreed": (writer.Ranks, "to_rank_0", _die),
+    "written, not agreed": (writer.Group, "gather", _die),
     "before state.json": (folder, "_write_durably", _die),
     "before the rename": (folder, "_sync_folder", _die),
     "renamed, latest is the old one": (folder.CheckpointFolder, "point_latest_to", _die),

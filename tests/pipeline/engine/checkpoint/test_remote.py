@@ -16,7 +16,7 @@ import fsspec
 import pytest
 import stamina
 
-from pipeline.distributed.world import PeerError
+from pipeline.distributed.group import PeerError
 from pipeline.engine.checkpoint import CheckpointError, CheckpointManager
 from pipeline.engine.checkpoint.remote import RemoteCheckpoints, Uploader
 from pipeline.state import TrainState
