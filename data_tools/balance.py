@@ -16,7 +16,6 @@ more for each step of the bisection where t is to give a number of pairs.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -28,6 +27,7 @@ import pyarrow as pa
 import xxhash
 
 from data_tools.config import BalanceConfig, DatasetJob
+from data_tools.ground.aside import write_text_aside
 from data_tools.tables.schema import (
     CANDIDATES,
     DROPPED,
@@ -264,7 +264,4 @@ def decision_path(paths: DatasetPaths) -> Path:
 
 
 def _write_decision(decision: Decision, paths: DatasetPaths) -> None:
-    path = decision_path(paths)
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(asdict(decision), indent=2) + "\n")
-    os.replace(aside, path)
+    write_text_aside(decision_path(paths), json.dumps(asdict(decision), indent=2) + "\n")

@@ -33,11 +33,11 @@ from data_tools.tables.schema import (
     table_writer,
 )
 from data_tools.tables.sort import sorted_by_uid
+from data_tools.tables.stream import ROWS_PER_BATCH
 from data_tools.work.progress import StageProgress
 
 FIELDS = [name for name in CANDIDATES.names if name not in ("uid", "query_ids")]
 POOL = "pool"
-ROWS_PER_BATCH = 65_536
 Row = dict[str, Any]
 
 

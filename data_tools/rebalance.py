@@ -52,7 +52,8 @@ from data_tools.tables.schema import (
     DatasetPaths,
     table_writer,
 )
-from data_tools.tables.stream import ROWS_PER_BATCH, on_disk_database
+from data_tools.tables.scratch import files_pattern, scratch_database
+from data_tools.tables.stream import ROWS_PER_BATCH
 from data_tools.work.progress import StageProgress
 
 # tables/survival.parquet: how each query fared.
@@ -127,8 +128,8 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
     DataError when nothing is left, or when the curated rows are not among the kept ones."""
     t = chosen_max_per_query(job.balance, paths)
     counts = count_per_query(id_batches([paths.table("candidates")]))
-    tables = {name: _there(paths.table(name)) for name in ("kept", "curated", "united")}
-    with on_disk_database(paths.root / "tables") as database:
+    tables = {name: _existing(paths.table(name)) for name in ("kept", "curated", "united")}
+    with scratch_database(paths.root / "tables" / ".rebalance.tmp") as database:
         survival = measure(database.sql(_KEPT, params=tables), len(counts))
         missed = missed_per_query(counts * survival.rates(), t)
         rows = database.sql(_CURATED, params={n: tables[n] for n in ("kept", "curated")})
@@ -145,10 +146,10 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
     }
 
 
-def _there(table: Path) -> str:
+def _existing(table: Path) -> str:
     if not table.exists():
         raise DataError(f"{table} does not exist: delete tables/done/curate.json, and run again")
-    return str(table)
+    return files_pattern(table)
 
 
 def measure(kept: duckdb.DuckDBPyRelation, num_queries: int) -> Survival:

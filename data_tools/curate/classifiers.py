@@ -27,7 +27,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_tools.config import ClassifierConfig
+from data_tools.ground.aside import written_aside
 from data_tools.tables.schema import DataError, DatasetPaths
+from data_tools.tables.scratch import files_pattern
 from data_tools.work.progress import StageProgress
 
 BATCH_SIZE = 256
@@ -69,9 +71,8 @@ def drop_low_scores(
     if missing:
         with StageProgress("classify", missing) as progress:
             for table in _scored(database, load_classifier(config.target), config.target, paths):
-                aside = folder / f".{uuid.uuid4().hex}.tmp"
-                pq.write_table(table, aside)
-                os.replace(aside, folder / f"{uuid.uuid4().hex}.parquet")
+                with written_aside(folder / f"{uuid.uuid4().hex}.parquet") as aside:
+                    pq.write_table(table, aside)
                 progress.advance(table.num_rows)
         _use_scores(database, folder)
     database.execute(
@@ -87,12 +88,14 @@ def drop_low_scores(
 def _use_scores(database: duckdb.DuckDBPyConnection, folder: Path) -> None:
     empty = SCORES.empty_table()
     database.register("no_scores", empty)
-    kept = "SELECT uid, score FROM no_scores"
+    kept, parameters = "SELECT uid, score FROM no_scores", {}
     if any(folder.glob("*.parquet")):
-        kept += f" UNION ALL SELECT uid, score FROM read_parquet('{folder}/*.parquet')"
+        parameters = {"files": files_pattern(folder, "*.parquet")}
+        kept += " UNION ALL SELECT uid, score FROM read_parquet($files)"
     database.execute(
         f"CREATE OR REPLACE TABLE scores AS SELECT uid, any_value(score) AS score "
-        f"FROM ({kept}) GROUP BY uid"
+        f"FROM ({kept}) GROUP BY uid",
+        parameters,
     )
     database.unregister("no_scores")
 

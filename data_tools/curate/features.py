@@ -21,6 +21,7 @@ import xxhash
 
 from data_tools.curate.perceptual_hash import decode, features_of, reduction_for
 from data_tools.tables.schema import DataError, DatasetPaths, write_table
+from data_tools.tables.scratch import files_pattern
 from data_tools.work.processes import in_processes
 from data_tools.work.progress import StageProgress
 
@@ -91,7 +92,7 @@ def pieces(paths: DatasetPaths, database: duckdb.DuckDBPyConnection) -> Iterator
     rows = database.cursor().sql(
         'SELECT shard, uid, "offset", size, width, height FROM read_parquet($fetched) '
         'ORDER BY shard, "offset"',
-        params={"fetched": str(paths.table("fetched"))},
+        params={"fetched": files_pattern(paths.table("fetched"))},
     )
     reader = rows.to_arrow_reader(IMAGES_PER_PIECE)
     flat = (row for batch in reader for row in zip(*(c.to_pylist() for c in batch.columns)))

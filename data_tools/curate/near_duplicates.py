@@ -24,7 +24,7 @@ import numpy as np
 
 HASH_BITS = 64
 MAX_NEIGHBOURS = 2000
-ROWS_PER_BATCH = 1 << 20
+HASHES_PER_BATCH = 1 << 20
 # What a row costs to sort, in comparisons: it decides between few sorts and few comparisons.
 _SORT_COST = 40
 _COLUMNS = ("id", "hash", "red", "green", "blue")
@@ -108,7 +108,7 @@ def pairs_by_mask(
     """Pairs of ids that agree in all bits of `mask` and are near, found batch by batch."""
     reader = database.sql(
         f"SELECT {', '.join(_COLUMNS)} FROM {table} ORDER BY hash & {mask}::UBIGINT, hash, id"
-    ).to_arrow_reader(ROWS_PER_BATCH)
+    ).to_arrow_reader(HASHES_PER_BATCH)
     carried = {name: np.empty(0, np.uint8) for name in _COLUMNS}
     for batch in reader:
         new = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in _COLUMNS}

@@ -46,7 +46,7 @@ from data_tools.tables.schema import (
     DataError,
     DatasetPaths,
 )
-from data_tools.tables.scratch import scratch_database, write_query
+from data_tools.tables.scratch import files_pattern, scratch_database, sql_text, write_query
 from data_tools.work.processes import in_processes
 from data_tools.work.progress import StageProgress
 
@@ -170,18 +170,19 @@ def judge(config: CurateConfig, uids: list[str], found: list[str]) -> pa.Table:
 
 
 def _files(paths: DatasetPaths) -> dict[str, str]:
-    return {"fetched": str(paths.table("fetched")), "kept": str(paths.table("kept"))}
+    return {name: files_pattern(paths.table(name)) for name in ("fetched", "kept")}
 
 
 def _make_tables(database: duckdb.DuckDBPyConnection, paths: DatasetPaths, scratch: Path) -> None:
     """`pairs`, of which `live` is what is not in `rejected`; `places` says where images lie."""
+    judged = files_pattern(scratch / "judged.parquet")
     database.execute(
         """
         CREATE TABLE places AS
         SELECT uid, shard, "offset", size, width, height, original_width, original_height, sha256
         FROM read_parquet($fetched)
         """,
-        {"fetched": str(paths.table("fetched"))},
+        {"fetched": files_pattern(paths.table("fetched"))},
     )
     database.execute(
         """
@@ -192,12 +193,12 @@ def _make_tables(database: duckdb.DuckDBPyConnection, paths: DatasetPaths, scrat
         FROM places p JOIN read_parquet($judged) j USING (uid)
         JOIN read_parquet($kept) k USING (uid)
         """,
-        {"judged": str(scratch / "judged.parquet"), "kept": str(paths.table("kept"))},
+        {"judged": judged, "kept": files_pattern(paths.table("kept"))},
     )
     database.execute(
         "CREATE TABLE rejected AS SELECT uid, reason, detail FROM read_parquet($judged) "
         "WHERE reason != ''",
-        {"judged": str(scratch / "judged.parquet")},
+        {"judged": judged},
     )
     database.execute("CREATE TABLE merged (uid VARCHAR, main VARCHAR)")
     database.execute(
@@ -209,9 +210,8 @@ def _make_tables(database: duckdb.DuckDBPyConnection, paths: DatasetPaths, scrat
 def _look_at_pixels(
     database: duckdb.DuckDBPyConnection, config: CurateConfig, paths: DatasetPaths
 ) -> None:
-    database.execute(
-        f"CREATE VIEW features AS SELECT * FROM read_parquet('{features.folder(paths)}/*.parquet')"
-    )
+    files = sql_text(files_pattern(features.folder(paths), "*.parquet"))
+    database.execute(f"CREATE VIEW features AS SELECT * FROM read_parquet({files})")
     database.execute("CREATE VIEW seen AS SELECT * FROM live JOIN features USING (uid)")
     for rule in pixel_rules(config):
         apply_rule(database, rule, "seen")

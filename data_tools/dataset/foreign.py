@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from data_tools.dataset.manifest import INDEX, Manifest, ShardEntry, file_sha256, save_manifest
 from data_tools.dataset.shard_writer import INDEX_ROW_GROUP
+from data_tools.ground.aside import sync, sync_folder
 from data_tools.tables.schema import DataError
 from data_tools.work.processes import in_processes
 from data_tools.work.progress import StageProgress
@@ -102,9 +103,11 @@ def adopt(
                 progress.advance()
         if not entries or (problems and not leave_out_bad):
             return None, problems or [f"{folder}: no sample with an image and a caption"]
+        sync(aside)
         for name in indexes:
             (output / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(aside / name, output / name)
+            sync_folder((output / name).parent)
         digest = hashlib.sha256("\n".join(entry.sha256 for entry in entries).encode()).hexdigest()
         manifest = Manifest(output, f"{_ADOPTED}{digest[:16]}", tuple(entries))
         save_manifest(manifest, output / "manifest.json")

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, get_type_hints
 
 import pyarrow as pa
+
+from data_tools.ground.aside import write_text_aside
 
 FORMAT_VERSION = 1
 # Problems of a data set that a message lists.
@@ -102,9 +102,7 @@ def save_manifest(manifest: Manifest, path: Path) -> None:
         "num_bytes": manifest.num_bytes,
         "shards": [shard._asdict() for shard in manifest.shards],
     }
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    aside.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(aside, path)
+    write_text_aside(path, json.dumps(content, indent=1) + "\n")
 
 
 def load_manifest(path: Path | str) -> Manifest:

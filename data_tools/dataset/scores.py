@@ -7,21 +7,18 @@ ledger.parquet              gets the column `score`
 
 from __future__ import annotations
 
-import os
-import shutil
-import uuid
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_tools.dataset.manifest import Manifest, ManifestError, ShardEntry
+from data_tools.ground.aside import written_aside
+from data_tools.tables.scratch import files_pattern, scratch_database
+from data_tools.tables.stream import ROWS_PER_BATCH
 
 # cosine of image and caption features, -1..1; null where the sample could not be decoded
 SCORES = pa.schema([("key", pa.string()), ("score", pa.float32())])
-SORT_MEMORY = "2GB"
-ROWS_PER_BATCH = 65536
 
 
 def scores_path(manifest: Manifest, shard: ShardEntry) -> Path:
@@ -31,13 +28,8 @@ def scores_path(manifest: Manifest, shard: ShardEntry) -> Path:
 def write_scores(path: Path, keys: list[str], scores: list[float | None], made_from: str) -> None:
     """Aside, then renamed: a file under its final name holds the whole shard."""
     schema = SCORES.with_metadata({"made_from": made_from})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
+    with written_aside(path) as aside:
         pq.write_table(pa.table([keys, scores], schema=schema), aside, compression="zstd")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def made_from(path: Path) -> str | None:
@@ -47,8 +39,8 @@ def made_from(path: Path) -> str | None:
     return (pq.read_schema(path).metadata or {}).get(b"made_from", b"").decode()
 
 
-def scored_shards(manifest: Manifest) -> list[str]:
-    """The files with scores of all shards, as strings. ManifestError names the first few without
+def scored_shards(manifest: Manifest) -> list[Path]:
+    """The files with scores of all shards. ManifestError names the first few without
     one, and scores of several models, which do not compare."""
     files = [(shard, scores_path(manifest, shard)) for shard in manifest.shards]
     missing = [shard.path for shard, file in files if not file.exists()]
@@ -64,7 +56,7 @@ def scored_shards(manifest: Manifest) -> list[str]:
             f"{manifest.root / 'scores'} has scores of several models, which do not compare: "
             f"{', '.join(sorted(models))}; delete the folder and score again"
         )
-    return [str(file) for _, file in files]
+    return [file for _, file in files]
 
 
 def add_to_ledger(manifest: Manifest) -> int:
@@ -75,26 +67,21 @@ def add_to_ledger(manifest: Manifest) -> int:
     ledger = manifest.root / "ledger.parquet"
     if not ledger.exists():
         return 0
-    aside = ledger.with_name(f".{ledger.name}.{uuid.uuid4().hex[:8]}.tmp")
-    scratch = aside.with_suffix(".sort")
     names = [name for name in pq.read_schema(ledger).names if name != "score"]
-    try:
-        with duckdb.connect() as database:
-            database.execute(f"SET memory_limit = '{SORT_MEMORY}'")
-            database.execute("SET temp_directory = $scratch", {"scratch": str(scratch)})
-            rows = database.sql(
-                f"""SELECT {", ".join(f"l.{name}" for name in names)}, s.score
-                FROM read_parquet($ledger) l LEFT JOIN read_parquet($scores) s ON l.uid = s.key
-                ORDER BY l.uid""",
-                params={"ledger": str(ledger), "scores": scored_shards(manifest)},
-            ).to_arrow_reader(ROWS_PER_BATCH)
-            num_scored = 0
-            with pq.ParquetWriter(aside, rows.schema) as writer:
-                for batch in rows:
-                    writer.write_batch(batch)
-                    num_scored += batch.num_rows - batch.column("score").null_count
-        os.replace(aside, ledger)
-    finally:
-        aside.unlink(missing_ok=True)
-        shutil.rmtree(scratch, ignore_errors=True)
+    files = [files_pattern(file) for file in scored_shards(manifest)]
+    num_scored = 0
+    with (
+        written_aside(ledger) as aside,
+        scratch_database(aside.with_suffix(".scratch")) as database,
+    ):
+        rows = database.sql(
+            f"""SELECT {", ".join(f"l.{name}" for name in names)}, s.score
+            FROM read_parquet($ledger) l LEFT JOIN read_parquet($scores) s ON l.uid = s.key
+            ORDER BY l.uid""",
+            params={"ledger": files_pattern(ledger), "scores": files},
+        ).to_arrow_reader(ROWS_PER_BATCH)
+        with pq.ParquetWriter(aside, rows.schema) as writer:
+            for batch in rows:
+                writer.write_batch(batch)
+                num_scored += batch.num_rows - batch.column("score").null_count
     return num_scored

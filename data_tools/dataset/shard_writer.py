@@ -105,6 +105,7 @@ class ShardWriter:
         self._file.close()
         index = self._path.with_suffix(".index.parquet")
         pq.write_table(pa.table(self._index, schema=INDEX), index, row_group_size=INDEX_ROW_GROUP)
+        # not synced: whoever made the folder syncs it whole before it gets its final name
         os.replace(self._aside, self._path)
         return ShardEntry(
             path=f"shards/{self._path.name}",

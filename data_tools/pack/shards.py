@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 
 from data_tools.dataset.manifest import ShardEntry, file_sha256
 from data_tools.dataset.shard_writer import ShardWriter
+from data_tools.ground.aside import write_text_aside
 from data_tools.tables.schema import DataError
 
 OPEN_TARS = 256
 # Samples whose places the kernel is told ahead of their reading: a shuffled shard reads the crawl
 # at random, and the device can order and overlap what it knows of.
 READ_AHEAD = 512
-ROWS_PER_BATCH = 2048
+SAMPLES_PER_BATCH = 2048
 METADATA = (
     "url",
     "page_url",
@@ -79,9 +80,7 @@ def write_shard(
         raise
     finally:
         images.close()
-    aside = entry_path(folder, number).with_suffix(".tmp")
-    aside.write_text(json.dumps(entry._asdict()))
-    os.replace(aside, entry_path(folder, number))
+    write_text_aside(entry_path(folder, number), json.dumps(entry._asdict()))
     return entry
 
 
@@ -114,8 +113,8 @@ def _row_batches(order: Path, start: int, stop: int) -> Iterator[list[list]]:
 
 
 def _slices(table: pa.Table) -> Iterator[list[list]]:
-    for low in range(0, table.num_rows, ROWS_PER_BATCH):
-        part = table.slice(low, ROWS_PER_BATCH)
+    for low in range(0, table.num_rows, SAMPLES_PER_BATCH):
+        part = table.slice(low, SAMPLES_PER_BATCH)
         yield [column.to_pylist() for column in part.columns]
 
 

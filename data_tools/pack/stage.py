@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from data_tools.config import DatasetJob, data_settings, fingerprint
 from data_tools.dataset.manifest import Manifest, ShardEntry, file_sha256, save_manifest
+from data_tools.ground.aside import sync, sync_folder, write_text_aside, written_aside
 from data_tools.pack.order import shard_ranges, write_order
 from data_tools.pack.shards import entry_path, finished_shard, write_shard
 from data_tools.pack.upload import refuse_other_target, upload
@@ -145,8 +146,7 @@ def _no_room(paths: DatasetPaths, error: Exception) -> DataError:
 
 
 def _write_fates(entries: list[ShardEntry], work: Path, paths: DatasetPaths) -> None:
-    aside = work / "fates.parquet"
-    with pq.ParquetWriter(aside, FATES) as writer:
+    with written_aside(paths.fates("pack")) as aside, pq.ParquetWriter(aside, FATES) as writer:
         for entry in entries:
             keys = pq.read_table(work / Path(entry.index_path).name, columns=["key"])["key"]
             count = len(keys)
@@ -157,8 +157,6 @@ def _write_fates(entries: list[ShardEntry], work: Path, paths: DatasetPaths) -> 
                 "detail": [entry.path] * count,
             }
             writer.write_table(pa.table(columns, schema=FATES))
-    paths.fates("pack").parent.mkdir(parents=True, exist_ok=True)
-    os.replace(aside, paths.fates("pack"))
 
 
 def _complete(work: Path, entries: list[ShardEntry], made_from: str) -> None:
@@ -186,10 +184,11 @@ def put_in_place(work: Path, paths: DatasetPaths, manifest: Manifest) -> None:
     elif paths.shards.exists():
         paths.manifest.unlink(missing_ok=True)
         os.rename(paths.shards, old)
+    sync(work)  # a manifest must not outlive, in a power cut, the shards that it names
     os.rename(work, paths.shards)
+    sync_folder(paths.root)
     record = paths.table("packed").with_suffix(".json")
-    record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps({"config_fingerprint": now}) + "\n")
+    write_text_aside(record, json.dumps({"config_fingerprint": now}) + "\n")
     save_manifest(manifest, paths.manifest)
     shutil.rmtree(old, ignore_errors=True)
 

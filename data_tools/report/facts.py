@@ -19,7 +19,7 @@ from data_tools.queries.stage import source_of
 from data_tools.report.captions import CaptionFacts, caption_facts
 from data_tools.report.coverage import Coverage, class_name_files, coverage
 from data_tools.tables.schema import PACKED, DatasetPaths
-from data_tools.tables.stream import on_disk_database
+from data_tools.tables.scratch import files_pattern, scratch_database, sql_text
 
 TOP_ROWS = 20
 MAX_CAPTION_WORDS = 40
@@ -80,7 +80,7 @@ def collect_facts(paths: DatasetPaths, max_per_query: int, config: ReportConfig)
     """Needs the ledger. Aggregates in DuckDB, on disk where it must; what comes back has a row a
     query at most."""
     files = class_name_files(config.class_names, paths.root / "eval")
-    with on_disk_database(paths.root) as database:
+    with scratch_database(paths.root / "tables" / ".report.tmp") as database:
         for name in ("queries", "kept", "balanced"):
             _view(database, name, paths.table(name))
         _view(database, "ledger", paths.ledger)
@@ -138,8 +138,8 @@ _SITES = f"""
 
 def _view(database: duckdb.DuckDBPyConnection, name: str, path: Path) -> None:
     # a view can't hold a parameter, so the path stands in the statement
-    quoted = str(path).replace("'", "''")
-    database.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet('{quoted}')")
+    file = sql_text(files_pattern(path))
+    database.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({file})")
 
 
 def _rows(database: duckdb.DuckDBPyConnection, query: str) -> list:

@@ -8,14 +8,11 @@ A duplicate names the pair that has its picture, which counts for its queries to
 
 from __future__ import annotations
 
-import os
-import uuid
-
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_tools.ground.aside import written_aside
 from data_tools.tables.schema import FOUND, LEDGER, DataError, DatasetPaths
-from data_tools.tables.stream import ROWS_PER_BATCH, on_disk_database
+from data_tools.tables.scratch import files_pattern, query_rows, scratch_database
 
 # The fates of a stage overrule those of the stages before it.
 STAGES = ("search", "balance", "crawl", "curate", "rebalance", "pack")
@@ -30,7 +27,9 @@ def write_ledger(paths: DatasetPaths) -> int:
     candidates = paths.table("candidates")
     if not candidates.exists():
         raise DataError(f"{candidates} does not exist: run the search stage first")
-    files = {stage: str(paths.fates(stage)) for stage in STAGES if paths.fates(stage).exists()}
+    files = {
+        stage: files_pattern(paths.fates(stage)) for stage in STAGES if paths.fates(stage).exists()
+    }
     words = " UNION ALL ".join(
         f"SELECT uid, status, http_status, detail, {rank} AS rank FROM read_parquet(${stage})"
         for rank, stage in enumerate(files)
@@ -47,15 +46,15 @@ def write_ledger(paths: DatasetPaths) -> int:
         ) f ON c.uid = f.uid
         ORDER BY c.uid
     """
-    aside = paths.ledger.with_name(f".{paths.ledger.name}.{uuid.uuid4().hex[:8]}.tmp")
     num_rows = 0
-    try:
-        with on_disk_database(paths.root) as database, pq.ParquetWriter(aside, LEDGER) as writer:
-            rows = database.sql(query, params={**files, "candidates": str(candidates)})
-            for batch in rows.to_arrow_reader(ROWS_PER_BATCH):
-                writer.write_table(pa.Table.from_batches([batch]).cast(LEDGER))
-                num_rows += batch.num_rows
-        os.replace(aside, paths.ledger)
-    finally:
-        aside.unlink(missing_ok=True)
+    with (
+        written_aside(paths.ledger) as aside,
+        scratch_database(paths.root / "tables" / ".ledger.tmp") as database,
+        pq.ParquetWriter(aside, LEDGER) as writer,
+    ):
+        for rows in query_rows(
+            database, query, LEDGER, {**files, "candidates": files_pattern(candidates)}
+        ):
+            writer.write_table(rows)
+            num_rows += rows.num_rows
     return num_rows

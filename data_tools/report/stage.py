@@ -8,8 +8,6 @@ Queries, captions, addresses and names came from users and from the web: every o
 from __future__ import annotations
 
 import dataclasses
-import os
-import uuid
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -17,6 +15,7 @@ from pathlib import Path
 from data_tools.balance import chosen_max_per_query
 from data_tools.config import BalanceConfig, CurateConfig, DatasetJob, SourcesConfig
 from data_tools.dataset.manifest import Manifest, load_manifest
+from data_tools.ground.aside import write_text_aside
 from data_tools.report import coverage, sections
 from data_tools.report.facts import Facts, Sample, collect_facts, first_samples
 from data_tools.report.ledger import write_ledger
@@ -42,12 +41,7 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
         facts = collect_facts(paths, chosen_max_per_query(job.balance, paths), job.report)
         samples = first_samples(manifest, NUM_PICTURES)
         progress.advance()
-        aside = paths.report.with_name(f".{paths.report.name}.{uuid.uuid4().hex[:8]}.tmp")
-        try:
-            aside.write_text(page(job, manifest, facts, samples), encoding="utf-8")
-            os.replace(aside, paths.report)
-        finally:
-            aside.unlink(missing_ok=True)
+        write_text_aside(paths.report, page(job, manifest, facts, samples))
         progress.advance()
     return {"candidates": num_rows, "samples": manifest.num_samples, "pictures": len(samples)}
 

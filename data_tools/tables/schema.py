@@ -6,9 +6,7 @@ from the moment it is found until it lies in a shard.
 
 from __future__ import annotations
 
-import os
 import re
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +16,8 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
+
+from data_tools.ground.aside import written_aside
 
 
 class DataError(RuntimeError):
@@ -215,27 +215,19 @@ def make_uid(url: str, caption: str) -> str:
 def write_table(table: pa.Table, path: Path, schema: pa.Schema) -> None:
     """Write `table` as parquet with exactly `schema`; aside first, so that `path` is whole or
     absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
+    with written_aside(path) as aside:
         pq.write_table(table.select(schema.names).cast(schema), aside, compression="zstd")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @contextmanager
 def table_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
     """Write a table batch by batch with `write_table`; aside first, so that `path` is whole or
     absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
-            yield writer
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with (
+        written_aside(path) as aside,
+        pq.ParquetWriter(aside, schema, compression="zstd") as writer,
+    ):
+        yield writer
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:

@@ -21,9 +21,8 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from data_tools.tables.schema import DataError
-from data_tools.tables.stream import open_table
+from data_tools.tables.stream import ROWS_PER_BATCH, open_table
 
-ROWS_PER_BATCH = 65_536
 # A part is in memory as read, as sorted, and as what the merge makes of it.
 COPIES = 4
 # Offsets of strings have 32 bits.

@@ -3,20 +3,15 @@ them take the same memory."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_tools.tables.schema import DataError
 
 ROWS_PER_BATCH = 65536
-# What DuckDB may hold before it sorts and joins on disk.
-MEMORY_LIMIT = "2GB"
 
 
 def open_table(path: Path | str) -> pq.ParquetFile:
@@ -45,16 +40,6 @@ def table_batches(
             )
         for batch in file.iter_batches(ROWS_PER_BATCH, columns=wanted.names):
             yield batch.select(wanted.names).cast(wanted)
-
-
-@contextmanager
-def on_disk_database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """DuckDB that spills into `folder` what exceeds MEMORY_LIMIT, and leaves nothing there."""
-    with duckdb.connect() as database:
-        database.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
-        scratch = folder / f".duckdb.{uuid.uuid4().hex[:8]}.tmp"
-        database.execute("SET temp_directory = $scratch", {"scratch": str(scratch)})
-        yield database
 
 
 def unreadable_tables(folder: Path) -> list[Path]:
