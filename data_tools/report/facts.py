@@ -15,10 +15,9 @@ import xxhash
 
 from data_tools.config import ReportConfig
 from data_tools.dataset.manifest import Manifest
-from data_tools.queries.stage import source_of
 from data_tools.report.captions import CaptionFacts, caption_facts
 from data_tools.report.coverage import Coverage, class_name_files, coverage
-from data_tools.tables.schema import PACKED, DatasetPaths
+from data_tools.tables.schema import PACKED, DatasetPaths, query_source
 from data_tools.tables.scratch import files_pattern, scratch_database, sql_text
 
 TOP_ROWS = 20
@@ -153,7 +152,7 @@ def _query_facts(
     rows = _rows(database, _PER_QUERY)
     by_source: dict[str, list[int]] = {}
     for _, _, _, origin, found, _ in rows:
-        counts = by_source.setdefault(source_of(origin), [0, 0, 0, 0])
+        counts = by_source.setdefault(query_source(origin), [0, 0, 0, 0])
         for place, value in enumerate((1, found == 0, found > max_per_query, found)):
             counts[place] += value
     most = sorted(rows, key=lambda row: (-row[4], row[0]))[:TOP_ROWS]

@@ -36,6 +36,17 @@ QUERIES = pa.schema(
     ]
 )
 
+# Sources of queries besides the user's own lists; `origin` begins with the name of one.
+MADE_QUERIES = ("wordnet", "unigrams", "bigrams", "titles", "composed")
+
+
+def query_source(origin: str) -> str:
+    """The source in a query's `origin`: "wordnet:n02084071" -> "wordnet"; for a user's list, the
+    file's name: "list.txt:3" -> "list.txt"."""
+    source = origin.split(":")[0]
+    return source if source in MADE_QUERIES else origin.rpartition(":")[0] or origin
+
+
 # One row per (url, caption), whatever number of queries found it: `query_ids` is sorted and
 # distinct.
 CANDIDATES = pa.schema(

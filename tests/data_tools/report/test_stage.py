@@ -16,7 +16,7 @@ from data_tools.config import DatasetJob
 from data_tools.dataset.manifest import ManifestError, load_manifest
 from data_tools.report.captions import caption_facts, kind_sentence
 from data_tools.report.facts import collect_facts
-from data_tools.report.page import Link, text
+from data_tools.report.page import Link, environment
 from data_tools.tables.schema import (
     BALANCED,
     LEDGER,
@@ -131,6 +131,11 @@ def test_what_came_from_the_web_is_shown_as_text(page):
     assert all("<script>alert(" in figure for figure in page.figures)
     queries = {row[0] for table in page.tables.values() for row in table}
     assert "query <3> & co" in queries
+
+
+def text(value: object) -> str:
+    """A cell of a table as HTML."""
+    return str(environment().get_template("blocks.html.j2").module.value(value))
 
 
 @pytest.mark.parametrize(
@@ -351,4 +356,10 @@ def test_other_class_names_make_another_card(tmp_path):
 
 def test_the_rules_that_are_on_are_told(page):
     rules = dict(page.tables["How it was made"])["rules"]
-    assert "min side 32" in rules and "None" not in rules and "False" not in rules
+    assert rules == (
+        "caption of at least 2 characters; caption of at most 1,000 characters; no file names as "
+        "captions; no boilerplate captions; nothing that its source flags as mature; shorter side "
+        "of at least 32 px; aspect ratio of at most 3; standard deviation of grey levels of at "
+        "least 2 of 255; one sample for pictures of equal bytes; of such pictures the longest "
+        "caption, and at most 20 captions in all"
+    )
