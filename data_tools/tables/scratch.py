@@ -1,5 +1,5 @@
-"""A stage's scratch: a DuckDB file that spills to disk, so that memory does not grow with the
-number of rows; and how a path gets into SQL."""
+"""The DuckDB database of a stage, which spills to disk so that memory does not grow with the number
+of rows; and how a path gets into SQL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from data_tools.tables.schema import table_writer
 from data_tools.tables.stream import ROWS_PER_BATCH
 
 MEMORY_LIMIT = "2GB"
-"""What DuckDB may hold before it sorts and joins on disk."""
+"""Memory that DuckDB may use before it sorts and joins on disk."""
 Parameters = Mapping[str, object]
 """Values of a query by name: `$name` in its text."""
 
@@ -45,17 +45,17 @@ def scratch_database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def files_pattern(path: Path, glob: str = "") -> str:
-    """`path` as DuckDB's file functions match it, and `path/glob` where `glob` is given.
+    """Return a pattern for read_parquet that matches `path` alone, or the files `path/glob`.
 
-    They read `[`, `*` and `?` in a folder's name as wildcards, in parameters too: a folder
-    `data[1]` would be another one, or none.
+    DuckDB reads `[`, `*` and `?` in a path as wildcards, in parameters too: a folder `data[1]`
+    without this would match `data1`, or nothing.
     """
     literal = "".join(f"[{letter}]" if letter in "[*?" else letter for letter in str(path))
     return f"{literal}/{glob}" if glob else literal
 
 
 def sql_text(text: str) -> str:
-    """A quoted SQL literal, for statements such as CREATE VIEW that take no parameters."""
+    """Return a quoted SQL literal, for statements such as CREATE VIEW that take no parameters."""
     return "'" + text.replace("'", "''") + "'"
 
 
