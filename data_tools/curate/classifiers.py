@@ -1,4 +1,4 @@
-"""Rules of the user's own: any class that scores pairs, named in the configuration.
+"""Rules of the user: any class that scores pairs, named in the configuration.
 
     class Aesthetic:
         def score(self, images: Sequence[bytes], captions: Sequence[str]) -> Sequence[float]:
@@ -6,9 +6,9 @@
 
     curate.classifiers='[{target: "mine.scorers:Aesthetic", min_score: 4.5}]'
 
-The class is made once, without arguments; `score` gets the files as the crawl stored them (JPEG),
-up to 256 at a time. Scores are kept in tables/scores/: another min_score, or a run that was killed,
-asks for what is missing only. Delete that folder when the class itself has changed.
+The class is constructed once, without arguments; `score` gets the files as the crawl stored them
+(JPEG), up to 256 at a time. Scores are kept in tables/scores/: with another min_score, or after a
+killed run, only missing scores are computed. Delete that folder when the class itself has changed.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ SCORES = pa.schema([("uid", pa.string()), ("score", pa.float32())])
 
 
 class Classifier(Protocol):
-    """What a plug-in must be. A higher score is a better pair."""
+    """What the class of the user must offer. A higher score is a better pair."""
 
     def score(self, images: Sequence[bytes], captions: Sequence[str]) -> Sequence[float]:
-        """A number for each pair, in their order."""
+        """Return a finite number for each pair, in their order."""
 
 
 def load_classifier(target: str) -> Classifier:
-    """DataError, with the plug-in's name, when it can't be imported, made or used."""
+    """Import and construct the class MODULE:NAME. DataError with its name if that fails."""
     module, _, name = target.partition(":")
     try:
         classifier: Classifier = getattr(importlib.import_module(module), name)()
-    except Exception as error:  # whatever the import of somebody else's module raises
+    except Exception as error:  # the user's module may raise anything
         raise DataError(f"the classifier {target} can't be made: {error!r}") from error
     if not callable(getattr(classifier, "score", None)):
         raise DataError(f"the classifier {target} has no method score(images, captions)")
@@ -59,8 +59,8 @@ def load_classifier(target: str) -> Classifier:
 def drop_low_scores(
     database: duckdb.DuckDBPyConnection, config: ClassifierConfig, paths: DatasetPaths
 ) -> None:
-    """Score the live pairs, and reject those below `min_score`. A plug-in that raises, or whose
-    answer is not a number a pair, is a DataError that names it."""
+    """Score the live pairs, and reject those below `min_score`. DataError names a classifier that
+    raises, or does not answer with one finite number per pair."""
     folder = paths.root / "tables" / "scores"
     folder /= hashlib.sha256(config.target.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
@@ -86,6 +86,7 @@ def drop_low_scores(
 
 
 def _use_scores(database: duckdb.DuckDBPyConnection, folder: Path) -> None:
+    """Make the table `scores` (uid, score) of the files in `folder`."""
     empty = SCORES.empty_table()
     database.register("no_scores", empty)
     kept, parameters = "SELECT uid, score FROM no_scores", {}
@@ -125,7 +126,7 @@ def _ask(
 ) -> list[float]:
     try:
         scores = [float(score) for score in classifier.score(images, captions)]
-    except Exception as error:  # the plug-in's own, of any kind
+    except Exception as error:  # the user's class may raise anything
         raise DataError(f"the classifier {target} failed: {error!r}") from error
     if len(scores) != len(images) or not all(math.isfinite(score) for score in scores):
         raise DataError(

@@ -1,8 +1,8 @@
-"""Where each sample goes: the global shuffle, and where one shard ends and the next begins.
+"""The global shuffle, and which samples go into which shard.
 
-Samples lie in the order of a seeded hash of their uid, over all shards: candidates come grouped by
-query, and a batch of one query's pictures would have near-duplicates as negatives. Memory does not
-grow with the data set: DuckDB sorts and joins on disk.
+Samples are sorted over all shards by a seeded hash of their uid. Candidates come grouped by query,
+and without the shuffle a batch could hold the pictures of one query: near-duplicates as negatives.
+Memory does not grow with the data set: DuckDB sorts and joins on disk.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from data_tools.tables.schema import BALANCED, DataError, DatasetPaths
 from data_tools.tables.scratch import files_pattern, scratch_database, sql_text
 from data_tools.tables.stream import ROWS_PER_BATCH, open_table
 
-# A shard's rows are read by row group; this is about a shard of them.
+# The rows of a shard are read by row group; this is about a shard of them.
 ROWS_PER_GROUP = 8192
-# Keys and punctuation of a sample's json, besides its texts.
+# Bytes of a sample's json without its texts: keys and punctuation.
 _JSON_BYTES = 420
 
 
 def write_order(config: PackConfig, paths: DatasetPaths, target: Path) -> None:
-    """The rows of BALANCED with what the kept table knows of them, in the order of the shuffle, and
-    `tar_bytes`: about what each takes in a tar. DataError when a row is not in the kept table."""
+    """Write the balanced rows in the order of the shuffle, with the columns that the kept table
+    adds, and `tar_bytes`, an estimate of the bytes that each takes in a tar. DataError when a row
+    is not in the kept table."""
     num_balanced = pq.read_metadata(paths.table("balanced")).num_rows
     with written_aside(target) as aside:
         # several tasks may write the order at once: each has a scratch of its own
@@ -55,7 +56,7 @@ def write_order(config: PackConfig, paths: DatasetPaths, target: Path) -> None:
 
 
 def _padded(size: str) -> str:
-    """A member of a tar: its header, and its content up to a multiple of 512."""
+    """SQL for the bytes of a tar member: its header, and its content up to a multiple of 512."""
     return f"(512 + ({size} + 511) // 512 * 512)"
 
 
@@ -68,8 +69,8 @@ _TAR_BYTES = f"{_padded('c.size')} + {_padded('strlen(c.caption)')} + {_padded(f
 
 
 def _write_keys(balanced: Path, target: Path, seed: int) -> None:
-    """The balanced table with `order_key` = xxh64(seed, "pack/" + uid). The prefix keeps the order
-    independent of balancing, which keeps a pair by the size of another hash of its uid."""
+    """Write the balanced table with `order_key` = xxh64(seed, "pack/" + uid). The prefix makes the
+    order independent of balancing, which compares another hash of the uid with a threshold."""
     schema = BALANCED.append(pa.field("order_key", pa.uint64()))
     with open_table(balanced) as source, pq.ParquetWriter(target, schema) as writer:
         for batch in source.iter_batches(ROWS_PER_BATCH, columns=BALANCED.names):
@@ -80,7 +81,7 @@ def _write_keys(balanced: Path, target: Path, seed: int) -> None:
 
 
 def shard_ranges(config: PackConfig, order: Path) -> list[tuple[int, int]]:
-    """(first row, row after the last) of each shard."""
+    """Return (first row, row after the last) of each shard."""
     with open_table(order) as file:
         num_rows = file.metadata.num_rows
         if config.samples_per_shard is not None:

@@ -22,7 +22,7 @@ NUM_PICTURES = 24
 
 
 def inputs(job: DatasetJob) -> list[str]:
-    """Content of the lists of class names: the stage runs again when one changes."""
+    """Return hashes of the lists of class names: the stage runs again when one changes."""
     return coverage.inputs(job.report.class_names, Path(job.out_dir) / "eval")
 
 

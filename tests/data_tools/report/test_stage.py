@@ -310,7 +310,7 @@ def test_settings_are_told(paths, page):
     assert made["fingerprint of the samples"] == manifest.fingerprint
 
 
-def test_the_same_data_set_gives_the_same_card(paths):
+def test_the_same_data_set_gives_the_same_report(paths):
     before = paths.report.read_bytes()
     report.run(job_with_class_names(paths.root), paths)
     assert paths.report.read_bytes() == before
@@ -324,7 +324,7 @@ def test_a_data_set_smaller_than_the_picture_table(tmp_path):
     assert len(Page(made.report.read_text(encoding="utf-8")).figures) == 3
 
 
-def test_without_a_manifest_there_is_no_card(tmp_path):
+def test_without_a_manifest_there_is_no_report(tmp_path):
     made = curated_job(tmp_path)
     with pytest.raises(ManifestError, match="no manifest"):
         report.run(make_job(tmp_path), made)
@@ -344,7 +344,7 @@ def test_class_names_that_are_not_there_are_named(tmp_path):
     assert not made.report.exists() and report.inputs(job) == []
 
 
-def test_other_class_names_make_another_card(tmp_path):
+def test_other_class_names_make_another_report(tmp_path):
     job = make_job(tmp_path)
     job.report.class_names = [str(tmp_path / "names.txt")]
     seen = [report.inputs(job)]
