@@ -56,8 +56,8 @@ def features_of(image: np.ndarray) -> Features:
 
 
 def decode(content: bytes, reduction: int = 1) -> np.ndarray | None:
-    """Decode an image file to (height, width, 3) uint8, blue first, turned upright. A JPEG is made
-    smaller by the factor `reduction` (1, 2, 4 or 8) while it is decoded. Transparent pixels are put
+    """Decode an image file to (height, width, 3) uint8, blue first, turned upright. `reduction` (1,
+    2, 4 or 8) divides the sides of a JPEG while it is decoded. Transparent pixels are put
     on white, as the crawl does. None if the file is no image."""
     flags = {
         1: cv2.IMREAD_COLOR,

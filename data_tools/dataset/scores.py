@@ -1,6 +1,6 @@
-"""Scores of a model for the pairs of a packed data set: how training speaks back to the data half.
+"""A model's scores for the pairs of a packed data set, by which a better part can be selected.
 
-scores/000000.parquet ...   one a shard, written by `python -m pipeline.score`: SCORES, and in the
+scores/000000.parquet ...   one per shard, written by `python -m pipeline.score`: SCORES, and in the
                             file's metadata the model and the shard's checksum
 ledger.parquet              gets the column `score`
 """
@@ -22,26 +22,28 @@ SCORES = pa.schema([("key", pa.string()), ("score", pa.float32())])
 
 
 def scores_path(manifest: Manifest, shard: ShardEntry) -> Path:
+    """Return the file for the scores of a shard."""
     return manifest.root / "scores" / f"{Path(shard.path).stem}.parquet"
 
 
 def write_scores(path: Path, keys: list[str], scores: list[float | None], made_from: str) -> None:
-    """Aside, then renamed: a file under its final name holds the whole shard."""
+    """Write the scores of a shard, aside first: a file under its final name holds the whole shard.
+    `made_from` (model and shard) goes into the file's metadata."""
     schema = SCORES.with_metadata({"made_from": made_from})
     with written_aside(path) as aside:
         pq.write_table(pa.table([keys, scores], schema=schema), aside, compression="zstd")
 
 
 def made_from(path: Path) -> str | None:
-    """What `write_scores` was told; None when there is no such file."""
+    """Return the `made_from` of a file of `write_scores`; None if there is no such file."""
     if not path.exists():
         return None
     return (pq.read_schema(path).metadata or {}).get(b"made_from", b"").decode()
 
 
 def scored_shards(manifest: Manifest) -> list[Path]:
-    """The files with scores of all shards. ManifestError names the first few without
-    one, and scores of several models, which do not compare."""
+    """Return the files with scores, one for each shard. ManifestError names the first few shards
+    without one, and scores of several models, which cannot be compared."""
     files = [(shard, scores_path(manifest, shard)) for shard in manifest.shards]
     missing = [shard.path for shard, file in files if not file.exists()]
     if missing:
@@ -60,9 +62,10 @@ def scored_shards(manifest: Manifest) -> list[Path]:
 
 
 def add_to_ledger(manifest: Manifest) -> int:
-    """Put the scores into the ledger beside the manifest, if there is one, as the column `score`.
+    """Add the column `score` to the ledger beside the manifest, if there is one.
 
-    Returns the number of rows that got one. DuckDB joins on disk: memory does not grow.
+    Returns the number of rows with a score. DuckDB joins and sorts on disk: memory does not grow
+    with the number of rows.
     """
     ledger = manifest.root / "ledger.parquet"
     if not ledger.exists():

@@ -1,11 +1,10 @@
-"""The best part of a scored data set as a data set of its own: new shards, new manifest, same
-order.
+"""Make a data set of the best-scored part of another one: new shards and manifest, same order.
 
     python -m data_tools.subset manifest=data/mine/manifest.json out_dir=data/best keep_share=0.3
     python -m data_tools.subset manifest=data/mine/manifest.json out_dir=data/best min_score=0.28
 
-Scores come from `python -m pipeline.score`. The ledger goes along; what was left out is there as
-"dropped:score". Nothing of the source is changed: another share is another folder.
+Scores come from `python -m pipeline.score`. The ledger is copied, and lists pairs that were left
+out as "dropped:score". The source is not changed: another share goes into another folder.
 """
 
 from __future__ import annotations
@@ -43,10 +42,11 @@ NAMES = ("manifest", "out_dir", "keep_share", "min_score", "samples_per_shard")
 
 @dataclass(frozen=True)
 class Selection:
-    """Pairs above `score`, and of those that have just it, the keys up to `last_key`.
+    """Pairs with a higher score than `score`, and those with an equal one and a key up to
+    `last_key`.
 
-    Equal scores are many where captions and images repeat; the key decides, so that a share is
-    exact and the same on every machine.
+    Scores are often equal, where captions and images repeat. Comparing keys too makes a share exact
+    and the same on every machine.
     """
 
     score: float
@@ -54,14 +54,15 @@ class Selection:
     num_pairs: int
 
     def holds(self, key: str, score: float | None) -> bool:
+        """Whether a pair is selected; one without a score never is."""
         if score is None:
             return False
         return score > self.score or (score == self.score and key <= self.last_key)
 
 
 def select(manifest: Manifest, *, keep_share: float | None, min_score: float | None) -> Selection:
-    """Of the scored pairs, the best `keep_share`, or all from `min_score` on. DataError when that
-    is none."""
+    """Select the best `keep_share` of the scored pairs, or those with at least `min_score`.
+    DataError if no pair is selected."""
     files = [files_pattern(file) for file in scored_shards(manifest)]
     # the data set may lie where nothing can be written: TMPDIR takes what does not fit into memory
     with (
@@ -92,7 +93,8 @@ def _one_row(
 def write_subset(
     manifest: Manifest, selection: Selection, out_dir: Path, samples_per_shard: int
 ) -> Manifest:
-    """Shards, sizes.json, ledger and manifest in the new folder `out_dir`, whole or not at all."""
+    """Write shards, sizes.json, ledger and manifest to the new folder `out_dir`, whole or not at
+    all."""
     if out_dir.exists():
         raise DataError(f"out_dir={out_dir} exists: name a new folder, or remove it first")
     try:
@@ -131,7 +133,7 @@ def _write_shards(
 def _selected(
     manifest: Manifest, shard: ShardEntry, selection: Selection
 ) -> Iterator[tuple[str, bytes, bytes, bytes]]:
-    """(key, image, text, json) in the shard's order."""
+    """Yield (key, image, text, json) of the selected samples, in the shard's order."""
     path = manifest.shard_path(shard)
     rows = pq.read_table(manifest.index_path(shard)).to_pylist()
     scores = pq.read_table(scores_path(manifest, shard)).to_pylist()
