@@ -4,19 +4,18 @@ section 2.2; MetaCLIP, arXiv 2309.16671, algorithm 1).
     count_e = candidates that query e found        p_e  = min(1, t / (s * count_e))
     P(x)    = 1 - prod over e in x of (1 - p_e)    keep x iff hash(seed, uid) < P(x)
 
-s, the share that crawl and curation will leave, makes t the number that is left of a query rather
-than the number that is crawled. MetaCLIP draws a random number for each (text, query); a hash of
-the uid decides the same without a generator: the same whatever the order or the number of
-processes, and nested, since a larger t raises P and leaves the hash.
+s is the share of pairs expected to survive crawl and curation. With it, t is the number of pairs
+per query in the data set rather than in the crawl. MetaCLIP draws a random number for each (text,
+query); here a hash of the uid takes its place. So the decision does not depend on the order of rows
+or the number of processes, and selections are nested: a larger t raises P and leaves the hash.
 
 The table of candidates is read in batches: once for the counts, once for the decision, and once
-more for each step of the bisection where t is to give a number of pairs.
+more for each step of the bisection that finds t for balance.target_pairs.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -28,6 +27,7 @@ import pyarrow as pa
 import xxhash
 
 from data_tools.config import BalanceConfig, DatasetJob
+from data_tools.ground.aside import write_text_aside
 from data_tools.tables.schema import (
     CANDIDATES,
     DROPPED,
@@ -44,22 +44,22 @@ from data_tools.work.progress import StageProgress
 
 @dataclass(frozen=True)
 class Decision:
-    """What the stage decided for the whole table; `tables/balance.json` holds it."""
+    """What the stage decided for the whole table. It is stored in `tables/balance.json`."""
 
     max_per_query: int
-    """t."""
+    """t of the formula above."""
     expected_survival: float
     seed: int
     candidates: int
     matches: int
-    """Of queries in captions: the sum of the counts."""
+    """Total query-caption matches, summed over queries."""
     capped_queries: int
-    """Those with more than t / s candidates."""
+    """Queries with more than t / s candidates."""
     tail_share: float
-    """Share of the matches that is of queries with fewer than t / s candidates."""
+    """Share of the matches that belongs to queries with fewer than t / s candidates."""
     expected_kept: float
     expected_kept_sd: float
-    """Standard deviation of the number kept, over seeds."""
+    """Standard deviation of the number of kept pairs, over seeds."""
     kept: int = 0
 
 
@@ -72,7 +72,7 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
     kept = _write_kept(paths, missed, decision)
     decision = Decision(**{**asdict(decision), "kept": kept})
     _write_decision(decision, paths)
-    print(told(decision, job.balance), file=sys.stderr, flush=True)
+    print(summary(decision, job.balance), file=sys.stderr, flush=True)
     return {
         "candidates": decision.candidates,
         "max_per_query": decision.max_per_query,
@@ -85,9 +85,9 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
 def decide(
     counts: np.ndarray, batches: Callable[[], Iterable[pa.Array]], config: BalanceConfig
 ) -> Decision:
-    """Choose t as the configuration has it, and say what it does.
+    """Choose t as the configuration asks, and compute what it does.
 
-    `batches` gives the candidates' query ids from the start each time it is called.
+    Each call of `batches` gives the query ids of all candidates, as list arrays.
     """
     s = config.expected_survival
     t = config.max_per_query
@@ -95,7 +95,7 @@ def decide(
         t = smallest(lambda t: tail_share(counts, t, s) >= config.tail_share, _largest(counts, s))
     elif config.target_pairs > 0:
         t = smallest(
-            # rounded: a sum of floats may miss a whole number by its last digits
+            # rounded, because a sum of floats may miss a whole number by its last digits
             lambda t: round(s * expected_kept(batches(), counts, t, s)[1], 6)
             >= config.target_pairs,
             _largest(counts, s),
@@ -115,14 +115,15 @@ def decide(
 
 
 def id_batches(tables: Sequence[Path]) -> Iterator[pa.Array]:
-    """The `query_ids` of tables that have the columns of CANDIDATES, as list arrays."""
+    """Yield the column `query_ids` of tables that have the columns of CANDIDATES, as list
+    arrays."""
     for table in tables:
         for batch in table_batches(table, CANDIDATES, ["query_ids"]):
             yield batch.column("query_ids")
 
 
 def count_per_query(batches: Iterable[pa.Array]) -> np.ndarray:
-    """int64 array: entry e is the number of candidates that have query e."""
+    """Return an int64 array whose entry e is the number of candidates that have query e."""
     counts = np.zeros(0, np.int64)
     for ids in batches:
         more = np.bincount(ids.flatten().to_numpy())
@@ -133,30 +134,31 @@ def count_per_query(batches: Iterable[pa.Array]) -> np.ndarray:
 
 
 def missed_per_query(counts: np.ndarray, t: float, s: float = 1.0) -> np.ndarray:
-    """1 - p_e of every query, float64. `counts` may be estimates, and zero."""
+    """Return 1 - p_e of every query, float64. `counts` may be estimates, and 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return 1.0 - np.fmin(1.0, t / (s * counts))
 
 
 def keep_probabilities(query_ids: pa.Array, missed: np.ndarray) -> np.ndarray:
-    """P(x) of every candidate of a batch, float64; 0 for one that no query found."""
+    """Return P(x) of every candidate of a batch, float64; 0 for one without a query."""
     lengths = query_ids.value_lengths().to_numpy()
     factors = missed[query_ids.flatten().to_numpy()]
     probability = np.zeros(len(lengths))
     if len(factors):
-        # reduceat takes an empty slice for one of its first element: rows without a query are out
-        found = lengths > 0
-        starts = (np.cumsum(lengths) - lengths)[found]
-        probability[found] = 1.0 - np.multiply.reduceat(factors, starts)
+        # reduceat gives an empty slice the value of its first element: leave such rows out
+        has_query = lengths > 0
+        starts = (np.cumsum(lengths) - lengths)[has_query]
+        probability[has_query] = 1.0 - np.multiply.reduceat(factors, starts)
     return probability
 
 
 def unit_hashes(uids: Sequence[str], seed: int) -> np.ndarray:
-    """xxh64(seed, "balance/" + uid) / 2^64 as float64 in [0, 1).
+    """Return xxh64(seed, "balance/" + uid) / 2^64 of each uid, as float64 in [0, 1).
 
-    The prefix keeps the decision independent of other hashes of the uid: were the kept ones later
-    sorted by the same hash, those with a small P would all come first. Of the 64 bits the upper 53
-    are used: dividing all of them can round up to 1.0, and a candidate with P = 1 would be lost.
+    The prefix makes the decision independent of other hashes of the uid: if the kept pairs were
+    later sorted by the same hash, those with a small P would all come first. Only the upper 53 of
+    the 64 bits are used: dividing all of them can round up to 1.0, and a candidate with P = 1 would
+    be lost.
     """
     digests = (xxhash.xxh64_intdigest(f"balance/{uid}".encode(), seed % 2**64) for uid in uids)
     return (np.fromiter(digests, np.uint64, len(uids)) >> np.uint64(11)) * 2.0**-53
@@ -165,7 +167,7 @@ def unit_hashes(uids: Sequence[str], seed: int) -> np.ndarray:
 def expected_kept(
     batches: Iterable[pa.Array], counts: np.ndarray, t: int, s: float = 1.0
 ) -> tuple[int, float, float]:
-    """Number of candidates; mean and variance of the number kept of them at `t`."""
+    """Return the number of candidates, and mean and variance of the number of them kept at `t`."""
     missed = missed_per_query(counts, t, s)
     candidates, mean, variance = 0, 0.0, 0.0
     for ids in batches:
@@ -177,16 +179,17 @@ def expected_kept(
 
 
 def tail_share(counts: np.ndarray, t: int, s: float = 1.0) -> float:
-    """Share of all matches that is of queries with fewer than t / s candidates; MetaCLIP 2
-    (arXiv 2507.22062) carries this from one pool to another to find its t."""
+    """Return the share of all matches that belongs to queries with fewer than t / s candidates.
+    MetaCLIP 2 (arXiv 2507.22062) finds the t of one pool by the tail share of another."""
     total = counts.sum()
     return float(counts[s * counts < t].sum() / total) if total else 0.0
 
 
 def smallest(enough: Callable[[int], bool], largest: int) -> int:
-    """The smallest t from 1 to `largest` that is enough, by bisection; `largest` when none is.
+    """Find the smallest t from 1 to `largest` with enough(t), by bisection; `largest` if there is
+    none.
 
-    `enough` must stay true once it is.
+    `enough` must be monotonic: true for every t above one for which it is true.
     """
     low, high = 0, largest
     while high - low > 1:
@@ -196,12 +199,12 @@ def smallest(enough: Callable[[int], bool], largest: int) -> int:
 
 
 def _largest(counts: np.ndarray, s: float) -> int:
-    """A t that caps no query, and is more than what the largest one will have."""
+    """Return a t that caps no query: more than s times the largest count."""
     return int(s * counts.max(initial=0)) + 1
 
 
-def told(decision: Decision, config: BalanceConfig) -> str:
-    """The decision in two lines, and a third where the target is out of reach."""
+def summary(decision: Decision, config: BalanceConfig) -> str:
+    """Return the decision in two lines, and a third line if the target is out of reach."""
     s = decision.expected_survival
     survive = f", of which {s * decision.expected_kept:,.0f} should survive" if s < 1 else ""
     lines = [
@@ -212,14 +215,15 @@ def told(decision: Decision, config: BalanceConfig) -> str:
     ]
     if round(s * decision.expected_kept, 6) < config.target_pairs:
         lines.append(
-            f"  balance.target_pairs = {config.target_pairs:,} is more than there is: every pair "
-            "is kept; more sources or queries give more"
+            f"  balance.target_pairs = {config.target_pairs:,} is more than the candidates give: "
+            "every pair is kept; add sources or queries for more"
         )
     return "\n".join(lines)
 
 
 def chosen_max_per_query(config: BalanceConfig, paths: DatasetPaths) -> int:
-    """t: of the configuration, or as the balance stage chose it. DataError when it has not run."""
+    """Return t: the one of the configuration, or the one that the balance stage chose. DataError if
+    the stage has not run."""
     if config.max_per_query > 0:
         return config.max_per_query
     try:
@@ -264,7 +268,4 @@ def decision_path(paths: DatasetPaths) -> Path:
 
 
 def _write_decision(decision: Decision, paths: DatasetPaths) -> None:
-    path = decision_path(paths)
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(asdict(decision), indent=2) + "\n")
-    os.replace(aside, path)
+    write_text_aside(decision_path(paths), json.dumps(asdict(decision), indent=2) + "\n")

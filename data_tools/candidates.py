@@ -1,12 +1,12 @@
-"""Stage 4: what pools and search servers gave becomes one table with a row a pair.
+"""The candidates stage: merge what pools and search servers gave into one table, a row per pair.
 
-The same pair can come from several files, sources and queries; it is one sample, with the query ids
-of all. Which of the equal pairs gives the other fields depends on their content alone, so that the
-order of files and the number of processes change nothing: a searched pair tells more (licence,
-author) than a pool's and comes first; then the smallest.
+The same pair can come from several files, sources and queries; it becomes one row with the query
+ids of all. Which of the equal pairs gives the other fields depends on their content alone, so the
+order of files and the number of processes change nothing: a searched pair comes before a pool's,
+because it has licence and author; then the smallest fields win.
 
-tables/sort.py puts all rows in the order of their uids, so that equal ones lie together; one pass
-in batches then writes both tables. Memory grows to about match.merge_memory_gb and no further.
+tables/sort.py sorts all rows by uid, so that rows of one uid are consecutive; one pass in batches
+then writes both tables. Memory grows to about match.merge_memory_gb and no further.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from data_tools.tables.schema import (
     table_writer,
 )
 from data_tools.tables.sort import sorted_by_uid
+from data_tools.tables.stream import ROWS_PER_BATCH
 from data_tools.work.progress import StageProgress
 
 FIELDS = [name for name in CANDIDATES.names if name not in ("uid", "query_ids")]
 POOL = "pool"
-ROWS_PER_BATCH = 65_536
 Row = dict[str, Any]
 
 
 def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
-    """Write the candidates table, in the order of the uids, and its fates ("found", "matched").
-    DataError when there is none."""
+    """Write the candidates table, sorted by uid, and its fates ("found", "matched"). DataError if
+    there is no candidate."""
     files = _inputs(paths)
     num_queries = read_table(paths.table("queries"), QUERIES).num_rows
     with_any: set[int] = set()
@@ -57,7 +57,7 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
         table_writer(paths.table("candidates"), CANDIDATES) as table,
         sorted_by_uid(files, CANDIDATES, scratch, memory_bytes, merged) as sorted_rows,
     ):
-        for rows in _filled(merged(sorted_rows)):
+        for rows in _in_row_groups(merged(sorted_rows)):
             table.write_table(rows, ROWS_PER_BATCH)
             fates.write_table(_fates(rows))
             with_any.update(pc.unique(pc.list_flatten(rows["query_ids"])).to_pylist())
@@ -87,8 +87,8 @@ def _inputs(paths: DatasetPaths) -> list[Path]:
 
 
 def merged(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Rows in the order of their uids, with those of one uid made one."""
-    last: Row | None = None  # of the batches so far; the next may go on with its uid
+    """Yield rows sorted by uid, given the same, with all rows of one uid merged into one."""
+    last: Row | None = None  # held back: the next batch may begin with its uid
     for batch in batches:
         if batch.num_rows == 0:
             continue
@@ -97,7 +97,7 @@ def merged(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
         lengths = np.diff(starts, append=batch.num_rows)
         if last is not None and last["uid"] == uids[0].as_py():
-            last = _one([last, *batch.slice(0, lengths[0]).to_pylist()])
+            last = _merge([last, *batch.slice(0, lengths[0]).to_pylist()])
             starts, lengths = starts[1:], lengths[1:]
             if len(starts) == 0:
                 continue
@@ -105,7 +105,7 @@ def merged(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             yield _as_batch([last])
         if len(starts) > 1:
             yield _without_repeats(batch, starts[:-1], lengths[:-1])
-        last = _one(batch.slice(starts[-1]).to_pylist())
+        last = _merge(batch.slice(starts[-1]).to_pylist())
     if last is not None:
         yield _as_batch([last])
 
@@ -118,7 +118,7 @@ def _without_repeats(
     if not repeated.any():
         return singles
     rows = [
-        _one(batch.slice(start, length).to_pylist())
+        _merge(batch.slice(start, length).to_pylist())
         for start, length in zip(starts[repeated].tolist(), lengths[repeated].tolist())
     ]
     both = pa.Table.from_batches([singles, _as_batch(rows)])
@@ -126,8 +126,8 @@ def _without_repeats(
     return both.take(pa.array(order)).combine_chunks().to_batches()[0]
 
 
-def _one(rows: list[Row]) -> Row:
-    """The row that stands for all: fields of the best, query ids of all."""
+def _merge(rows: list[Row]) -> Row:
+    """Merge rows of one uid: the fields of the first by _rank, the query ids of all."""
     if len(rows) == 1:
         return rows[0]
     ids = sorted({query for row in rows for query in row["query_ids"]})
@@ -136,7 +136,7 @@ def _one(rows: list[Row]) -> Row:
 
 
 def _rank(row: Row) -> tuple[object, ...]:
-    # what is unknown comes after all that is known
+    # unknown values rank last
     fields = [(row[name] is None, row[name] if row[name] is not None else 0) for name in FIELDS]
     return (row["source"] == POOL, *fields)
 
@@ -151,8 +151,8 @@ def _fates(rows: pa.Table) -> pa.Table:
     return pa.Table.from_arrays([rows["uid"], status, *nulls], schema=FATES)
 
 
-def _filled(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Put small batches together: each becomes a row group."""
+def _in_row_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Join small batches into tables of at least ROWS_PER_BATCH rows: each becomes a row group."""
     waiting: list[pa.RecordBatch] = []
     for batch in batches:
         waiting.append(batch)

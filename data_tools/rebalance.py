@@ -1,23 +1,23 @@
-"""The rebalance stage: balance again, by what did survive crawl and curation.
+"""The rebalance stage: balance again, by what survived crawl and curation.
 
-Links rot unevenly: of one query nine tenths are left, of another one tenth. The first balancing
-went by one expected rate for all; here each query has its own,
+Links rot unevenly: one query keeps nine tenths of its pairs, another one tenth. The first balancing
+assumed one rate for all queries; here each query has its own,
 
-    s_e = sum of 1/P(x) over pairs of e that survived / the same over pairs of e that were kept
+    s_e = sum of 1/P(x) over pairs of e that survived / same sum over pairs of e that were kept
     p_e = min(1, t / (s_e * count_e))          P'(x) = 1 - prod over e in x of (1 - p_e)
 
 and a pair stays iff hash(seed, uid) < P'(x). The weights 1/P undo the first balancing, whose
-survivors are not a fair draw of the query's pairs: s_e * count_e estimates how many pairs of e
-would have survived had all been crawled. So this is what balancing those directly would keep, as
-far as they were crawled, and it is exactly that where the first balancing kept all. Counting the
-survivors themselves would flatten the head a second time: a query keeps more than t wherever it
-comes with rarer ones.
+survivors are no uniform sample of the query's pairs: s_e * count_e estimates how many pairs of e
+would have survived if all had been crawled. So the result is, among the pairs that were crawled,
+what one balancing of all surviving pairs would keep; the two are equal where the first balancing
+kept everything. Counting the survivors themselves would flatten the head twice: a query keeps more
+than t pairs wherever it occurs together with rarer ones.
 
-A pair whose picture is in the data set as that of another one survives for the queries that only it
-brings there: a sample counts once for each query of all its pairs.
+A pair that was merged into another one with the same picture counts as survived for those queries
+that the sample has from it alone: a sample counts once for each query of all its pairs.
 
-The hash is that of the first balancing: what stays was kept there, and a run with a better
-balance.expected_survival crawls the missing pairs and no other again.
+The hash is that of the first balancing. So every pair that stays was kept there, and a run with a
+better balance.expected_survival crawls only the pairs that are missing.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ from data_tools.tables.schema import (
     DatasetPaths,
     table_writer,
 )
-from data_tools.tables.stream import ROWS_PER_BATCH, on_disk_database
+from data_tools.tables.scratch import files_pattern, scratch_database
+from data_tools.tables.stream import ROWS_PER_BATCH
 from data_tools.work.progress import StageProgress
 
 # tables/survival.parquet: how each query fared.
@@ -83,8 +84,8 @@ _CURATED = f"""
 
 @dataclass
 class Survival:
-    """Of each query (arrays), the pairs that were kept, and the samples that crawl and curation
-    left of them."""
+    """Arrays with an entry per query: pairs that the first balancing kept, samples that crawl and
+    curation left of them, and for both the sums of 1/P."""
 
     kept: np.ndarray
     curated: np.ndarray
@@ -94,14 +95,15 @@ class Survival:
     num_curated: int = 0
 
     @classmethod
-    def of(cls, num_queries: int) -> Survival:
+    def empty(cls, num_queries: int) -> Survival:
         def zeros(kind: type) -> np.ndarray:
             return np.zeros(num_queries, kind)
 
         return cls(zeros(np.int64), zeros(np.int64), zeros(np.float64), zeros(np.float64))
 
     def add(self, kept: pa.Array, alive: pa.Array, probability: np.ndarray) -> None:
-        """Query ids of pairs as they were kept, and those of them that the curated table has."""
+        """Count a batch of pairs: `kept` has the query ids of each, `alive` those of them that are
+        in the curated table, `probability` its P."""
         size = len(self.kept)
         for ids, counts, sums in (
             (kept, self.kept, self.weight_kept),
@@ -113,7 +115,7 @@ class Survival:
             sums += np.bincount(queries, weights, minlength=size)
 
     def rates(self) -> np.ndarray:
-        """s_e; 0 for a query of which nothing was kept."""
+        """Return s_e of every query; 0 for a query without a kept pair."""
         kept = np.where(self.weight_kept > 0, self.weight_kept, 1.0)
         return self.weight_curated / kept
 
@@ -122,19 +124,19 @@ class Survival:
 
 
 def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
-    """Write the balanced table, the survival table and the fates of what was dropped.
+    """Write the balanced table, the survival table and the fates of the dropped pairs.
 
-    DataError when nothing is left, or when the curated rows are not among the kept ones."""
+    DataError when nothing is left, or when a curated pair is not in the kept table."""
     t = chosen_max_per_query(job.balance, paths)
     counts = count_per_query(id_batches([paths.table("candidates")]))
-    tables = {name: _there(paths.table(name)) for name in ("kept", "curated", "united")}
-    with on_disk_database(paths.root / "tables") as database:
+    tables = {name: _existing(paths.table(name)) for name in ("kept", "curated", "united")}
+    with scratch_database(paths.root / "tables" / ".rebalance.tmp") as database:
         survival = measure(database.sql(_KEPT, params=tables), len(counts))
         missed = missed_per_query(counts * survival.rates(), t)
         rows = database.sql(_CURATED, params={n: tables[n] for n in ("kept", "curated")})
         balanced = _write_balanced(rows, paths, missed, job.balance.seed, survival)
     _write_survival(paths, counts, survival, balanced)
-    print(told(survival), file=sys.stderr, flush=True)
+    print(summary(survival), file=sys.stderr, flush=True)
     dropped = survival.num_curated - balanced.num_rows
     return {
         "kept": survival.num_kept,
@@ -145,14 +147,14 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
     }
 
 
-def _there(table: Path) -> str:
+def _existing(table: Path) -> str:
     if not table.exists():
         raise DataError(f"{table} does not exist: delete tables/done/curate.json, and run again")
-    return str(table)
+    return files_pattern(table)
 
 
 def measure(kept: duckdb.DuckDBPyRelation, num_queries: int) -> Survival:
-    survival = Survival.of(num_queries)
+    survival = Survival.empty(num_queries)
     for batch in kept.to_arrow_reader(ROWS_PER_BATCH):
         probability = batch.column("keep_probability").to_numpy().astype(np.float64)
         survival.add(batch.column("query_ids"), batch.column("alive"), probability)
@@ -195,10 +197,11 @@ def _write_balanced(
 def _decided(
     curated: duckdb.DuckDBPyRelation, missed: np.ndarray, seed: int
 ) -> Iterator[tuple[pa.RecordBatch, np.ndarray, np.ndarray]]:
-    """Batches with their final keep_probability, which stay, and P' of each.
+    """Yield batches with their final keep_probability, a mask of the rows that stay, and P' of
+    each.
 
-    A pair is in the data set if both balancings let it pass, and both ask the same hash: the
-    probability of that is the smaller of the two.
+    A pair stays if both balancings keep it. Both compare with the same hash, so the probability
+    that both keep it is the smaller of the two.
     """
     for batch in curated.to_arrow_reader(ROWS_PER_BATCH):
         probability = keep_probabilities(batch.column("query_ids"), missed)
@@ -249,17 +252,19 @@ def _write_survival(
         writer.write_batch(pa.RecordBatch.from_pydict(columns, SURVIVAL))
 
 
-def told(survival: Survival) -> str:
-    """The measured rates, and what to do with them."""
+def summary(survival: Survival) -> str:
+    """Return the measured rates, and the setting that follows from them."""
     overall = survival.overall()
-    found = survival.rates()[survival.kept > 0]
+    rates = survival.rates()[survival.kept > 0]
     spread = ""
-    if len(found):
-        low, middle, high = np.quantile(found, [0.1, 0.5, 0.9])
-        spread = f" (a query's: {low:.0%} / {middle:.0%} / {high:.0%} at 10 / 50 / 90 %)"
-    # rounded down: a rate of 0.0 is none, and too low a rate crawls more, too high leaves gaps
+    if len(rates):
+        low, middle, high = np.quantile(rates, [0.1, 0.5, 0.9])
+        spread = (
+            f" (10th, 50th and 90th percentile over queries: {low:.0%}, {middle:.0%}, {high:.0%})"
+        )
+    # rounded down, but not to 0: too low a rate only crawls more, too high a rate leaves gaps
     advice = max(0.001, int(1000 * overall) / 1000)
     return (
         f"  {overall:.1%} of the kept pairs survived{spread}; with balance.expected_survival="
-        f"{advice:g} the next data set of these queries has room for what was lost"
+        f"{advice:g} the next data set of these queries makes up for the loss"
     )

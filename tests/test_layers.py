@@ -59,7 +59,7 @@ STAGES = {
     "curate": "",
     "rebalance": "balance",
     "pack": "",
-    "report": "queries search balance",
+    "report": "search balance",
 }
 GROUND = "dataset tables text work config ground"
 DATA_TOOLS = {

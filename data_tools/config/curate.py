@@ -103,30 +103,6 @@ def problems(config: CurateConfig) -> list[str]:
     return below(given) + _contradictions(config) + _missing_files(config) + _plug_ins(config)
 
 
-def in_words(config: CurateConfig) -> list[str]:
-    """A phrase for each rule that is on, as the data set's card says them."""
-    told = [
-        (config.min_caption_chars, "caption of at least {:,} characters"),
-        (config.max_caption_chars, "caption of at most {:,} characters"),
-        (config.min_caption_words, "caption of at least {:,} words"),
-        (config.max_caption_words, "caption of at most {:,} words"),
-        (", ".join(config.languages), "language {}, where the caption has more than four words"),
-        (config.drop_file_names, "no file names as captions"),
-        (config.drop_boilerplate, "no boilerplate captions"),
-        (config.unsafe_terms_path, "no caption with a term of {}"),
-        (config.drop_mature, "nothing that its source flags as mature"),
-        (config.min_side, "shorter side of at least {:,} px"),
-        (config.max_aspect_ratio, "aspect ratio of at most {:g}"),
-        (config.min_grey_std, "deviation of grey levels of at least {:g} of 255"),
-        (config.drop_exact_duplicates, "one sample for pictures of equal bytes"),
-        (config.near_duplicate_bits, "one sample for pictures within {} of 64 bits of a hash"),
-        (", ".join(config.evaluation_sets), "no picture near one of {}"),
-    ]
-    told += [(c.min_score, f"at least {{:g}} by {c.target}") for c in config.classifiers]
-    # 0 is a limit; None, False and "" are off
-    return [text.format(value) for value, text in told if value or type(value) in (int, float)]
-
-
 def _contradictions(config: CurateConfig) -> list[str]:
     found = []
     for unit in ("chars", "words"):

@@ -1,7 +1,9 @@
-"""The text of a pair: repaired where that is certain, rejected where it says nothing of a picture.
+"""Captions are repaired where the repair is certain, and rejected where they do not describe a
+picture.
 
-Repairing never rejects, and the caption as it was found stays in the ledger. Rules are asked in the
-order below, and the first that a caption breaks is its fate, with the value that broke it.
+A repair never rejects, and the ledger keeps the caption as it was found. Rules are applied in the
+order of `_fault`; the first one that a caption breaks becomes its fate, with the value that broke
+it.
 """
 
 from __future__ import annotations
@@ -19,13 +21,13 @@ from data_tools.config import CurateConfig
 from data_tools.tables.schema import DataError
 from data_tools.text.language import languages, num_words
 
-# Text beyond it is no caption, and the repairs of a hostile one would take seconds.
+# Longer text is no caption, and repairing a hostile one would take seconds.
 MAX_REPAIRED_CHARS = 20_000
 MAX_FILE_NAME_CHARS = 255
 _SPACE = re.compile(r"\s+")
 _TAG = re.compile(r"<!--.*?-->|</?[a-zA-Z][^<>]*>", re.DOTALL)
 _UNSEEN = re.compile(r"<(script|style)\b[^<>]*>.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
-# Curly quotes, ligatures and wide letters are text as people write it: they stay.
+# Curly quotes, ligatures and full-width letters stay: people write them on purpose.
 _REPAIR = ftfy.TextFixerConfig(
     unescape_html=False,
     uncurl_quotes=False,
@@ -51,7 +53,8 @@ BOILERPLATE = Path(__file__).with_name("boilerplate.txt")
 
 @dataclass(frozen=True)
 class Judgement:
-    """A caption as it will be packed; `reason` is "" when no rule takes it out."""
+    """A caption as it will be packed. `reason` is the rule that rejects it, "" for none; `detail`
+    is the value that broke the rule."""
 
     caption: str
     reason: str
@@ -59,12 +62,14 @@ class Judgement:
 
 
 def plain(caption: str) -> str:
-    """Runs of white space become one space, those at the ends go: a caption is a line of text."""
+    """Make a caption one line of text: runs of white space become one space, those at the ends are
+    removed."""
     return _SPACE.sub(" ", caption).strip()
 
 
 def repaired(caption: str) -> str:
-    """Without tags, entities and mojibake; what is no tag ("a < b", "I <3 it") stays."""
+    """Remove tags, and repair entities and mojibake. What only looks like a tag stays ("a < b", "I
+    <3 it")."""
     if caption.isascii() and caption.isprintable() and "&" not in caption and "<" not in caption:
         return plain(caption)
     if len(caption) > MAX_REPAIRED_CHARS:
@@ -77,7 +82,8 @@ def repaired(caption: str) -> str:
 
 
 class CaptionRules:
-    """The caption rules of a configuration, with their lists read."""
+    """The caption rules of a configuration. The lists of boilerplate and unsafe terms are read
+    once. DataError for a list that cannot be read."""
 
     def __init__(self, config: CurateConfig) -> None:
         self._config = config
@@ -91,10 +97,11 @@ class CaptionRules:
         self._term_words = max((len(term.split()) for term in terms), default=0)
 
     def judge(self, captions: Sequence[str]) -> list[Judgement]:
+        """Return a judgement for each caption, in their order."""
         clean = repaired if self._config.repair_text else plain
         texts = [clean(caption) for caption in captions]
-        told = languages(texts) if self._languages else [""] * len(texts)
-        return [Judgement(text, *self._fault(text, code)) for text, code in zip(texts, told)]
+        codes = languages(texts) if self._languages else [""] * len(texts)
+        return [Judgement(text, *self._fault(text, code)) for text, code in zip(texts, codes)]
 
     def _fault(self, text: str, language: str) -> tuple[str, str]:
         return (
@@ -127,8 +134,8 @@ class CaptionRules:
         folded = " ".join(_WORDS.findall(text.casefold()))
         if folded in self._phrases:
             return "caption_boilerplate", folded
-        found = self._pattern.search(text) if self._pattern is not None else None
-        return ("caption_boilerplate", found[0][:100]) if found else None
+        match = self._pattern.search(text) if self._pattern is not None else None
+        return ("caption_boilerplate", match[0][:100]) if match else None
 
     def _unsafe(self, text: str) -> tuple[str, str] | None:
         if not self._terms:
@@ -148,8 +155,8 @@ class CaptionRules:
 
 
 def file_name_like(text: str) -> tuple[str, str] | None:
-    """One word that ends as a picture's file does, a camera's or a phone's counter, or an
-    identifier."""
+    """Return reason and detail if the whole caption is the name of an image file, the counter of a
+    camera or phone ("DSC00012"), or an identifier; else None."""
     if len(text) > MAX_FILE_NAME_CHARS:
         return None
     for pattern in (_PICTURE_FILE, _CAMERA, _IDENTIFIER):
@@ -160,10 +167,11 @@ def file_name_like(text: str) -> tuple[str, str] | None:
 
 @lru_cache(maxsize=4)
 def read_boilerplate(path: Path) -> tuple[frozenset[str], re.Pattern[str] | None]:
-    """Whole captions, case and punctuation aside; and after "re:" regular expressions that are
-    searched for. DataError names the line that is no regular expression."""
+    """Read whole captions, compared without case and punctuation, and after "re:" regular
+    expressions that are searched for in captions. DataError names the line that is no regular
+    expression."""
     phrases, patterns = set(), []
-    for number, line in enumerate(_text_of(path).splitlines(), 1):
+    for number, line in enumerate(_read_text(path).splitlines(), 1):
         if line.startswith("re:"):
             try:
                 re.compile(line[3:])
@@ -179,13 +187,14 @@ def read_boilerplate(path: Path) -> tuple[frozenset[str], re.Pattern[str] | None
 
 
 def read_terms(path: Path) -> list[str]:
-    """A term of one word or several a line, case and punctuation aside; "#" begins a comment."""
-    lines = _text_of(path).splitlines()
+    """Read terms of one or more words, a term per line, without case and punctuation; "#" begins a
+    comment."""
+    lines = _read_text(path).splitlines()
     folded = (" ".join(_WORDS.findall(line.casefold())) for line in lines if line[:1] != "#")
     return [term for term in folded if term]
 
 
-def _text_of(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""Rules of the user's own: any class that scores pairs, named in the configuration.
+"""Rules of the user: any class that scores pairs, named in the configuration.
 
     class Aesthetic:
         def score(self, images: Sequence[bytes], captions: Sequence[str]) -> Sequence[float]:
@@ -6,9 +6,9 @@
 
     curate.classifiers='[{target: "mine.scorers:Aesthetic", min_score: 4.5}]'
 
-The class is made once, without arguments; `score` gets the files as the crawl stored them (JPEG),
-up to 256 at a time. Scores are kept in tables/scores/: another min_score, or a run that was killed,
-asks for what is missing only. Delete that folder when the class itself has changed.
+The class is constructed once, without arguments; `score` gets the files as the crawl stored them
+(JPEG), up to 256 at a time. Scores are kept in tables/scores/: with another min_score, or after a
+killed run, only missing scores are computed. Delete that folder when the class itself has changed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_tools.config import ClassifierConfig
+from data_tools.ground.aside import written_aside
 from data_tools.tables.schema import DataError, DatasetPaths
+from data_tools.tables.scratch import files_pattern
 from data_tools.work.progress import StageProgress
 
 BATCH_SIZE = 256
@@ -36,18 +38,18 @@ SCORES = pa.schema([("uid", pa.string()), ("score", pa.float32())])
 
 
 class Classifier(Protocol):
-    """What a plug-in must be. A higher score is a better pair."""
+    """What the class of the user must offer. A higher score is a better pair."""
 
     def score(self, images: Sequence[bytes], captions: Sequence[str]) -> Sequence[float]:
-        """A number for each pair, in their order."""
+        """Return a finite number for each pair, in their order."""
 
 
 def load_classifier(target: str) -> Classifier:
-    """DataError, with the plug-in's name, when it can't be imported, made or used."""
+    """Import and construct the class MODULE:NAME. DataError with its name if that fails."""
     module, _, name = target.partition(":")
     try:
         classifier: Classifier = getattr(importlib.import_module(module), name)()
-    except Exception as error:  # whatever the import of somebody else's module raises
+    except Exception as error:  # the user's module may raise anything
         raise DataError(f"the classifier {target} can't be made: {error!r}") from error
     if not callable(getattr(classifier, "score", None)):
         raise DataError(f"the classifier {target} has no method score(images, captions)")
@@ -57,8 +59,8 @@ def load_classifier(target: str) -> Classifier:
 def drop_low_scores(
     database: duckdb.DuckDBPyConnection, config: ClassifierConfig, paths: DatasetPaths
 ) -> None:
-    """Score the live pairs, and reject those below `min_score`. A plug-in that raises, or whose
-    answer is not a number a pair, is a DataError that names it."""
+    """Score the live pairs, and reject those below `min_score`. DataError names a classifier that
+    raises, or does not answer with one finite number per pair."""
     folder = paths.root / "tables" / "scores"
     folder /= hashlib.sha256(config.target.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,9 +71,8 @@ def drop_low_scores(
     if missing:
         with StageProgress("classify", missing) as progress:
             for table in _scored(database, load_classifier(config.target), config.target, paths):
-                aside = folder / f".{uuid.uuid4().hex}.tmp"
-                pq.write_table(table, aside)
-                os.replace(aside, folder / f"{uuid.uuid4().hex}.parquet")
+                with written_aside(folder / f"{uuid.uuid4().hex}.parquet") as aside:
+                    pq.write_table(table, aside)
                 progress.advance(table.num_rows)
         _use_scores(database, folder)
     database.execute(
@@ -85,14 +86,17 @@ def drop_low_scores(
 
 
 def _use_scores(database: duckdb.DuckDBPyConnection, folder: Path) -> None:
+    """Make the table `scores` (uid, score) of the files in `folder`."""
     empty = SCORES.empty_table()
     database.register("no_scores", empty)
-    kept = "SELECT uid, score FROM no_scores"
+    kept, parameters = "SELECT uid, score FROM no_scores", {}
     if any(folder.glob("*.parquet")):
-        kept += f" UNION ALL SELECT uid, score FROM read_parquet('{folder}/*.parquet')"
+        parameters = {"files": files_pattern(folder, "*.parquet")}
+        kept += " UNION ALL SELECT uid, score FROM read_parquet($files)"
     database.execute(
         f"CREATE OR REPLACE TABLE scores AS SELECT uid, any_value(score) AS score "
-        f"FROM ({kept}) GROUP BY uid"
+        f"FROM ({kept}) GROUP BY uid",
+        parameters,
     )
     database.unregister("no_scores")
 
@@ -122,7 +126,7 @@ def _ask(
 ) -> list[float]:
     try:
         scores = [float(score) for score in classifier.score(images, captions)]
-    except Exception as error:  # the plug-in's own, of any kind
+    except Exception as error:  # the user's class may raise anything
         raise DataError(f"the classifier {target} failed: {error!r}") from error
     if len(scores) != len(images) or not all(math.isfinite(score) for score in scores):
         raise DataError(

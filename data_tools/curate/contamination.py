@@ -1,7 +1,7 @@
-"""Training images that are, or nearly are, images of the evaluation sets: dropped and listed.
+"""Drop and list training images that are, or nearly are, images of the evaluation sets.
 
-A model that has seen the test's pictures is not measured by it. Colours do not count here: better
-an image too many is dropped.
+A model that was trained on pictures of a test is not measured by that test. Colours are not
+compared here: it is better to drop an image too many.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from data_tools.work.progress import StageProgress
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 IMAGES_PER_UNIT = 1000
 
-# The rows that went: `evaluation_image` is FILE or TAR::MEMBER, `distance` the bits that differ.
+# The rows that were dropped. `evaluation_image` is FILE or TAR::MEMBER; `distance` is the number of
+# hash bits that differ.
 CONTAMINATION = pa.schema(
     [("uid", pa.string()), ("evaluation_image", pa.string()), ("distance", pa.int32())]
 )
@@ -36,17 +37,17 @@ _HASHES = pa.schema([("evaluation_image", pa.string()), ("hash", pa.uint64())])
 def drop_contaminated(
     database: duckdb.DuckDBPyConnection, sets: list[str], max_bits: int, processes: int
 ) -> None:
-    """Reject live pairs near an evaluation image, and make the table `contamination`.
+    """Reject live pairs near an evaluation image, and list them in the table `contamination`.
 
     DataError names a set without images, and an image that does not decode.
     """
     hashes = pa.concat_tables(read_hashes(sets, processes))
-    database.register("found", hashes)
+    database.register("hashes", hashes)
     database.execute("""
         CREATE TABLE evaluation AS
-        SELECT hash, min(evaluation_image) AS evaluation_image FROM found GROUP BY hash
+        SELECT hash, min(evaluation_image) AS evaluation_image FROM hashes GROUP BY hash
         """)
-    database.unregister("found")
+    database.unregister("hashes")
     (num_hashes,) = database.execute("SELECT count(*) FROM evaluation").fetchall()[0]
     database.execute("CREATE TABLE close (uid VARCHAR, evaluation_image VARCHAR, distance INTEGER)")
     for mask in block_masks(num_hashes, max_bits):
@@ -74,7 +75,8 @@ def drop_contaminated(
 
 
 def read_hashes(sets: list[str], processes: int) -> Iterator[pa.Table]:
-    """(evaluation_image, hash) of every image of the sets; those of one grey are left out."""
+    """Yield (evaluation_image, hash) of every image of the sets. Images of one colour are left out,
+    because their hash is noise."""
     with StageProgress("eval sets") as progress:
         for name in sets:
             count = 0
@@ -89,15 +91,16 @@ def read_hashes(sets: list[str], processes: int) -> Iterator[pa.Table]:
                 )
 
 
-def files_of(sets: list[str]) -> Iterator[Path]:
-    """Every file that the hashes are read from. DataError for a manifest that cannot be read."""
+def evaluation_files(sets: list[str]) -> Iterator[Path]:
+    """Yield every file that the hashes are read from. DataError for a manifest that cannot be
+    read."""
     for name in map(Path, sets):
         for path, names in _units(name):
             yield from (path / image for image in names) if names else (path,)
 
 
 def _units(path: Path) -> Iterator[tuple[Path, list[str]]]:
-    """A tar, or a folder with the names of some of its files."""
+    """Yield units of work: a tar and no names, or a folder with the names of some of its images."""
     if path.name.endswith(".json"):
         try:
             manifest = load_manifest(path)
@@ -117,6 +120,7 @@ def _units(path: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def _hash_unit(path: Path, names: list[str]) -> tuple[pa.Table, int]:
+    """Return the hashes of a unit, and the number of its images. Runs in a process of its own."""
     cv2.setNumThreads(1)
     rows, count = [], 0
     for name, content in _contents(path, names):
@@ -124,9 +128,9 @@ def _hash_unit(path: Path, names: list[str]) -> tuple[pa.Table, int]:
         image = decode(content)
         if image is None:
             raise DataError(f"{name}: an image of an evaluation set that does not decode")
-        found = features_of(image)
-        if found.grey_std >= MIN_STD_TO_COMPARE:
-            rows.append({"evaluation_image": name, "hash": found.hash})
+        features = features_of(image)
+        if features.grey_std >= MIN_STD_TO_COMPARE:
+            rows.append({"evaluation_image": name, "hash": features.hash})
     return pa.Table.from_pylist(rows, schema=_HASHES), count
 
 

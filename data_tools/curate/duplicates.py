@@ -1,8 +1,8 @@
-"""Several pairs with one picture become one sample, which keeps the captions and queries of all.
+"""Pairs with one picture become one sample, which keeps the captions and queries of all.
 
-`live` is the view of the pairs that no rule has taken out yet, `rejected` where rules write to, and
-`merged` (uid, main) says whose picture a pair shows. `curate.caption_choice` decides which pair is
-the main one.
+The functions work on the tables of stage.py: `live` is the view of the pairs that no rule has
+rejected yet, rules insert into `rejected`, and `merged` (uid, main) names the pair whose picture a
+rejected pair shows. `curate.caption_choice` decides which pair is the main one.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ _CHOICE = {
 
 
 def best_first(choice: CaptionChoice) -> str:
-    """ORDER BY of the pairs of one picture. It ends with the uid: no tie is left to chance."""
+    """Return the ORDER BY that puts the main one of several pairs first. It ends with the uid, so
+    that no tie is left to chance."""
     return f"{_CHOICE[choice]}original_width::BIGINT * original_height DESC, uid"
 
 
 def drop_exact_duplicates(database: duckdb.DuckDBPyConnection, choice: CaptionChoice) -> None:
-    """Pairs whose sites sent the same bytes."""
+    """Merge pairs whose sites sent the same bytes."""
     database.execute(f"""
         CREATE TEMP TABLE same_bytes AS
         SELECT uid, first(uid) OVER (PARTITION BY sha256 ORDER BY {best_first(choice)}) AS main
@@ -45,13 +46,14 @@ def drop_exact_duplicates(database: duckdb.DuckDBPyConnection, choice: CaptionCh
 def drop_near_duplicates(
     database: duckdb.DuckDBPyConnection, nearness: Nearness, choice: CaptionChoice
 ) -> None:
-    """Pairs whose pictures are near, or are connected by a chain of such. Pictures of one grey have
-    the hash of noise, and are near nothing."""
+    """Merge pairs whose pictures are near each other, or are connected by a chain of near pictures.
+    Pictures of one colour are left out, because their hash is noise."""
     comparable = f"""
         SELECT l.*, f.hash, f.red, f.green, f.blue FROM live l JOIN features f USING (uid)
         WHERE f.grey_std >= {MIN_STD_TO_COMPARE}
     """
-    # Equal hashes and colours need no comparing: 10^5 copies of one picture are one node.
+    # Pictures with equal hash and colours are one node: 10^5 copies of a picture cost one
+    # comparison.
     database.execute(f"""
         CREATE TABLE nodes AS
         SELECT row_number() OVER (ORDER BY hash, red, green, blue) - 1 AS id, *
@@ -83,8 +85,9 @@ def drop_near_duplicates(
 
 
 def unite_queries(database: duckdb.DuckDBPyConnection) -> None:
-    """Make `united` (schema.UNITED): what the pairs in `merged` add to the queries of the live pair
-    that shows their picture. Of several that have a query, that of the smallest uid brings it."""
+    """Make the table `united` (schema.UNITED): the queries that each merged pair adds to the live
+    pair with its picture. If several merged pairs have a query, the one with the smallest uid adds
+    it."""
     database.execute("""
         CREATE TABLE united AS
         WITH members AS (
@@ -100,8 +103,8 @@ def unite_queries(database: duckdb.DuckDBPyConnection) -> None:
 
 
 def collect_captions(database: duckdb.DuckDBPyConnection, max_captions: int) -> None:
-    """Make `texts` (uid, captions) of every live pair: its own caption first, then the other texts
-    that came with its picture, each once, in the order of their uids."""
+    """Make the table `texts` (uid, captions) of every live pair: its own caption first, then the
+    other texts that came with its picture, each once, in the order of their uids."""
     database.execute(f"""
         CREATE TABLE texts AS
         WITH members AS (

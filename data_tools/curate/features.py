@@ -1,8 +1,8 @@
-"""What only the pixels tell: the perceptual hash, contrast and mean colour of every crawled image.
+"""The perceptual hash, contrast and mean colour of every crawled image.
 
-One pass over the crawl's tars by a pool of processes, 4,096 images a piece. A piece that is done is
-a file in tables/features/ and is not decoded again: not after a kill, and not when the rules of
-curation change.
+A pool of processes reads the crawl's tars once, in pieces of 4,096 images. A finished piece is a
+file in tables/features/ and is not decoded again, neither after a kill nor when the curation rules
+change.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ import xxhash
 
 from data_tools.curate.perceptual_hash import decode, features_of, reduction_for
 from data_tools.tables.schema import DataError, DatasetPaths, write_table
+from data_tools.tables.scratch import files_pattern
 from data_tools.work.processes import in_processes
 from data_tools.work.progress import StageProgress
 
 IMAGES_PER_PIECE = 4096
-# Raised when the hash or the decoding changes, so that pieces of another version are made anew.
+# Raise it when the hash or the decoding changes: pieces of another version are made again.
 VERSION = 1
 
 FEATURES = pa.schema(
@@ -48,7 +49,7 @@ class Piece:
     target: Path
     uids: tuple[str, ...]
     places: tuple[tuple[int, int, int, int], ...]
-    """Offset, size, width and height of each."""
+    """Offset and size in the tar, width and height, of each image."""
 
     @property
     def fingerprint(self) -> str:
@@ -61,7 +62,7 @@ def folder(paths: DatasetPaths) -> Path:
 
 
 def write_features(paths: DatasetPaths, database: duckdb.DuckDBPyConnection, processes: int) -> int:
-    """Bring tables/features/ up to date with fetched.parquet; returns how many images were decoded.
+    """Bring tables/features/ up to date with fetched.parquet; return the number of decoded images.
 
     DataError names a tar that is gone, or an image that does not decode.
     """
@@ -88,10 +89,11 @@ def write_features(paths: DatasetPaths, database: duckdb.DuckDBPyConnection, pro
 
 
 def pieces(paths: DatasetPaths, database: duckdb.DuckDBPyConnection) -> Iterator[Piece]:
+    """Yield the pieces of the crawl, sorted by tar and offset."""
     rows = database.cursor().sql(
         'SELECT shard, uid, "offset", size, width, height FROM read_parquet($fetched) '
         'ORDER BY shard, "offset"',
-        params={"fetched": str(paths.table("fetched"))},
+        params={"fetched": files_pattern(paths.table("fetched"))},
     )
     reader = rows.to_arrow_reader(IMAGES_PER_PIECE)
     flat = (row for batch in reader for row in zip(*(c.to_pylist() for c in batch.columns)))
@@ -117,7 +119,8 @@ def _is_done(piece: Piece) -> bool:
 
 
 def write_piece(piece: Piece) -> int:
-    """Decode the images of a piece and write what was found, whole or not at all."""
+    """Decode the images of a piece and write their features, whole or not at all; return the number
+    of images."""
     cv2.setNumThreads(1)
     columns: dict[str, list] = {name: [] for name in FEATURES.names}
     try:
@@ -132,10 +135,10 @@ def write_piece(piece: Piece) -> int:
                     f"{piece.tar} has no image at {offset}, as it had after the crawl: it was "
                     "changed since. Delete its part and run the crawl again"
                 )
-            found = features_of(image)
+            features = features_of(image)
             columns["uid"].append(uid)
             for name in FEATURES.names[1:]:
-                columns[name].append(getattr(found, name))
+                columns[name].append(getattr(features, name))
     finally:
         os.close(descriptor)
     schema = FEATURES.with_metadata({"fingerprint": piece.fingerprint})

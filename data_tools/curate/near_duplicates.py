@@ -1,15 +1,15 @@
-"""All pairs of 64-bit hashes that differ in at most d bits, without comparing all pairs, and the
-groups that they form.
+"""Find all pairs of 64-bit hashes that differ in at most d bits, without comparing all pairs, and
+the groups that they form.
 
-The bits are cut into m > d blocks. Two hashes that differ in d bits differ in d blocks at most, so
-they agree in m - d whole blocks: for each choice of m - d blocks, hashes are sorted by these
-bits alone and compared with those that share all of them (Manku, Jain, Das Sarma, WWW 2007).
-Nothing within distance d is missed. m follows from the number of hashes: few large blocks are few
-sorts with many comparisons each, many small ones the reverse.
+The bits are divided into m > d blocks. Two hashes that differ in d bits differ in d blocks at most,
+so they agree in m - d whole blocks: for each choice of m - d blocks, the hashes are sorted by these
+bits alone and compared with those that share all of them (Manku, Jain, Das Sarma, WWW 2007). So no
+pair within distance d is missed. m is chosen by the number of hashes: few large blocks mean few
+sorts with many comparisons each, many small blocks the reverse.
 
-DuckDB sorts, on disk where memory does not suffice; comparisons are numpy's. Of a key that very
-many hashes share each hash meets the next MAX_NEIGHBOURS in the order of the sort only, which
-bounds the time for adversarial data, and could miss pairs there.
+DuckDB sorts, on disk where memory does not suffice; numpy compares. Where more than MAX_NEIGHBOURS
+hashes share a key, each is compared with the MAX_NEIGHBOURS before it only. This bounds the time
+for adversarial data, and can miss pairs there.
 """
 
 from __future__ import annotations
@@ -24,28 +24,30 @@ import numpy as np
 
 HASH_BITS = 64
 MAX_NEIGHBOURS = 2000
-ROWS_PER_BATCH = 1 << 20
-# What a row costs to sort, in comparisons: it decides between few sorts and few comparisons.
+HASHES_PER_BATCH = 1 << 20
+# Cost of sorting a row, in comparisons: it decides between few sorts and few comparisons.
 _SORT_COST = 40
 _COLUMNS = ("id", "hash", "red", "green", "blue")
 
 
 @dataclass(frozen=True)
 class Nearness:
-    """At most so many bits, and at most so much of 255 in each mean colour."""
+    """Largest distance at which two pictures count as one: hash bits that differ, and levels (of
+    255) between the mean colours, for each of red, green and blue."""
 
     max_bits: int
     max_colour: int
 
 
 class Groups:
-    """Disjoint sets over 0 .. size-1, by arrays: 4 bytes an element. The root of a set is its
-    smallest element."""
+    """Disjoint sets (union-find) over 0 .. size-1, in an array of 4 bytes per element. The root of
+    a set is its smallest element."""
 
     def __init__(self, size: int) -> None:
         self._parent = np.arange(size, dtype=np.uint32)
 
     def roots(self, elements: np.ndarray) -> np.ndarray:
+        """Return the root of each element, and shorten their paths to it."""
         roots = self._parent[elements]
         while True:
             above = self._parent[roots]
@@ -56,7 +58,7 @@ class Groups:
 
     def join(self, left: np.ndarray, right: np.ndarray) -> None:
         """Unite left[i] with right[i] for every i. Links go from larger to smaller elements, so
-        there are no cycles; of several links of one root the smallest wins, and the others are
+        there are no cycles; if one root gets several links, the smallest wins and the others are
         tried again."""
         while len(left):
             left, right = self.roots(left), self.roots(right)
@@ -65,7 +67,7 @@ class Groups:
             np.minimum.at(self._parent, np.maximum(left, right), np.minimum(left, right))
 
     def members(self) -> tuple[np.ndarray, np.ndarray]:
-        """(element, root) of every element whose root is another one."""
+        """Return elements and their roots, for all elements that are not roots themselves."""
         everything = np.arange(len(self._parent), dtype=np.uint32)
         roots = self.roots(everything)
         moved = roots != everything
@@ -73,7 +75,7 @@ class Groups:
 
 
 def block_masks(num_hashes: int, max_bits: int) -> list[int]:
-    """The sets of bits to sort by, as 64-bit masks, for the m that costs least."""
+    """Return the sets of bits to sort by, as 64-bit masks, for the cheapest m."""
 
     def cost(blocks: int) -> float:
         key_bits = HASH_BITS * (blocks - max_bits) / blocks
@@ -88,10 +90,13 @@ def block_masks(num_hashes: int, max_bits: int) -> list[int]:
 def group_near(
     database: duckdb.DuckDBPyConnection, table: str, nearness: Nearness
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(id, id of its group) of every row of `table` that is near an earlier one.
+    """Return two arrays: ids of the rows of `table` that are in a group, and the ids of their
+    groups.
+
+    A group is named by its smallest id, which is not listed itself.
 
     `table` has `id` (0 .. rows-1), `hash` (UBIGINT), `red`, `green`, `blue` (0 to 255). Memory: 4
-    bytes a row, besides the database's limit.
+    bytes per row, besides the database's limit.
     """
     (num_rows,) = database.execute(f"SELECT count(*) FROM {table}").fetchall()[0]
     groups = Groups(num_rows)
@@ -105,10 +110,10 @@ def group_near(
 def pairs_by_mask(
     database: duckdb.DuckDBPyConnection, table: str, mask: int, nearness: Nearness
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of ids that agree in all bits of `mask` and are near, found batch by batch."""
+    """Yield pairs of ids whose hashes agree in all bits of `mask` and are near, batch by batch."""
     reader = database.sql(
         f"SELECT {', '.join(_COLUMNS)} FROM {table} ORDER BY hash & {mask}::UBIGINT, hash, id"
-    ).to_arrow_reader(ROWS_PER_BATCH)
+    ).to_arrow_reader(HASHES_PER_BATCH)
     carried = {name: np.empty(0, np.uint8) for name in _COLUMNS}
     for batch in reader:
         new = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in _COLUMNS}
@@ -123,8 +128,8 @@ def pairs_by_mask(
 def _near_neighbours(
     rows: dict[str, np.ndarray], num_old: int, mask: np.uint64, nearness: Nearness
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Compare each row from `num_old` on with those before it that have its key. Keys are sorted:
-    where a row's key is not that of the k-th before it, no earlier one has it."""
+    """Compare each row from `num_old` on with the rows before it that have its key. Keys are
+    sorted: if the k-th row before has another key, so have all earlier ones."""
     keys, hashes = rows["hash"] & mask, rows["hash"]
     active = np.arange(num_old, len(keys))
     for step in range(1, MAX_NEIGHBOURS + 1):
@@ -133,10 +138,10 @@ def _near_neighbours(
         if not len(active):
             return
         near = np.bitwise_count(hashes[active] ^ hashes[active - step]) <= nearness.max_bits
-        found = active[near]
+        close = active[near]
         for colour in ("red", "green", "blue"):
             values = rows[colour]
-            apart = values[found].astype(np.int16) - values[found - step]
-            found = found[np.abs(apart) <= nearness.max_colour]
-        if len(found):
-            yield rows["id"][found - step], rows["id"][found]
+            apart = values[close].astype(np.int16) - values[close - step]
+            close = close[np.abs(apart) <= nearness.max_colour]
+        if len(close):
+            yield rows["id"][close - step], rows["id"][close]

@@ -1,13 +1,13 @@
-"""What a picture looks like in 64 bits, so that copies of it can be found after re-sizing and
-re-compression.
+"""A 64-bit perceptual hash, by which copies of a picture are found after resizing and
+recompression.
 
-The picture as 32 x 32 grey levels, its orthonormal discrete cosine transform, and one bit for each
-of the 64 lowest frequencies but the mean: is the coefficient above the median of the 64, and above
-8? Two changes to the known pHash (its 8 x 8 block, its median alone). The frequencies are the
-lowest by distance from the origin, among them the purely horizontal and vertical ones. And a
-symmetrical picture has half of its coefficients at 0, where the median alone turns noise into bits:
-of 1,476 icons, re-sized to 3/4 and saved as JPEG of quality 75, 89 % stay within 3 bits by the
-median alone, 99.8 % by both.
+The picture is reduced to 32 x 32 grey levels and transformed by an orthonormal discrete cosine
+transform. Each of the 64 lowest frequencies, without the mean, gives one bit: is the coefficient
+above the median of the 64, and above 8? This changes the known pHash (an 8 x 8 block, the median
+alone) in two ways. First, the frequencies are the lowest by distance from the origin, so that
+purely horizontal and vertical ones are among them. Second, a symmetrical picture has half of its
+coefficients at 0, where the median alone turns noise into bits: of 1,476 icons that were resized to
+3/4 and saved as JPEG of quality 75, 89 % stay within 3 bits by the median alone, 99.8 % by both.
 
 Mirrored, cropped and rotated copies have other hashes.
 """
@@ -21,7 +21,7 @@ import numpy as np
 
 SIDE = 32
 MIN_COEFFICIENT = 8.0
-# Below it a picture's hash is that of noise: such pictures are near nothing.
+# Below this standard deviation a picture's hash is noise: such pictures are not compared.
 MIN_STD_TO_COMPARE = 2.0
 _JPEG = b"\xff\xd8"
 _LOWEST = sorted(
@@ -33,8 +33,8 @@ _ROWS, _COLUMNS = (np.array(axis) for axis in zip(*_LOWEST))
 
 @dataclass(frozen=True)
 class Features:
-    """`hash` has 64 bits; `grey_std` is of grey levels 0 to 255; the colours are means, 0 to
-    255."""
+    """`hash` has 64 bits; `grey_std` is the standard deviation of the grey levels 0 to 255; the
+    colours are means, 0 to 255."""
 
     hash: int
     grey_std: float
@@ -44,7 +44,8 @@ class Features:
 
 
 def features_of(image: np.ndarray) -> Features:
-    """Of a (height, width, 3) uint8 image in OpenCV's order of channels (blue, green, red)."""
+    """Compute hash, contrast and colours of a (height, width, 3) uint8 image with OpenCV's order of
+    channels (blue, green, red)."""
     grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     waves = cv2.dct(small.astype(np.float32))[_ROWS, _COLUMNS]
@@ -55,8 +56,9 @@ def features_of(image: np.ndarray) -> Features:
 
 
 def decode(content: bytes, reduction: int = 1) -> np.ndarray | None:
-    """A file's pixels upright, reduced by 2, 4 or 8 on the way out of the file; transparent ones on
-    white, as the crawl stores them. None when it is no image."""
+    """Decode an image file to (height, width, 3) uint8, blue first, turned upright. `reduction` (1,
+    2, 4 or 8) divides the sides of a JPEG while it is decoded. Transparent pixels are put
+    on white, as the crawl does. None if the file is no image."""
     flags = {
         1: cv2.IMREAD_COLOR,
         2: cv2.IMREAD_REDUCED_COLOR_2,
@@ -73,12 +75,13 @@ def decode(content: bytes, reduction: int = 1) -> np.ndarray | None:
                 opacity = full[:, :, 3:].astype(np.float32) / 255
                 return np.rint(full[:, :, :3] * opacity + 255 * (1 - opacity)).astype(np.uint8)
         return cv2.imdecode(raw, flags[reduction])
-    except cv2.error:  # more pixels than OpenCV takes
+    except cv2.error:  # more pixels than OpenCV accepts
         return None
 
 
 def reduction_for(width: int, height: int) -> int:
-    """The strongest reduction that leaves 64 pixels of the shorter side, twice what is hashed."""
+    """Return the largest reduction that leaves 64 pixels of the shorter side, twice what is
+    hashed."""
     for reduction in (8, 4, 2):
         if min(width, height) // reduction >= 2 * SIDE:
             return reduction

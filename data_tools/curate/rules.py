@@ -1,8 +1,7 @@
-"""The rules on numbers that the crawl and the pixels gave, as SQL over the view `live`.
+"""Rules on the numbers of a single image, as SQL conditions over the view `live`.
 
-A rule is a reason, which follows "rejected:" in the ledger, a condition, and what the ledger says
-of the value that broke it. Caption rules are in captions.py, those that compare pictures in
-duplicates.py and contamination.py.
+Caption rules are in captions.py; rules that compare pictures are in duplicates.py and
+contamination.py.
 """
 
 from __future__ import annotations
@@ -17,8 +16,11 @@ from data_tools.config import CurateConfig
 @dataclass(frozen=True)
 class Rule:
     reason: str
+    """Follows "rejected:" in the ledger."""
     condition: str
+    """SQL that is true for a row to reject."""
     detail: str
+    """SQL for the text that says which value broke the rule."""
 
 
 _SIDES = "original_width || ' x ' || original_height"
@@ -27,7 +29,8 @@ _LONGER = "greatest(original_width, original_height)"
 
 
 def metadata_rules(config: CurateConfig) -> list[Rule]:
-    """Rules that need no pixels. Sides are the original's: the stored image was made smaller."""
+    """Rules that need no pixels. Sides are those of the original, before the crawl made it
+    smaller."""
     rules = []
     if config.drop_mature:
         rules.append(Rule("mature", "mature", "source || ' flags it'"))

@@ -1,17 +1,17 @@
-"""The curate stage: captions, then numbers, then pixels, then what compares pictures.
+"""The flow of the curate stage: captions, then numbers, then pixels, then comparisons of pictures.
 
-Rules are asked in this order, and the first that a pair breaks is its fate:
+Rules are applied in this order, and the first one that a pair breaks is its fate:
 
-    captions        captions.py          in processes, text alone
+    captions        captions.py          text alone, in several processes
     metadata        rules.py             mature, size, aspect
     pixels          features.py          decoded once, kept in tables/features/; contrast
-    contamination   contamination.py     before duplicates: an evaluation image must not be the one
-                                         that stays of several
+    contamination   contamination.py     before duplicates: else a copy of an evaluation image could
+                                         be the pair that stays for its duplicates
     duplicates      duplicates.py        same bytes, then near pictures; captions and queries are
                                          gathered
     classifiers     classifiers.py       last, on the fewest pairs: they cost most
 
-Nothing here grows with the crawl but files: tables are streamed, DuckDB joins and sorts on disk.
+Memory does not grow with the crawl: tables are streamed, DuckDB joins and sorts on disk.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from data_tools.config import CurateConfig, DatasetJob
 from data_tools.curate import captions, features
 from data_tools.curate.classifiers import drop_low_scores
-from data_tools.curate.contamination import CONTAMINATION, drop_contaminated, files_of
+from data_tools.curate.contamination import CONTAMINATION, drop_contaminated, evaluation_files
 from data_tools.curate.duplicates import (
     collect_captions,
     drop_exact_duplicates,
@@ -46,7 +46,7 @@ from data_tools.tables.schema import (
     DataError,
     DatasetPaths,
 )
-from data_tools.tables.scratch import scratch_database, write_query
+from data_tools.tables.scratch import files_pattern, scratch_database, sql_text, write_query
 from data_tools.work.processes import in_processes
 from data_tools.work.progress import StageProgress
 
@@ -62,21 +62,21 @@ _JUDGED = pa.schema(
 
 
 def inputs(job: DatasetJob) -> list[str]:
-    """What of the outside the curated table depends on: the content of the lists of terms, and the
-    names, sizes and times of the files of the evaluation sets, whose bytes may be gigabytes."""
+    """Return hashes of the outside files that the curated table depends on: of the content of the
+    lists of terms, and of names, sizes and times of the evaluation sets, which may be gigabytes."""
     config = job.curate
     lists = [config.boilerplate_path or str(captions.BOILERPLATE), config.unsafe_terms_path]
-    found = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in lists if path]
+    contents = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in lists if path]
     stamps = hashlib.sha256()
-    for file in files_of(config.evaluation_sets):
+    for file in evaluation_files(config.evaluation_sets):
         state = file.stat()
         stamps.update(f"{file}\n{state.st_size} {state.st_mtime_ns}\n".encode("utf-8", "replace"))
-    return [*found, stamps.hexdigest()]
+    return [*contents, stamps.hexdigest()]
 
 
 def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
-    """Write the curated table, the fates of what was rejected, and what was found near evaluation
-    images; DataError when nothing is left, and when the disk takes no more."""
+    """Write the curated table, the fates of the rejected pairs, and the list of images near
+    evaluation images. DataError when nothing is left, and when the disk is full."""
     _refuse_missing(paths)
     try:
         return _run(job.curate, paths)
@@ -133,7 +133,7 @@ def _needs_pixels(config: CurateConfig) -> bool:
 def _judge_captions(
     database: duckdb.DuckDBPyConnection, config: CurateConfig, paths: DatasetPaths, scratch: Path
 ) -> int:
-    """Write (uid, caption, reason, detail) of every fetched pair; returns their number."""
+    """Write (uid, caption, reason, detail) of every fetched pair; return their number."""
     total: int = pq.read_metadata(paths.table("fetched")).num_rows
     rows = database.cursor().sql(
         "SELECT uid, k.caption FROM read_parquet($fetched) f "
@@ -162,26 +162,28 @@ def _judge_captions(
     return total
 
 
-def judge(config: CurateConfig, uids: list[str], found: list[str]) -> pa.Table:
-    """Captions as they will be packed, and the rule that each breaks."""
-    judged = captions.CaptionRules(config).judge([caption or "" for caption in found])
+def judge(config: CurateConfig, uids: list[str], texts: list[str]) -> pa.Table:
+    """Return the captions as they will be packed, and the rule that each breaks."""
+    judged = captions.CaptionRules(config).judge([text or "" for text in texts])
     columns = {name: [getattr(j, name) for j in judged] for name in _JUDGED.names[1:]}
     return pa.table({"uid": uids, **columns}, schema=_JUDGED)
 
 
 def _files(paths: DatasetPaths) -> dict[str, str]:
-    return {"fetched": str(paths.table("fetched")), "kept": str(paths.table("kept"))}
+    return {name: files_pattern(paths.table(name)) for name in ("fetched", "kept")}
 
 
 def _make_tables(database: duckdb.DuckDBPyConnection, paths: DatasetPaths, scratch: Path) -> None:
-    """`pairs`, of which `live` is what is not in `rejected`; `places` says where images lie."""
+    """Make the tables `pairs`, `places` (where the image of a pair lies), `rejected` and `merged`,
+    and the view `live` of the pairs that are not rejected."""
+    judged = files_pattern(scratch / "judged.parquet")
     database.execute(
         """
         CREATE TABLE places AS
         SELECT uid, shard, "offset", size, width, height, original_width, original_height, sha256
         FROM read_parquet($fetched)
         """,
-        {"fetched": str(paths.table("fetched"))},
+        {"fetched": files_pattern(paths.table("fetched"))},
     )
     database.execute(
         """
@@ -192,12 +194,12 @@ def _make_tables(database: duckdb.DuckDBPyConnection, paths: DatasetPaths, scrat
         FROM places p JOIN read_parquet($judged) j USING (uid)
         JOIN read_parquet($kept) k USING (uid)
         """,
-        {"judged": str(scratch / "judged.parquet"), "kept": str(paths.table("kept"))},
+        {"judged": judged, "kept": files_pattern(paths.table("kept"))},
     )
     database.execute(
         "CREATE TABLE rejected AS SELECT uid, reason, detail FROM read_parquet($judged) "
         "WHERE reason != ''",
-        {"judged": str(scratch / "judged.parquet")},
+        {"judged": judged},
     )
     database.execute("CREATE TABLE merged (uid VARCHAR, main VARCHAR)")
     database.execute(
@@ -209,9 +211,8 @@ def _make_tables(database: duckdb.DuckDBPyConnection, paths: DatasetPaths, scrat
 def _look_at_pixels(
     database: duckdb.DuckDBPyConnection, config: CurateConfig, paths: DatasetPaths
 ) -> None:
-    database.execute(
-        f"CREATE VIEW features AS SELECT * FROM read_parquet('{features.folder(paths)}/*.parquet')"
-    )
+    files = sql_text(files_pattern(features.folder(paths), "*.parquet"))
+    database.execute(f"CREATE VIEW features AS SELECT * FROM read_parquet({files})")
     database.execute("CREATE VIEW seen AS SELECT * FROM live JOIN features USING (uid)")
     for rule in pixel_rules(config):
         apply_rule(database, rule, "seen")

@@ -1,4 +1,4 @@
-"""What a finished data set is: manifest, shards, scores, and the checks that it is whole.
+"""A finished data set: manifest, shards, scores, and the checks that it is complete.
 
-The only room of data_tools that pipeline enters.
+pipeline imports no other package of data_tools but this one and data_tools.ground.
 """

@@ -1,11 +1,12 @@
-"""Is a data set what its manifest says? Every checksum, count and offset, and a sample decoded.
+"""Check a data set against its manifest: every checksum, count and offset, and some samples
+decoded.
 
     python -m data_tools.audit data/mine/manifest.json
     python -m data_tools.audit somebodys/webdataset/
 
-A folder of plain WebDataset tars without a manifest gets one, and an index beside each tar (below
---output, where the tars' folder can't be written): then it can be trained on. Exit code 0 when all
-of it holds, 1 otherwise, with a line for each thing that does not.
+A folder of plain WebDataset tars without a manifest gets one, and an index beside each tar (or
+below --output, if the tars' folder cannot be written): then it can be trained on. Exit code 0 when
+all checks pass, 1 otherwise, with a line for each problem.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_tools.dataset.foreign import KINDS, adopt, is_adopted
+from data_tools.dataset.foreign import KINDS, index_foreign, is_foreign
 from data_tools.dataset.manifest import (
     INDEX,
     Manifest,
@@ -43,10 +44,10 @@ SHOWN_PROBLEMS = 100
 def audit(
     manifest: Manifest, num_decoded: int, processes: int = 1, checksums: bool = True
 ) -> list[str]:
-    """Everything that is wrong, a line each, with the name of the file; empty when nothing is.
+    """Return a line for each problem, with the name of the file; an empty list if there is none.
 
     `num_decoded` samples, spread evenly over the data set, are read by the index and decoded.
-    Checksums can be left out where they have just been made.
+    `checksums=False` skips the checksums, where they have just been computed.
     """
     problems = list(_folder_problems(manifest))
     every = max(1, manifest.num_samples // max(num_decoded, 1))
@@ -60,14 +61,14 @@ def audit(
             first += shard.num_samples
 
     with StageProgress("audit", total=len(manifest.shards)) as progress:
-        for found in in_processes(check_shard, units(), processes):
-            problems += found
+        for shard_problems in in_processes(check_shard, units(), processes):
+            problems += shard_problems
             progress.advance()
     return problems
 
 
 def check_shard(manifest: Manifest, shard: ShardEntry, wanted: range, checksums: bool) -> list[str]:
-    """What is wrong with one shard; the samples at the positions `wanted` are decoded."""
+    """Return the problems of one shard; the samples at the positions `wanted` are decoded."""
     try:
         problems = list(_checksum_problems(manifest, shard)) if checksums else []
         problems += _shard_problems(manifest, shard)
@@ -78,9 +79,9 @@ def check_shard(manifest: Manifest, shard: ShardEntry, wanted: range, checksums:
 
 
 def _folder_problems(manifest: Manifest) -> Iterator[str]:
-    """What readers that know no manifest go by: sizes.json, and the tars that lie there. Among
-    adopted shards may lie what was left out."""
-    if is_adopted(manifest):
+    """Check what readers without a manifest rely on: sizes.json, and the tars in the folder. Not
+    for foreign shards, beside which tars may lie that were left out."""
+    if is_foreign(manifest):
         return
     folders = {manifest.shard_path(shard).parent for shard in manifest.shards}
     sizes = {manifest.shard_path(shard).name: shard.num_samples for shard in manifest.shards}
@@ -91,25 +92,25 @@ def _folder_problems(manifest: Manifest) -> Iterator[str]:
                 yield f"{tar} lies among the shards and is not in the manifest"
         if len(folders) == 1 and (folder / "sizes.json").is_file():
             try:
-                said = json.loads((folder / "sizes.json").read_text())
+                stated = json.loads((folder / "sizes.json").read_text())
             except ValueError as error:
-                said = error
-            if said != sizes:
+                stated = error
+            if stated != sizes:
                 yield f"{folder / 'sizes.json'} does not hold the manifest's numbers of samples"
 
 
 def _checksum_problems(manifest: Manifest, shard: ShardEntry) -> Iterator[str]:
     for path, wanted in ((shard.path, shard.sha256), (shard.index_path, shard.index_sha256)):
-        found = file_sha256(manifest.root / path)
-        if found != wanted:
+        actual = file_sha256(manifest.root / path)
+        if actual != wanted:
             yield (
-                f"checksums differ from the manifest: {path} has sha256 {found[:12]}..., the "
+                f"checksums differ from the manifest: {path} has sha256 {actual[:12]}..., the "
                 f"manifest {wanted[:12]}...: one of them was changed. Pack again or restore it"
             )
 
 
 def _shard_problems(manifest: Manifest, shard: ShardEntry) -> Iterator[str]:
-    """Index against manifest, and members of the tar against the index."""
+    """Compare the index with the manifest, and the members of the tar with the index."""
     schema = pq.read_schema(manifest.index_path(shard))
     if not set(INDEX.names) <= set(schema.names):
         yield f"{shard.index_path} has the columns {schema.names}, not {INDEX.names}"
@@ -130,12 +131,12 @@ def _shard_problems(manifest: Manifest, shard: ShardEntry) -> Iterator[str]:
             indexed += 1
             if place not in [places.get(f"{row['key']}.{extension}") for extension in extensions]:
                 yield f"{shard.path}: the {part} of {row['key']} is not where the index has it"
-    if indexed != len(places) and not is_adopted(manifest):
+    if indexed != len(places) and not is_foreign(manifest):
         yield f"{shard.path} has {len(places)} members, its index {indexed}"
 
 
 def _plain_name(name: str) -> str:
-    """With the extension in lower case, as the kinds of members are spelled."""
+    """Return the name with its extension in lower case, as in KINDS."""
     key, _, extension = name.rpartition(".")
     return f"{key}.{extension.lower()}"
 
@@ -158,7 +159,7 @@ def _sample_problems(manifest: Manifest, shard: ShardEntry, wanted: range) -> It
 
 
 def _undecodable(parts: dict[str, bytes]) -> str:
-    """What can't be decoded of a sample, or ""."""
+    """Return what cannot be decoded of a sample, or ""."""
     image = np.frombuffer(parts.get("image", b""), np.uint8)
     if not len(image) or cv2.imdecode(image, cv2.IMREAD_COLOR) is None:
         return "the image does not decode"
@@ -175,8 +176,8 @@ def _undecodable(parts: dict[str, bytes]) -> str:
 def open_data_set(
     target: Path, options: argparse.Namespace
 ) -> tuple[Manifest | None, list[str], bool]:
-    """The manifest at, or in, `target`; or one that is made for the tars below it, what is wrong
-    with them, and True."""
+    """Return the manifest at or in `target`, no problems and False; or, for tars without a
+    manifest, one that is made for them (None if it was not made), their problems, and True."""
     if target.is_dir() and (target / "manifest.json").is_file():
         target /= "manifest.json"
     if not target.is_dir():
@@ -184,7 +185,7 @@ def open_data_set(
     output = options.output or target
     if (output / "manifest.json").is_file():
         return load_manifest(output / "manifest.json"), [], False
-    return *adopt(target, output, options.processes, options.leave_out_bad), True
+    return *index_foreign(target, output, options.processes, options.leave_out_bad), True
 
 
 def main(arguments: list[str]) -> int:

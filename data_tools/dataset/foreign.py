@@ -1,9 +1,9 @@
-"""A WebDataset of somebody else, without index and manifest: both are made from its tars, which
-stay as they are.
+"""Make index and manifest for a WebDataset that this project did not pack. Its tars are not
+changed.
 
-Members are grouped as webdataset does it: the name up to the first dot of its last part is the key,
-the rest says what the member is, and the members of a sample lie together. A sample needs an image
-and a caption; everything that is not so is named.
+Members are grouped as webdataset does: the name up to the first dot after the last slash is the
+key, the rest is the kind of member, and the members of a sample are consecutive. A sample needs an
+image and a caption; every exception is named.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from data_tools.dataset.manifest import INDEX, Manifest, ShardEntry, file_sha256, save_manifest
 from data_tools.dataset.shard_writer import INDEX_ROW_GROUP
+from data_tools.ground.aside import sync, sync_folder
 from data_tools.tables.schema import DataError
 from data_tools.work.processes import in_processes
 from data_tools.work.progress import StageProgress
@@ -31,14 +32,14 @@ KINDS = {"image": ("jpg", "jpeg", "png", "webp"), "text": ("txt",), "json": ("js
 _KIND_OF = {extension: kind for kind, extensions in KINDS.items() for extension in extensions}
 _NAME = re.compile(r"((?:.*/|)[^./][^.]*)[.]([^/]*)")
 _BLOCK = 1 << 20
-# The fingerprint of a configuration that is not known.
-_ADOPTED = "adopted "
+# Begins config_fingerprint in place of the unknown configuration; existing manifests have it.
+_FOREIGN = "adopted "
 
 
 @dataclass
 class Scan:
-    """What a tar holds: rows of INDEX for the whole samples, and a line for everything that is
-    wrong; `broken` when the tar itself is."""
+    """The content of a tar: rows of INDEX for the complete samples, and a line for each problem.
+    `broken`: the tar itself is damaged."""
 
     num_bytes: int = 0
     sha256: str = ""
@@ -48,7 +49,7 @@ class Scan:
 
 
 class _HashedReader:
-    """Every byte is read once: for the members and for the checksum."""
+    """Hashes a file while it is read, so that members and checksum need one pass."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.digest, self.num_bytes = file, hashlib.sha256(), 0
@@ -61,7 +62,7 @@ class _HashedReader:
 
 
 def find_tars(folder: Path) -> list[Path]:
-    """Tars below the folder, in the order of their names. DataError when there are none."""
+    """Return the tars below the folder, sorted by name. DataError if there is none."""
     tars = sorted(path for path in folder.rglob("*.tar") if path.is_file())
     if not tars:
         packed = next(iter(sorted(folder.rglob("*.tar.*"))), None)
@@ -72,19 +73,19 @@ def find_tars(folder: Path) -> list[Path]:
     return tars
 
 
-def is_adopted(manifest: Manifest) -> bool:
-    """Its shards are somebody else's: they may hold members that are no part of a sample."""
-    return manifest.config_fingerprint.startswith(_ADOPTED)
+def is_foreign(manifest: Manifest) -> bool:
+    """Whether index_foreign made the manifest: then shards may hold members outside of samples."""
+    return manifest.config_fingerprint.startswith(_FOREIGN)
 
 
-def adopt(
+def index_foreign(
     folder: Path, output: Path, processes: int, leave_out_bad: bool
 ) -> tuple[Manifest | None, list[str]]:
-    """Write an index for each tar below `folder`, and manifest.json, into `output`; returns the
-    manifest and what is wrong with the tars.
+    """Write an index for each tar below `folder`, and manifest.json, into `output`; return the
+    manifest and the problems of the tars.
 
-    Nothing is written while there is something wrong, unless `leave_out_bad`: then the manifest has
-    the samples that are whole, of the tars that are.
+    With any problem nothing is written and the manifest is None, unless `leave_out_bad`: then the
+    manifest has the complete samples of the undamaged tars.
     """
     tars = find_tars(folder)
     entries, problems, indexes = [], [], []
@@ -102,11 +103,13 @@ def adopt(
                 progress.advance()
         if not entries or (problems and not leave_out_bad):
             return None, problems or [f"{folder}: no sample with an image and a caption"]
+        sync(aside)
         for name in indexes:
             (output / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(aside / name, output / name)
+            sync_folder((output / name).parent)
         digest = hashlib.sha256("\n".join(entry.sha256 for entry in entries).encode()).hexdigest()
-        manifest = Manifest(output, f"{_ADOPTED}{digest[:16]}", tuple(entries))
+        manifest = Manifest(output, f"{_FOREIGN}{digest[:16]}", tuple(entries))
         save_manifest(manifest, output / "manifest.json")
         return manifest, problems
     finally:
@@ -130,7 +133,7 @@ def _remove(folder: Path) -> None:
 
 
 def scan_tar(path: Path) -> Scan:
-    """Read a tar from its first byte to its last."""
+    """Read a tar from its first byte to its last. Runs in a process of its own."""
     scan = Scan()
     with path.open("rb", buffering=0) as file:
         reader = _HashedReader(file)
@@ -150,7 +153,8 @@ def scan_tar(path: Path) -> Scan:
 
 
 def _check_end(file: BinaryIO, end: int, scan: Scan) -> None:
-    """After the last member a tar has zeros only, two blocks at least; tarfile takes anything."""
+    """Check that only zeros follow the last member, at least two blocks; tarfile accepts
+    anything."""
     file.seek(end)
     num_zeros = 0
     while block := file.read(_BLOCK):
@@ -194,11 +198,11 @@ def _group(archive: tarfile.TarFile, scan: Scan) -> None:
 def _runs(
     archive: tarfile.TarFile, scan: Scan
 ) -> Iterator[tuple[str, dict[str, tuple[int, int, int]]]]:
-    """Key and kind -> (offset, size, how many) of the members that lie together."""
+    """Yield the key and {kind: (offset, size, count)} of each run of members with one key."""
     current = ""
     members: dict[str, tuple[int, int, int]] = {}
     for member in archive:
-        archive.members = []  # type: ignore[attr-defined]  # a stream keeps them all else
+        archive.members = []  # type: ignore[attr-defined]  # a stream would keep them all
         if member.isdir():
             continue
         found = _NAME.fullmatch(member.name)

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +20,14 @@ from typing import NamedTuple, get_type_hints
 
 import pyarrow as pa
 
+from data_tools.ground.aside import write_text_aside
+
 FORMAT_VERSION = 1
-# Problems of a data set that a message lists.
+# Problems that a message lists, at most.
 SHOWN = 10
 
 # Offsets are of the member's data (after its 512-byte tar header), in bytes from the start of the
-# tar. A member that a sample lacks (a foreign shard without json, say) has size -1.
+# tar. A member that a sample lacks (such as the json in a foreign shard) has size -1.
 INDEX = pa.schema(
     [
         ("key", pa.string()),
@@ -42,12 +42,13 @@ INDEX = pa.schema(
 
 
 class ManifestError(ValueError):
-    """The manifest, an index or a shard does not hold what it says; the message names the file and
+    """A manifest, an index or a shard is missing or not as stated; the message names the file and
     the fix."""
 
 
 class ShardEntry(NamedTuple):
-    """A tuple, because 40,000 of them go to each worker of a loader: 0.1 s instead of 0.5."""
+    """One shard in the manifest. A tuple, because 40,000 of them go to each worker of a loader: 0.1
+    s instead of 0.5."""
 
     path: str
     num_samples: int
@@ -64,7 +65,8 @@ _COUNTS = tuple(name for name, kind in _KINDS.items() if kind is int)
 
 @dataclass(frozen=True)
 class Manifest:
-    """`root` is the folder that the shards' paths are relative to; it is not written."""
+    """The content of manifest.json. `root` is the folder that the shards' paths are relative to; it
+    is not written."""
 
     root: Path
     config_fingerprint: str
@@ -86,14 +88,14 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """Of the samples, not of the place: equal for equal shards in equal order. Kept in
-        checkpoints."""
+        """A hash of the shards' checksums, wherever they lie: equal for equal shards in equal
+        order. Checkpoints keep it."""
         text = "\n".join(f"{shard.sha256} {shard.num_samples}" for shard in self.shards)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def save_manifest(manifest: Manifest, path: Path) -> None:
-    """Write aside, then rename: a manifest under its final name means that the data set is
+    """Write manifest.json, aside first: a manifest under its final name means that the data set is
     complete."""
     content = {
         "format_version": FORMAT_VERSION,
@@ -102,14 +104,11 @@ def save_manifest(manifest: Manifest, path: Path) -> None:
         "num_bytes": manifest.num_bytes,
         "shards": [shard._asdict() for shard in manifest.shards],
     }
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    aside.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(aside, path)
+    write_text_aside(path, json.dumps(content, indent=1) + "\n")
 
 
 def load_manifest(path: Path | str) -> Manifest:
-    """Read and check a manifest: version, totals, and that each shard is there with its stated
-    size.
+    """Read and check a manifest: version, totals, and that each shard exists with its stated size.
 
     Raises ManifestError with the first few things wrong, all at once. Checksums are not computed
     here (a 10 TB data set would take hours): `verify_checksums` does that.
@@ -126,9 +125,9 @@ def load_manifest(path: Path | str) -> Manifest:
 
 
 def parse_manifest(text: bytes, root: Path, location: str) -> tuple[Manifest, list[str]]:
-    """The manifest and what is wrong with its numbers; files are not looked at.
+    """Return the manifest and the problems of its numbers, without looking at files.
 
-    `location` (a path or URL) is for messages. ManifestError for what is no manifest at all.
+    `location` (a path or URL) is for messages. ManifestError if the text is no manifest at all.
     """
     try:
         content = json.loads(text)
@@ -163,7 +162,8 @@ def refuse_broken(location: str, problems: list[str]) -> None:
 
 
 def _checked_entry(content: dict) -> ShardEntry:
-    """ValueError names the shard, or its field, that an edit by hand made senseless."""
+    """Return a shard's entry. ValueError names the shard and the field that has an impossible
+    value, such as after an edit by hand."""
     entry = ShardEntry(**content)
     for name in _TEXTS:  # a run of 400M samples has 40,000 entries
         value = content[name]

@@ -1,55 +1,49 @@
-"""Scores of a model for the pairs of a packed data set: how training speaks back to the data half.
+"""A model's scores for the pairs of a packed data set, by which a better part can be selected.
 
-scores/000000.parquet ...   one a shard, written by `python -m pipeline.score`: SCORES, and in the
+scores/000000.parquet ...   one per shard, written by `python -m pipeline.score`: SCORES, and in the
                             file's metadata the model and the shard's checksum
 ledger.parquet              gets the column `score`
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import uuid
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_tools.dataset.manifest import Manifest, ManifestError, ShardEntry
+from data_tools.ground.aside import written_aside
+from data_tools.tables.scratch import files_pattern, scratch_database
+from data_tools.tables.stream import ROWS_PER_BATCH
 
 # cosine of image and caption features, -1..1; null where the sample could not be decoded
 SCORES = pa.schema([("key", pa.string()), ("score", pa.float32())])
-SORT_MEMORY = "2GB"
-ROWS_PER_BATCH = 65536
 
 
 def scores_path(manifest: Manifest, shard: ShardEntry) -> Path:
+    """Return the file for the scores of a shard."""
     return manifest.root / "scores" / f"{Path(shard.path).stem}.parquet"
 
 
 def write_scores(path: Path, keys: list[str], scores: list[float | None], made_from: str) -> None:
-    """Aside, then renamed: a file under its final name holds the whole shard."""
+    """Write the scores of a shard, aside first: a file under its final name holds the whole shard.
+    `made_from` (model and shard) goes into the file's metadata."""
     schema = SCORES.with_metadata({"made_from": made_from})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
+    with written_aside(path) as aside:
         pq.write_table(pa.table([keys, scores], schema=schema), aside, compression="zstd")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def made_from(path: Path) -> str | None:
-    """What `write_scores` was told; None when there is no such file."""
+    """Return the `made_from` of a file of `write_scores`; None if there is no such file."""
     if not path.exists():
         return None
     return (pq.read_schema(path).metadata or {}).get(b"made_from", b"").decode()
 
 
-def scored_shards(manifest: Manifest) -> list[str]:
-    """The files with scores of all shards, as strings. ManifestError names the first few without
-    one, and scores of several models, which do not compare."""
+def scored_shards(manifest: Manifest) -> list[Path]:
+    """Return the files with scores, one for each shard. ManifestError names the first few shards
+    without one, and scores of several models, which cannot be compared."""
     files = [(shard, scores_path(manifest, shard)) for shard in manifest.shards]
     missing = [shard.path for shard, file in files if not file.exists()]
     if missing:
@@ -64,37 +58,33 @@ def scored_shards(manifest: Manifest) -> list[str]:
             f"{manifest.root / 'scores'} has scores of several models, which do not compare: "
             f"{', '.join(sorted(models))}; delete the folder and score again"
         )
-    return [str(file) for _, file in files]
+    return [file for _, file in files]
 
 
 def add_to_ledger(manifest: Manifest) -> int:
-    """Put the scores into the ledger beside the manifest, if there is one, as the column `score`.
+    """Add the column `score` to the ledger beside the manifest, if there is one.
 
-    Returns the number of rows that got one. DuckDB joins on disk: memory does not grow.
+    Returns the number of rows with a score. DuckDB joins and sorts on disk: memory does not grow
+    with the number of rows.
     """
     ledger = manifest.root / "ledger.parquet"
     if not ledger.exists():
         return 0
-    aside = ledger.with_name(f".{ledger.name}.{uuid.uuid4().hex[:8]}.tmp")
-    scratch = aside.with_suffix(".sort")
     names = [name for name in pq.read_schema(ledger).names if name != "score"]
-    try:
-        with duckdb.connect() as database:
-            database.execute(f"SET memory_limit = '{SORT_MEMORY}'")
-            database.execute("SET temp_directory = $scratch", {"scratch": str(scratch)})
-            rows = database.sql(
-                f"""SELECT {", ".join(f"l.{name}" for name in names)}, s.score
-                FROM read_parquet($ledger) l LEFT JOIN read_parquet($scores) s ON l.uid = s.key
-                ORDER BY l.uid""",
-                params={"ledger": str(ledger), "scores": scored_shards(manifest)},
-            ).to_arrow_reader(ROWS_PER_BATCH)
-            num_scored = 0
-            with pq.ParquetWriter(aside, rows.schema) as writer:
-                for batch in rows:
-                    writer.write_batch(batch)
-                    num_scored += batch.num_rows - batch.column("score").null_count
-        os.replace(aside, ledger)
-    finally:
-        aside.unlink(missing_ok=True)
-        shutil.rmtree(scratch, ignore_errors=True)
+    files = [files_pattern(file) for file in scored_shards(manifest)]
+    num_scored = 0
+    with (
+        written_aside(ledger) as aside,
+        scratch_database(aside.with_suffix(".scratch")) as database,
+    ):
+        rows = database.sql(
+            f"""SELECT {", ".join(f"l.{name}" for name in names)}, s.score
+            FROM read_parquet($ledger) l LEFT JOIN read_parquet($scores) s ON l.uid = s.key
+            ORDER BY l.uid""",
+            params={"ledger": files_pattern(ledger), "scores": files},
+        ).to_arrow_reader(ROWS_PER_BATCH)
+        with pq.ParquetWriter(aside, rows.schema) as writer:
+            for batch in rows:
+                writer.write_batch(batch)
+                num_scored += batch.num_rows - batch.column("score").null_count
     return num_scored

@@ -1,5 +1,4 @@
-"""One shard: a tar whose bytes depend on its samples alone, and the index of what lies where in
-it."""
+"""Write one shard: a tar whose bytes depend on its samples alone, and the index of places in it."""
 
 from __future__ import annotations
 
@@ -14,19 +13,20 @@ import pyarrow.parquet as pq
 
 from data_tools.dataset.manifest import INDEX, ShardEntry, file_sha256
 
-# pipeline.data reads an index in blocks of this many rows; equal row groups make that one read each
+# pipeline.data reads an index in blocks of this many rows; with row groups of the same size each
+# block is one read
 INDEX_ROW_GROUP = 1024
 TAR_HEADER_BYTES = 512
 WRITE_BYTES = 4 << 20
 _NAME_BYTES, _SIZE_AT, _CHECKSUM_AT = 100, 124, 148
-# Its defaults are mtime 0, uid and gid 0, no names, mode 0644.
+# tarfile's defaults are mtime 0, uid and gid 0, no names, mode 0644.
 _HEADER = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
-# Of a header whose name is empty, whose size is all zero bytes and whose checksum is blank.
+# Checksum of a header with an empty name, a size of zero bytes and a blank checksum field.
 _BARE_SUM = sum(_HEADER) - sum(_HEADER[_SIZE_AT:136]) - sum(_HEADER[_CHECKSUM_AT:156]) + 8 * 32
 _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
-# What follows a name of a given length: its padding, and the fields up to the size.
+# The bytes after a name, by its length: padding, and the fields up to the size.
 _AFTER_NAME = [
     bytes(_NAME_BYTES - length) + _HEADER[_NAME_BYTES:_SIZE_AT] for length in range(_NAME_BYTES + 1)
 ]
@@ -35,8 +35,9 @@ _PADDING = [bytes(length) for length in range(tarfile.BLOCKSIZE)]
 
 
 def tar_header(name: str, size: int) -> bytes:
-    """What tarfile writes for a plain file (ustar, its defaults), ten times faster: three of them a
-    sample were half of the packer's time."""
+    """Return the header that tarfile writes for a plain file (ustar, defaults), ten times faster:
+    three headers per sample were half of the packer's time. ValueError if name or size does not
+    fit."""
     raw_name, raw_size = name.encode("ascii"), b"%011o" % size
     if len(raw_name) > _NAME_BYTES or len(raw_size) != 11:
         raise ValueError(f"{name} of {size} bytes does not fit the header of a tar")
@@ -52,7 +53,8 @@ def tar_header(name: str, size: int) -> bytes:
 
 
 class ShardWriter:
-    """One tar and its index. Nothing in it depends on the clock, the user or the machine."""
+    """Writes one tar and its index. Their bytes do not depend on the clock, the user or the
+    machine."""
 
     def __init__(self, folder: Path, number: int) -> None:
         self._path = folder / f"{number:06d}.tar"
@@ -68,6 +70,7 @@ class ShardWriter:
         return len(self._index["key"])
 
     def add(self, uid: str, image: bytes, caption: str, metadata: dict) -> None:
+        """Append a sample: its image, {uid}.json with `metadata`, and its caption."""
         self._index["key"].append(uid)
         self._member(f"{uid}.jpg", image, "image")
         self._member(f"{uid}.json", _ENCODER.encode(metadata).encode(), "json")
@@ -87,7 +90,8 @@ class ShardWriter:
         self._num_bytes += added
 
     def _flush(self) -> None:
-        """Write and hash: no second pass over the shard."""
+        """Write and hash what is waiting, so that the checksum needs no second pass over the
+        shard."""
         block = memoryview(b"".join(self._waiting))
         self._waiting, self._num_waiting = [], 0
         self._digest.update(block)
@@ -95,8 +99,8 @@ class ShardWriter:
             block = block[self._file.write(block) :]
 
     def close(self) -> ShardEntry:
-        """Finish tar and index, which get their names. The paths of the entry are below shards/,
-        where the folder will be."""
+        """Finish tar and index, and give them their names. The paths of the entry are below
+        shards/, the final name of the folder."""
         end = 2 * tarfile.BLOCKSIZE
         end += -(self._num_bytes + end) % tarfile.RECORDSIZE
         self._waiting.append(bytes(end))
@@ -105,6 +109,7 @@ class ShardWriter:
         self._file.close()
         index = self._path.with_suffix(".index.parquet")
         pq.write_table(pa.table(self._index, schema=INDEX), index, row_group_size=INDEX_ROW_GROUP)
+        # not synced: whoever made the folder syncs it whole before it gets its final name
         os.replace(self._aside, self._path)
         return ShardEntry(
             path=f"shards/{self._path.name}",
@@ -116,7 +121,7 @@ class ShardWriter:
         )
 
     def discard(self) -> None:
-        """Leave nothing of a shard that could not be finished."""
+        """Remove the files of a shard that could not be finished."""
         self._file.close()
         for path in (self._aside, self._path, self._path.with_suffix(".index.parquet")):
             path.unlink(missing_ok=True)

@@ -1,28 +1,25 @@
-"""The best part of a scored data set as a data set of its own: new shards, new manifest, same
-order.
+"""Make a data set of the best-scored part of another one: new shards and manifest, same order.
 
     python -m data_tools.subset manifest=data/mine/manifest.json out_dir=data/best keep_share=0.3
     python -m data_tools.subset manifest=data/mine/manifest.json out_dir=data/best min_score=0.28
 
-Scores come from `python -m pipeline.score`. The ledger goes along; what was left out is there as
-"dropped:score". Nothing of the source is changed: another share is another folder.
+Scores come from `python -m pipeline.score`. The ledger is copied, and lists pairs that were left
+out as "dropped:score". The source is not changed: another share goes into another folder.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
-import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_tools.config import fingerprint
@@ -33,21 +30,23 @@ from data_tools.dataset.manifest import (
     load_manifest,
     save_manifest,
 )
-from data_tools.dataset.scores import SORT_MEMORY, made_from, scored_shards, scores_path
+from data_tools.dataset.scores import made_from, scored_shards, scores_path
 from data_tools.dataset.shard_writer import ShardWriter
+from data_tools.ground.aside import written_aside
 from data_tools.tables.schema import DROPPED, LEDGER, PACKED, DataError
+from data_tools.tables.scratch import files_pattern, query_rows, scratch_database
 from data_tools.work.progress import StageProgress
 
-ROWS_PER_BATCH = 65536
 NAMES = ("manifest", "out_dir", "keep_share", "min_score", "samples_per_shard")
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Pairs above `score`, and of those that have just it, the keys up to `last_key`.
+    """Pairs with a higher score than `score`, and those with an equal one and a key up to
+    `last_key`.
 
-    Equal scores are many where captions and images repeat; the key decides, so that a share is
-    exact and the same on every machine.
+    Scores are often equal, where captions and images repeat. Comparing keys too makes a share exact
+    and the same on every machine.
     """
 
     score: float
@@ -55,17 +54,21 @@ class Selection:
     num_pairs: int
 
     def holds(self, key: str, score: float | None) -> bool:
+        """Whether a pair is selected; one without a score never is."""
         if score is None:
             return False
         return score > self.score or (score == self.score and key <= self.last_key)
 
 
 def select(manifest: Manifest, *, keep_share: float | None, min_score: float | None) -> Selection:
-    """Of the scored pairs, the best `keep_share`, or all from `min_score` on. DataError when that
-    is none."""
-    files = scored_shards(manifest)
-    with duckdb.connect() as database:
-        database.execute(f"SET memory_limit = '{SORT_MEMORY}'")
+    """Select the best `keep_share` of the scored pairs, or those with at least `min_score`.
+    DataError if no pair is selected."""
+    files = [files_pattern(file) for file in scored_shards(manifest)]
+    # the data set may lie where nothing can be written: TMPDIR takes what does not fit into memory
+    with (
+        TemporaryDirectory(prefix="subset.") as folder,
+        scratch_database(Path(folder) / "select") as database,
+    ):
         scored = "FROM read_parquet($files) WHERE score IS NOT NULL"
         named: dict[str, object] = {"files": files}
         total = _one_row(database, f"SELECT count(*) {scored}", named)[0]
@@ -90,26 +93,24 @@ def _one_row(
 def write_subset(
     manifest: Manifest, selection: Selection, out_dir: Path, samples_per_shard: int
 ) -> Manifest:
-    """Shards, sizes.json, ledger and manifest in the new folder `out_dir`, whole or not at all."""
+    """Write shards, sizes.json, ledger and manifest to the new folder `out_dir`, whole or not at
+    all."""
     if out_dir.exists():
         raise DataError(f"out_dir={out_dir} exists: name a new folder, or remove it first")
-    aside = out_dir.with_name(f".{out_dir.name}.{uuid.uuid4().hex[:8]}.tmp")
-    (aside / "shards").mkdir(parents=True)
     try:
-        entries = _write_shards(manifest, selection, aside / "shards", samples_per_shard)
-        sizes = {Path(entry.path).name: entry.num_samples for entry in entries}
-        (aside / "shards" / "sizes.json").write_text(json.dumps(sizes, indent=1) + "\n")
-        if (manifest.root / "ledger.parquet").exists():
-            _write_ledger(manifest, selection, aside)
-        model = (made_from(scores_path(manifest, manifest.shards[0])) or "").partition(" ")[0]
-        made = fingerprint(manifest.fingerprint, model, selection)
-        subset = Manifest(aside, made, tuple(entries))
-        save_manifest(subset, aside / "manifest.json")
-        os.rename(aside, out_dir)
+        with written_aside(out_dir) as aside:
+            (aside / "shards").mkdir(parents=True)
+            entries = _write_shards(manifest, selection, aside / "shards", samples_per_shard)
+            sizes = {Path(entry.path).name: entry.num_samples for entry in entries}
+            (aside / "shards" / "sizes.json").write_text(json.dumps(sizes, indent=1) + "\n")
+            if (manifest.root / "ledger.parquet").exists():
+                _write_ledger(manifest, selection, aside)
+            model = (made_from(scores_path(manifest, manifest.shards[0])) or "").partition(" ")[0]
+            made = fingerprint(manifest.fingerprint, model, selection)
+            subset = Manifest(aside, made, tuple(entries))
+            save_manifest(subset, aside / "manifest.json")
     except OSError as error:
         raise DataError(f"cannot write {out_dir}: {error}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return Manifest(out_dir, made, subset.shards)
 
 
@@ -132,7 +133,7 @@ def _write_shards(
 def _selected(
     manifest: Manifest, shard: ShardEntry, selection: Selection
 ) -> Iterator[tuple[str, bytes, bytes, bytes]]:
-    """(key, image, text, json) in the shard's order."""
+    """Yield (key, image, text, json) of the selected samples, in the shard's order."""
     path = manifest.shard_path(shard)
     rows = pq.read_table(manifest.index_path(shard)).to_pylist()
     scores = pq.read_table(scores_path(manifest, shard)).to_pylist()
@@ -152,27 +153,30 @@ def _selected(
 
 
 def _write_ledger(manifest: Manifest, selection: Selection, folder: Path) -> None:
-    with duckdb.connect() as database, pq.ParquetWriter(folder / "ledger.parquet", LEDGER) as out:
-        database.execute(f"SET memory_limit = '{SORT_MEMORY}'")
-        database.execute("SET temp_directory = $folder", {"folder": str(folder / ".sort")})
-        columns = ", ".join(n for n in LEDGER.names if n not in ("status", "detail"))
-        rows = database.sql(
-            f"""SELECT {columns},
-                CASE WHEN dropped THEN '{DROPPED}:score' ELSE status END AS status,
-                CASE WHEN dropped THEN format('score {{:.4f}}', score) ELSE detail END AS detail
-            FROM (SELECT *, status = '{PACKED}' AND NOT coalesce(
-                    score > $score::FLOAT OR (score = $score::FLOAT AND uid <= $last_key), false
-                  ) AS dropped FROM read_parquet($ledger))
-            ORDER BY uid""",
-            params={
-                "score": selection.score,
-                "last_key": selection.last_key,
-                "ledger": str(manifest.root / "ledger.parquet"),
-            },
+    columns = ", ".join(n for n in LEDGER.names if n not in ("status", "detail"))
+    query = f"""
+        SELECT {columns},
+               CASE WHEN dropped THEN '{DROPPED}:score' ELSE status END AS status,
+               CASE WHEN dropped THEN format('score {{:.4f}}', score) ELSE detail END AS detail
+        FROM (
+            SELECT *, status = '{PACKED}' AND NOT coalesce(
+                score > $score::FLOAT OR (score = $score::FLOAT AND uid <= $last_key), false
+            ) AS dropped
+            FROM read_parquet($ledger)
         )
-        for batch in rows.to_arrow_reader(ROWS_PER_BATCH):
-            out.write_table(pa.Table.from_batches([batch]).select(LEDGER.names).cast(LEDGER))
-    shutil.rmtree(folder / ".sort", ignore_errors=True)
+        ORDER BY uid
+    """
+    parameters = {
+        "score": selection.score,
+        "last_key": selection.last_key,
+        "ledger": files_pattern(manifest.root / "ledger.parquet"),
+    }
+    with (
+        scratch_database(folder / ".scratch") as database,
+        pq.ParquetWriter(folder / "ledger.parquet", LEDGER) as writer,
+    ):
+        for rows in query_rows(database, query, LEDGER, parameters):
+            writer.write_table(rows)
 
 
 def parse(arguments: list[str]) -> dict[str, str]:

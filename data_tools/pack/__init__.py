@@ -1,12 +1,13 @@
-"""The pack stage: clean pairs into shards, in one global random order, the same bytes every time.
+"""The pack stage: write clean pairs to shards in one global random order, with the same bytes every
+time.
 
-    shards/000000.tar              {uid}.jpg, {uid}.json, {uid}.txt of each sample; plain WebDataset
-    shards/000000.index.parquet    where in the tar they lie (data_tools.dataset.manifest.INDEX)
+    shards/000000.tar              {uid}.jpg, {uid}.json and {uid}.txt of each sample, as WebDataset
+    shards/000000.index.parquet    their places in the tar (data_tools.dataset.manifest.INDEX)
     shards/sizes.json              {"000000.tar": samples}, as open_clip and datacomp read it
-    manifest.json                  written last: when it is there, the data set is whole
+    manifest.json                  written last: while it exists, the data set is complete
 
-stage.py is the flow, order.py the shuffle, shards.py what a process does for one shard, upload.py
-the copy to another storage.
+stage.py has the flow, order.py the shuffle, shards.py the work of one process on one shard, and
+upload.py the copy to another storage.
 """
 
 from __future__ import annotations

@@ -1,70 +1,62 @@
-"""Where each sample goes: the global shuffle, and where one shard ends and the next begins.
+"""The global shuffle, and which samples go into which shard.
 
-Samples lie in the order of a seeded hash of their uid, over all shards: candidates come grouped by
-query, and a batch of one query's pictures would have near-duplicates as negatives. Memory does not
-grow with the data set: DuckDB sorts and joins on disk.
+Samples are sorted over all shards by a seeded hash of their uid. Candidates come grouped by query,
+and without the shuffle a batch could hold the pictures of one query: near-duplicates as negatives.
+Memory does not grow with the data set: DuckDB sorts and joins on disk.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import uuid
 from itertools import pairwise
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
 from data_tools.config import PackConfig
+from data_tools.ground.aside import written_aside
 from data_tools.tables.schema import BALANCED, DataError, DatasetPaths
-from data_tools.tables.stream import open_table
+from data_tools.tables.scratch import files_pattern, scratch_database, sql_text
+from data_tools.tables.stream import ROWS_PER_BATCH, open_table
 
-SORT_MEMORY = "2GB"
-# A shard's rows are read by row group; this is about a shard of them.
+# The rows of a shard are read by row group; this is about a shard of them.
 ROWS_PER_GROUP = 8192
-# Keys and punctuation of a sample's json, besides its texts.
+# Bytes of a sample's json without its texts: keys and punctuation.
 _JSON_BYTES = 420
 
 
 def write_order(config: PackConfig, paths: DatasetPaths, target: Path) -> None:
-    """The rows of BALANCED with what the kept table knows of them, in the order of the shuffle, and
-    `tar_bytes`: about what each takes in a tar. DataError when a row is not in the kept table."""
+    """Write the balanced rows in the order of the shuffle, with the columns that the kept table
+    adds, and `tar_bytes`, an estimate of the bytes that each takes in a tar. DataError when a row
+    is not in the kept table."""
     num_balanced = pq.read_metadata(paths.table("balanced")).num_rows
-    scratch = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-    scratch.mkdir()
-    try:
-        keyed, ordered = scratch / "keyed.parquet", scratch / "ordered.parquet"
-        _write_keys(paths.table("balanced"), keyed, config.seed)
-        with duckdb.connect() as database:
-            database.execute(f"SET memory_limit = '{SORT_MEMORY}'")
-            database.execute("SET temp_directory = $at", {"at": str(scratch / "sort")})
-            database.execute("SET enable_progress_bar = false")
+    with written_aside(target) as aside:
+        # several tasks may write the order at once: each has a scratch of its own
+        scratch = aside.with_suffix(".scratch")
+        with scratch_database(scratch) as database:
+            keyed = scratch / "keyed.parquet"
+            _write_keys(paths.table("balanced"), keyed, config.seed)
             database.execute(f"""
                 COPY (
                     SELECT c.*, k.* EXCLUDE
                                (uid, caption, width, height, query_ids, keep_probability),
                            {_TAR_BYTES} AS tar_bytes
-                    FROM read_parquet('{keyed}') c
-                    JOIN read_parquet('{paths.table("kept")}') k USING (uid)
+                    FROM read_parquet({sql_text(files_pattern(keyed))}) c
+                    JOIN read_parquet({sql_text(files_pattern(paths.table("kept")))}) k USING (uid)
                     ORDER BY c.order_key, c.uid
-                ) TO '{ordered}' (FORMAT parquet, ROW_GROUP_SIZE {ROWS_PER_GROUP})
+                ) TO {sql_text(str(aside))} (FORMAT parquet, ROW_GROUP_SIZE {ROWS_PER_GROUP})
                 """)
-        if pq.read_metadata(ordered).num_rows != num_balanced:
+        if pq.read_metadata(aside).num_rows != num_balanced:
             raise DataError(
                 f"some of {num_balanced} balanced pairs are not in {paths.table('kept')}: it was "
                 "changed after the crawl. Run the crawl again"
             )
-        os.replace(ordered, target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _padded(size: str) -> str:
-    """A member of a tar: its header, and its content up to a multiple of 512."""
+    """SQL for the bytes of a tar member: its header, and its content up to a multiple of 512."""
     return f"(512 + ({size} + 511) // 512 * 512)"
 
 
@@ -77,11 +69,11 @@ _TAR_BYTES = f"{_padded('c.size')} + {_padded('strlen(c.caption)')} + {_padded(f
 
 
 def _write_keys(balanced: Path, target: Path, seed: int) -> None:
-    """The balanced table with `order_key` = xxh64(seed, "pack/" + uid). The prefix keeps the order
-    independent of balancing, which keeps a pair by the size of another hash of its uid."""
+    """Write the balanced table with `order_key` = xxh64(seed, "pack/" + uid). The prefix makes the
+    order independent of balancing, which compares another hash of the uid with a threshold."""
     schema = BALANCED.append(pa.field("order_key", pa.uint64()))
     with open_table(balanced) as source, pq.ParquetWriter(target, schema) as writer:
-        for batch in source.iter_batches(batch_size=65536, columns=BALANCED.names):
+        for batch in source.iter_batches(ROWS_PER_BATCH, columns=BALANCED.names):
             uids = batch.column("uid").to_pylist()
             keys = [xxhash.xxh64_intdigest(f"pack/{uid}".encode(), seed % 2**64) for uid in uids]
             rows = pa.Table.from_batches([batch]).select(BALANCED.names).cast(BALANCED)
@@ -89,15 +81,16 @@ def _write_keys(balanced: Path, target: Path, seed: int) -> None:
 
 
 def shard_ranges(config: PackConfig, order: Path) -> list[tuple[int, int]]:
-    """(first row, row after the last) of each shard."""
+    """Return (first row, row after the last) of each shard."""
     with open_table(order) as file:
         num_rows = file.metadata.num_rows
         if config.samples_per_shard is not None:
             starts = [*range(0, num_rows, config.samples_per_shard), num_rows]
             return list(pairwise(starts))
         starts, filled = [0], 0
-        for number, batch in enumerate(file.iter_batches(65536, columns=["tar_bytes"])):
-            for row, size in enumerate(np.asarray(batch.column(0)).tolist(), 65536 * number):
+        for number, batch in enumerate(file.iter_batches(ROWS_PER_BATCH, columns=["tar_bytes"])):
+            sizes = np.asarray(batch.column(0)).tolist()
+            for row, size in enumerate(sizes, ROWS_PER_BATCH * number):
                 if filled and filled + size > (config.target_shard_bytes or 0):
                     starts.append(row)
                     filled = 0

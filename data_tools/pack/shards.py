@@ -1,5 +1,5 @@
-"""What one process does for one shard: read its images from the crawl's tars, write its tar and
-index, and last of all its entry. A shard with an entry is whole.
+"""The work of one process on one shard: read its images from the crawl's tars, write its tar and
+index, and last its manifest entry. A shard with an entry is complete.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 
 from data_tools.dataset.manifest import ShardEntry, file_sha256
 from data_tools.dataset.shard_writer import ShardWriter
+from data_tools.ground.aside import write_text_aside
 from data_tools.tables.schema import DataError
 
 OPEN_TARS = 256
-# Samples whose places the kernel is told ahead of their reading: a shuffled shard reads the crawl
-# at random, and the device can order and overlap what it knows of.
+# Samples that are announced to the kernel before they are read: a shuffled shard reads the crawl at
+# random places, and the device can reorder and overlap reads that it knows of.
 READ_AHEAD = 512
-ROWS_PER_BATCH = 2048
+SAMPLES_PER_BATCH = 2048
 METADATA = (
     "url",
     "page_url",
@@ -43,12 +44,13 @@ _COLUMNS = ("uid", "shard", "offset", "size", "caption", *METADATA)
 
 
 def entry_path(folder: Path, number: int) -> Path:
+    """Where the manifest entry of a finished shard is kept until all shards are finished."""
     return folder / f"{number:06d}.entry.json"
 
 
 def finished_shard(folder: Path, number: int) -> ShardEntry | None:
-    """The entry of a shard that an earlier run finished; its bytes are read again, since a machine
-    that went down may have lost some."""
+    """Return the entry of a shard that an earlier run finished, or None. The shard's bytes are read
+    and compared with its checksums, because a machine that went down may have lost some."""
     try:
         entry = ShardEntry(**json.loads(entry_path(folder, number).read_text()))
         tar, index = (folder / Path(path).name for path in (entry.path, entry.index_path))
@@ -61,8 +63,8 @@ def finished_shard(folder: Path, number: int) -> ShardEntry | None:
 def write_shard(
     order: Path, crawl: Path, folder: Path, number: int, start: int, stop: int
 ) -> ShardEntry:
-    """Rows `start` to `stop` of the order as shard `number`. DataError names a tar of the crawl
-    that has not what it had; a shard that failed leaves no files."""
+    """Write rows `start` to `stop` of the order as shard `number`. DataError names a tar of the
+    crawl that changed since the crawl. A shard that failed leaves no files."""
     images, writer = ImageReader(crawl), ShardWriter(folder, number)
     try:
         for rows in _row_batches(order, start, stop):
@@ -79,15 +81,13 @@ def write_shard(
         raise
     finally:
         images.close()
-    aside = entry_path(folder, number).with_suffix(".tmp")
-    aside.write_text(json.dumps(entry._asdict()))
-    os.replace(aside, entry_path(folder, number))
+    write_text_aside(entry_path(folder, number), json.dumps(entry._asdict()))
     return entry
 
 
 def sample_metadata(values: Sequence) -> dict:
-    """The content of {uid}.json, from the columns METADATA. keep_probability is a float32: seven
-    digits say all of it."""
+    """Return the content of {uid}.json, from the columns METADATA. keep_probability is a float32,
+    for which seven digits suffice."""
     metadata = dict(zip(METADATA, values))
     metadata["keep_probability"] = float(f"{metadata['keep_probability']:.7g}")
     return metadata
@@ -95,13 +95,14 @@ def sample_metadata(values: Sequence) -> dict:
 
 @lru_cache(maxsize=1)
 def _open_order(path: Path, modified_ns: int) -> pq.ParquetFile:
-    """One process writes many shards; the file's footer grows with the data set."""
+    """Open the order once per process, which writes many shards: the file's footer grows with the
+    data set."""
     del modified_ns
     return pq.ParquetFile(path)
 
 
 def _row_batches(order: Path, start: int, stop: int) -> Iterator[list[list]]:
-    """The columns _COLUMNS of the rows, as lists, a few thousand rows at a time."""
+    """Yield the columns _COLUMNS of the rows, as lists, a few thousand rows at a time."""
     file = _open_order(order, order.stat().st_mtime_ns)
     first = 0
     for group in range(file.num_row_groups):
@@ -114,26 +115,27 @@ def _row_batches(order: Path, start: int, stop: int) -> Iterator[list[list]]:
 
 
 def _slices(table: pa.Table) -> Iterator[list[list]]:
-    for low in range(0, table.num_rows, ROWS_PER_BATCH):
-        part = table.slice(low, ROWS_PER_BATCH)
+    for low in range(0, table.num_rows, SAMPLES_PER_BATCH):
+        part = table.slice(low, SAMPLES_PER_BATCH)
         yield [column.to_pylist() for column in part.columns]
 
 
 class ImageReader:
-    """Reads images by place from the tars of the crawl; the tars read last stay open."""
+    """Reads images by place from the tars of the crawl. The last OPEN_TARS tars stay open."""
 
     def __init__(self, crawl: Path) -> None:
         self._crawl = crawl
         self._open: OrderedDict[str, int] = OrderedDict()
 
     def announce(self, places: Sequence[tuple[str, int, int]]) -> None:
-        """Tell the kernel what will be read, in the order in which it lies."""
+        """Tell the kernel what will be read, sorted by tar and offset."""
         if not hasattr(os, "posix_fadvise"):  # macOS
             return
         for shard, offset, size in sorted(places):
             os.posix_fadvise(self._descriptor(shard), offset, size, os.POSIX_FADV_WILLNEED)
 
     def read(self, shard: str, offset: int, size: int) -> bytes:
+        """Return a JPEG file. DataError if there is none at that place, or the tar is gone."""
         content = os.pread(self._descriptor(shard), size, offset)
         if len(content) != size or not content.startswith(b"\xff\xd8"):
             raise DataError(

@@ -1,7 +1,7 @@
-"""The pack stage: order, shards in parallel, and all of it under its final names at once.
+"""The flow of the pack stage: the order, shards in parallel, then all final names at once.
 
-What is not finished lies in .shards.FINGERPRINT.tmp, the fingerprint being that of settings and
-tables: shards that are whole there are not written again by the next run, whoever killed this one.
+Unfinished work is kept in .shards.FINGERPRINT.tmp, where FINGERPRINT is that of settings and
+tables. After a kill, the next run keeps the shards that are complete there.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from data_tools.config import DatasetJob, data_settings, fingerprint
 from data_tools.dataset.manifest import Manifest, ShardEntry, file_sha256, save_manifest
+from data_tools.ground.aside import sync, sync_folder, write_text_aside, written_aside
 from data_tools.pack.order import shard_ranges, write_order
 from data_tools.pack.shards import entry_path, finished_shard, write_shard
 from data_tools.pack.upload import refuse_other_target, upload
@@ -32,8 +33,8 @@ from data_tools.work.tasks import ALL, Task
 def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
     """Write shards, indexes, sizes.json and the manifest, and copy them to pack.target_url.
 
-    What this folder's build packed before with other settings is moved to earlier/; a data set that
-    it did not pack is refused by a DataError, before anything is written.
+    A data set that an earlier build packed here with other settings is moved to earlier/. A data
+    set that no build packed here raises DataError before anything is written.
     """
     made_from = data_fingerprint(job, paths)
     refuse_other_data_set(paths, made_from)
@@ -59,7 +60,8 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
 
 
 def run_share(job: DatasetJob, paths: DatasetPaths, task: Task) -> dict[str, int]:
-    """One task's share of the shards. `run` does what no task did, and puts them in place."""
+    """Write one task's share of the shards. `run` writes what no task wrote, and renames all of
+    it."""
     made_from = data_fingerprint(job, paths)
     refuse_other_data_set(paths, made_from)
     entries = write_shards(job, paths, work_folder(paths, made_from), task)
@@ -67,12 +69,13 @@ def run_share(job: DatasetJob, paths: DatasetPaths, task: Task) -> dict[str, int
 
 
 def data_fingerprint(job: DatasetJob, paths: DatasetPaths) -> str:
-    """Of the queries and of every setting that decides about samples."""
+    """Return the fingerprint of the queries and of every setting that can change the samples."""
     queries = read_table(paths.table("queries"), QUERIES)["query"].to_pylist()
     return fingerprint(data_settings(job), hashlib.sha256("\n".join(queries).encode()).hexdigest())
 
 
 def refuse_other_data_set(paths: DatasetPaths, made_from: str) -> None:
+    """DataError if shards or a manifest are here that no build of this folder packed."""
     found = None
     marker = paths.shards / ".fingerprint"
     try:
@@ -92,14 +95,15 @@ def refuse_other_data_set(paths: DatasetPaths, made_from: str) -> None:
 
 
 def packed_before(paths: DatasetPaths) -> str | None:
-    """The fingerprint of the data set that this folder's build put here last."""
+    """Return the fingerprint of the data set that a build put here last, or None."""
     record = paths.table("packed").with_suffix(".json")
     return json.loads(record.read_text())["config_fingerprint"] if record.exists() else None
 
 
 def work_folder(paths: DatasetPaths, made_from: str) -> Path:
-    """Named by all that the bytes depend on; the crawl's tars are in the balanced table, by sha256
-    and place of every image."""
+    """Return the folder of unfinished shards. Its name is a hash of everything that their bytes
+    depend on; the crawl's tars are covered because the balanced table has sha256 and place of every
+    image."""
     balanced = paths.table("balanced")
     if not balanced.exists():
         raise DataError(f"{balanced} does not exist: run the rebalance stage first")
@@ -110,31 +114,31 @@ def work_folder(paths: DatasetPaths, made_from: str) -> Path:
 
 
 def write_shards(job: DatasetJob, paths: DatasetPaths, work: Path, task: Task) -> list[ShardEntry]:
-    """The task's shards, each in a process of its own or found whole, in the order of their
-    numbers."""
+    """Write those of the task's shards that are not complete yet, in several processes; return the
+    entries of all, in the order of their numbers."""
     order = work / "order.parquet"
     try:
         work.mkdir(exist_ok=True)
         if not order.exists():
             write_order(job.pack, paths, order)
         ranges = list(enumerate(shard_ranges(job.pack, order)))
-        mine = task.share(ranges)
-        found = {number: finished_shard(work, number) for number, _ in mine}
+        share = task.share(ranges)
+        entries = {number: finished_shard(work, number) for number, _ in share}
 
         def missing() -> Iterator[tuple[Path, Path, Path, int, int, int]]:
-            for number, (start, stop) in mine:
-                if found[number] is None:
+            for number, (start, stop) in share:
+                if entries[number] is None:
                     yield order, paths.crawl, work, number, start, stop
 
-        total = sum(stop - start for _, (start, stop) in mine)
+        total = sum(stop - start for _, (start, stop) in share)
         with StageProgress("pack", total) as progress:
-            progress.advance(sum(entry.num_samples for entry in found.values() if entry))
+            progress.advance(sum(entry.num_samples for entry in entries.values() if entry))
             for entry in in_processes(write_shard, missing(), job.pack.processes):
-                found[int(Path(entry.path).stem)] = entry
+                entries[int(Path(entry.path).stem)] = entry
                 progress.advance(entry.num_samples)
     except (OSError, duckdb.IOException, duckdb.OutOfMemoryException) as error:
         raise _no_room(paths, error) from error
-    return [entry for _, entry in sorted(found.items()) if entry is not None]
+    return [entry for _, entry in sorted(entries.items()) if entry is not None]
 
 
 def _no_room(paths: DatasetPaths, error: Exception) -> DataError:
@@ -145,8 +149,7 @@ def _no_room(paths: DatasetPaths, error: Exception) -> DataError:
 
 
 def _write_fates(entries: list[ShardEntry], work: Path, paths: DatasetPaths) -> None:
-    aside = work / "fates.parquet"
-    with pq.ParquetWriter(aside, FATES) as writer:
+    with written_aside(paths.fates("pack")) as aside, pq.ParquetWriter(aside, FATES) as writer:
         for entry in entries:
             keys = pq.read_table(work / Path(entry.index_path).name, columns=["key"])["key"]
             count = len(keys)
@@ -157,12 +160,11 @@ def _write_fates(entries: list[ShardEntry], work: Path, paths: DatasetPaths) -> 
                 "detail": [entry.path] * count,
             }
             writer.write_table(pa.table(columns, schema=FATES))
-    paths.fates("pack").parent.mkdir(parents=True, exist_ok=True)
-    os.replace(aside, paths.fates("pack"))
 
 
 def _complete(work: Path, entries: list[ShardEntry], made_from: str) -> None:
-    """What the folder holds beside tars and indexes, and nothing else."""
+    """Add sizes.json and the marker of the fingerprint, and remove everything that is not part of
+    the finished folder."""
     sizes = {Path(entry.path).name: entry.num_samples for entry in entries}
     (work / "sizes.json").write_text(json.dumps(sizes, indent=1) + "\n")
     (work / ".fingerprint").write_text(made_from + "\n")
@@ -177,30 +179,30 @@ def _complete(work: Path, entries: list[ShardEntry], made_from: str) -> None:
 
 
 def put_in_place(work: Path, paths: DatasetPaths, manifest: Manifest) -> None:
-    """Old manifest away, new shards in, new manifest: at no time does a manifest describe shards
-    that are not there, wherever this is killed."""
+    """Remove the old manifest, rename the new shards, write the new manifest: wherever this is
+    killed, no manifest names shards that do not exist."""
     before, now = packed_before(paths), manifest.config_fingerprint
     old = work.with_name(f"{work.name}.old.tmp")
     if paths.shards.exists() and before not in (None, now):
-        _put_away(paths, paths.root / "earlier" / str(before))
+        _move_to_earlier(paths, paths.root / "earlier" / str(before))
     elif paths.shards.exists():
         paths.manifest.unlink(missing_ok=True)
         os.rename(paths.shards, old)
+    sync(work)  # a manifest must not outlive, in a power cut, the shards that it names
     os.rename(work, paths.shards)
+    sync_folder(paths.root)
     record = paths.table("packed").with_suffix(".json")
-    record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps({"config_fingerprint": now}) + "\n")
+    write_text_aside(record, json.dumps({"config_fingerprint": now}) + "\n")
     save_manifest(manifest, paths.manifest)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _put_away(paths: DatasetPaths, place: Path) -> None:
-    """Other settings made it: a training run may depend on it, and the decision to delete is the
-    user's. The manifest goes first: where it lies without its shards, it is refused by its
-    readers."""
+def _move_to_earlier(paths: DatasetPaths, place: Path) -> None:
+    """Keep a data set of other settings: a training run may depend on it, and only the user may
+    delete it. The manifest is moved first: without its shards beside it, readers refuse it."""
     place.mkdir(parents=True, exist_ok=True)
     if paths.manifest.exists():
         os.replace(paths.manifest, place / "manifest.json")
-    shutil.rmtree(place / "shards", ignore_errors=True)  # of equal settings, so of equal bytes
+    shutil.rmtree(place / "shards", ignore_errors=True)  # same settings, so the same bytes
     os.rename(paths.shards, place / "shards")
     print(f"the data set of other settings is now {place / 'manifest.json'}", file=sys.stderr)

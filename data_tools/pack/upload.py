@@ -1,8 +1,8 @@
-"""The finished data set on another storage: any URL that fsspec knows, the manifest last.
+"""Copy the finished data set to another storage: any URL that fsspec knows. The manifest is copied
+last, so a reader that finds manifest.json at the target finds everything that it names.
 
-A reader that finds manifest.json at the target finds all that it names. Uploading goes on where it
-was: what arrived is remembered in .uploaded.jsonl beside the manifest, and is sent again only when
-its size there is not what it was.
+A killed upload resumes: .uploaded.jsonl beside the manifest lists the files that arrived, and a
+listed file is sent again only if its size at the target has changed.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ MANIFEST = "manifest.json"
 
 
 def refuse_other_target(url: str, made_from: str) -> None:
-    """DataError when the target can't be asked, or holds shards that are not of this job."""
+    """DataError if the target cannot be read, or holds shards of another job."""
     files, root = _open(url)
     try:
-        found = _fingerprint_there(files, root)
+        found = _remote_fingerprint(files, root)
     except Exception as error:  # each fsspec backend has its own kinds
         raise _unreachable(url, error) from error
     if found not in (None, made_from):
@@ -34,9 +34,9 @@ def refuse_other_target(url: str, made_from: str) -> None:
         )
 
 
-def _fingerprint_there(files: Any, root: str) -> str | None:
-    """Of the manifest there; of the marker that an upload leaves before its first shard; "unknown"
-    for shards of somebody else."""
+def _remote_fingerprint(files: Any, root: str) -> str | None:
+    """Return the fingerprint in the target's manifest, else in the marker that an upload writes
+    before its first shard; "unknown" for shards without either, None for no shards."""
     if files.exists(f"{root}/{MANIFEST}"):
         try:
             return str(json.loads(files.cat_file(f"{root}/{MANIFEST}"))["config_fingerprint"])
@@ -48,8 +48,8 @@ def _fingerprint_there(files: Any, root: str) -> str | None:
 
 
 def upload(manifest: Manifest, local: Path, url: str) -> None:
-    """Copy shards, indexes and sizes.json, then the manifest. DataError when the target fails; the
-    manifest of an earlier upload is taken away before its shards are."""
+    """Copy shards, indexes and sizes.json, then the manifest. The manifest of an earlier upload is
+    removed before its shards are replaced. DataError when the target fails."""
     files, root = _open(url)
     sent = _Sent(local / ".uploaded.jsonl", url)
     names = ["shards/.fingerprint"]
@@ -62,17 +62,17 @@ def upload(manifest: Manifest, local: Path, url: str) -> None:
     try:
         if files.exists(f"{root}/{MANIFEST}") and files.cat_file(f"{root}/{MANIFEST}") != content:
             files.rm_file(f"{root}/{MANIFEST}")
-        # Object stores (bucket/key, no slash in front) have no folders, and s3fs would make a
-        # bucket of a mistyped name.
+        # Object stores (bucket/key, without a leading slash) have no folders, and s3fs would create
+        # a bucket for a mistyped name.
         if root.startswith("/"):
             files.makedirs(f"{root}/shards", exist_ok=True)
         with StageProgress("upload", total=len(names)) as progress:
             for name in names:
                 digest = digests.get(name) or file_sha256(local / name)
                 size = (local / name).stat().st_size
-                if not (sent.has(name, digest) and _size_there(files, f"{root}/{name}") == size):
+                if not (sent.has(name, digest) and _remote_size(files, f"{root}/{name}") == size):
                     files.put_file(str(local / name), f"{root}/{name}")
-                    if _size_there(files, f"{root}/{name}") != size:
+                    if _remote_size(files, f"{root}/{name}") != size:
                         raise OSError(f"{name} arrived with another size")
                     sent.add(name, digest)
                 progress.advance()
@@ -92,7 +92,7 @@ def _open(url: str) -> tuple[Any, str]:
     return files, root.rstrip("/")
 
 
-def _size_there(files: Any, path: str) -> int | None:
+def _remote_size(files: Any, path: str) -> int | None:
     try:
         files.invalidate_cache()
         return int(files.info(path)["size"])
@@ -108,7 +108,7 @@ def _unreachable(url: str, error: Exception) -> DataError:
 
 
 class _Sent:
-    """Name -> sha256 of what arrived at a target: a line on disk for every file."""
+    """The files that arrived at a target, name -> sha256, with a line on disk for each."""
 
     def __init__(self, path: Path, url: str) -> None:
         self._path, self._url = path, url

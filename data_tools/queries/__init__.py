@@ -1,5 +1,5 @@
 """Stage 1: the list of queries becomes the queries table."""
 
-from data_tools.queries.stage import inputs, run, source_of
+from data_tools.queries.stage import inputs, run
 
-__all__ = ["inputs", "run", "source_of"]
+__all__ = ["inputs", "run"]

@@ -103,13 +103,6 @@ def inputs(job: DatasetJob) -> list[str]:
     return content_hashes(files, Path(job.out_dir) / ".queries_inputs.json")
 
 
-def source_of(origin: str) -> str:
-    """The source in a query's `origin`: "wordnet:n02084071" -> "wordnet"; of a user's list, the
-    file's name: "list.txt:3" -> "list.txt"."""
-    source = origin.split(":")[0]
-    return source if source in (*PUBLISHED, "composed") else origin.rpartition(":")[0] or origin
-
-
 def _needs_wordnet(config: QueriesConfig) -> bool:
     used = config.wordnet.lemmas is not Lemmas.none or bool(noun_fields(config.composed))
     return used or (config.text.wordnet_glosses and _needs_text(config))

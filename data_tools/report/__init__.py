@@ -1,4 +1,4 @@
-"""Stage 10: the ledger, with the fate of every candidate, and the data set's card, report.html."""
+"""The report stage: the ledger, with the fate of every candidate, and the page report.html."""
 
 from data_tools.report.stage import inputs, run
 

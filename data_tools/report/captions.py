@@ -1,8 +1,8 @@
 """What the captions are like: languages, n-grams, and whether they are sentences or keywords.
 
-Counted in a sample of the packed captions, since none of it is the finer for more of them: the
-share of distinct n-grams falls with every caption added, so it can only be compared between samples
-of one size.
+All of it is counted in a sample of the packed captions, because more captions would not make these
+figures more precise: the share of distinct n-grams falls with every caption added, so it can only
+be compared between samples of one size.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from data_tools.text.language import languages
 from data_tools.text.tokens import UNSPACED_SCRIPTS
 
 MAX_N = 4
-# Words that hold an English sentence together; a list of keywords has none of them. Prepositions,
-# articles, conjunctions, pronouns, forms of to be.
+# Prepositions, articles, conjunctions, pronouns and forms of "to be": English phrases and sentences
+# have them, lists of keywords do not.
 FUNCTION_WORDS = frozenset(
     "a an the this that these those of in on at by for from to with without into onto over under "
     "near between behind about through during and or but as while is are was were be been being it "
     "its he she his her they their we our you your i my who which where when there".split()
 )
 _UNSPACED = "".join(f"{chr(first)}-{chr(last)}" for first, last in UNSPACED_SCRIPTS)
-# A letter of a script without spaces is about a word.
+# In scripts without spaces a letter counts as a word.
 WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+(?:['\u2019][^\W_{_UNSPACED}]+)*")
 
 
@@ -33,36 +33,38 @@ WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+(?:['\u2019][^\W_{_UNSPACED
 class CaptionFacts:
     num_captions: int
     languages: list[tuple[str, int]] = field(default_factory=list)
-    """ISO code ("" where a caption is too short to tell) and captions; the most first."""
+    """ISO code ("" for captions that are too short to detect one) and number of captions; the most
+    frequent first."""
     ngrams: list[tuple[int, int, int]] = field(default_factory=list)
-    """n, n-grams, distinct ones; n from 1 to MAX_N."""
+    """n, number of n-grams, number of distinct ones; n from 1 to MAX_N."""
     english: int = 0
-    """Captions that were told to be English, which takes five words."""
+    """Captions detected as English, which takes five words."""
     sentences: int = 0
-    """Of these, those with one of FUNCTION_WORDS."""
+    """English captions with one of FUNCTION_WORDS."""
 
 
 def words(caption: str) -> list[str]:
+    """The folded words of a caption."""
     return WORD.findall(fold(caption))
 
 
 def caption_facts(captions: Sequence[str]) -> CaptionFacts:
-    told = languages(captions)
-    counts = Counter(told)
+    codes = languages(captions)
+    counts = Counter(codes)
     distinct: list[set[int]] = [set() for _ in range(MAX_N)]
     totals = [0] * MAX_N
     english = sentences = 0
-    for caption, language in zip(captions, told):
-        found = words(caption)
+    for caption, language in zip(captions, codes):
+        tokens = words(caption)
         for n in range(1, MAX_N + 1):
-            # 64-bit hashes take less memory than the words; that two of a few million meet is a
-            # matter of one in a million runs
-            grams = [hash(tuple(found[at : at + n])) for at in range(len(found) - n + 1)]
+            # 64-bit hashes take less memory than the words; the chance of a collision among a few
+            # million n-grams is about 1e-6
+            grams = [hash(tuple(tokens[at : at + n])) for at in range(len(tokens) - n + 1)]
             totals[n - 1] += len(grams)
             distinct[n - 1].update(grams)
         if language == "en":
             english += 1
-            sentences += not FUNCTION_WORDS.isdisjoint(found)
+            sentences += not FUNCTION_WORDS.isdisjoint(tokens)
     return CaptionFacts(
         num_captions=len(captions),
         languages=sorted(counts.items(), key=lambda item: (-item[1], item[0])),
@@ -73,7 +75,7 @@ def caption_facts(captions: Sequence[str]) -> CaptionFacts:
 
 
 def kind_sentence(facts: CaptionFacts) -> str:
-    """Bags of words or sentences, and by which measure."""
+    """Say whether the captions are bags of words or sentences, and by which measure."""
     if not facts.english or facts.english < facts.num_captions / 10:
         return (
             f"Whether they are sentences is not judged: {facts.english:,} of "

@@ -1,4 +1,5 @@
-"""The card's charts, as data URIs of SVG. Numbers only: no text of the web gets into a chart."""
+"""The charts of the report, as data URIs of SVG. They show numbers only: no text from the web gets
+into a chart."""
 
 from __future__ import annotations
 
@@ -12,12 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 BEFORE, AFTER = "#8c959f", "#0969da"
-# A line through 500,000 ranks would be megabytes of SVG: so many points show the same curve.
+# Points of a line, at most: a line through 500,000 ranks would be megabytes of SVG, and this many
+# points show the same curve.
 MAX_POINTS = 400
 
 
 def pairs_per_query(found: np.ndarray, packed: np.ndarray, max_per_query: int) -> str:
-    """Rank-frequency, log-log: what balancing and link rot made of the distribution of queries."""
+    """Draw pairs per query by rank, log-log, as found and as packed: what balancing and link rot
+    did to the distribution."""
     figure, axes = _axes()
     for counts, colour, label in ((found, BEFORE, "found"), (packed, AFTER, "packed")):
         ranked = np.sort(counts[counts > 0])[::-1]
@@ -31,18 +34,18 @@ def pairs_per_query(found: np.ndarray, packed: np.ndarray, max_per_query: int) -
 
 
 def _log_spaced(number: int) -> np.ndarray:
-    """Indexes below `number`, the first and the last among them, even on a log scale."""
+    """Return indexes below `number`, evenly spaced on a log scale, with the first and the last."""
     if number <= MAX_POINTS:
         return np.arange(number)
     return np.unique(np.geomspace(1, number, MAX_POINTS).round().astype(np.int64)) - 1
 
 
 def histogram(counts: np.ndarray, counted: str, first: int = 0) -> str:
-    """Entry i of `counts` is the number of packed pairs with the value i; the last, of those with
-    more. Values below `first` are left out."""
+    """Draw bars for `counts`: entry i is the number of packed pairs with the value i, the last
+    entry that of pairs with larger values. Values below `first` are left out."""
     figure, axes = _axes()
     over = counts[-1] > 0
-    if not over:  # an empty tail is left out, down to ten bars
+    if not over:  # leave out an empty tail, but show at least ten bars
         counts = counts[: max(first + 10, int(np.flatnonzero(counts).max(initial=0)) + 1)]
     last = len(counts) - 1
     axes.bar(np.arange(first, last + 1), counts[first:], color=AFTER, width=0.9)
@@ -64,7 +67,7 @@ def _axes() -> tuple[Figure, Axes]:
 
 def _svg(figure: Figure) -> str:
     stream = io.StringIO()
-    # a fixed salt and no date: equal data give equal bytes
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "card"}):
+    # with a fixed salt and no date, equal data give equal bytes
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue().encode()).decode()

@@ -1,6 +1,6 @@
-"""Which class names of the evaluation sets the query list has: a concept that nothing was searched
-for is learned by accident only. MetaCLIP's 500,000 queries have 703 of the 998 distinct class names
-of ImageNet."""
+"""Which class names of the evaluation sets are queries: a concept that was not searched for is
+learned by accident only. MetaCLIP's 500,000 queries have 703 of the 998 distinct class names of
+ImageNet."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ MISSING_SHOWN = 50
 class Coverage:
     name: str
     num_classes: int
-    """Distinct names, folded."""
+    """Distinct names, after folding."""
     covered: int
-    """Those that are a query."""
+    """Names that are a query."""
     with_pairs: int
-    """Those that are a query with a packed pair."""
+    """Names that are a query with a packed pair."""
     missing: list[str]
-    """The first MISSING_SHOWN that are no query, in the order of the file."""
+    """The first MISSING_SHOWN names that are no query, in the order of the file."""
 
 
 def class_name_files(given: Sequence[str], eval_folder: Path) -> list[Path]:
-    """The text files of class names, those in `eval_folder` first, each once. DataError for a path
-    that has none."""
+    """Return the text files of class names, those in `eval_folder` first, each once. DataError for
+    a path without one."""
     files = sorted(eval_folder.glob(f"*/{CLASS_NAMES}"))
     for path in map(Path, given):
         if path.is_dir():
@@ -50,8 +50,8 @@ def class_name_files(given: Sequence[str], eval_folder: Path) -> list[Path]:
 
 
 def inputs(given: Sequence[str], eval_folder: Path) -> list[str]:
-    """Hashes of the files: the card is made again when one changes. A missing one is for the stage
-    to tell."""
+    """Return hashes of the files: the report is made again when one changes. Missing files are left
+    to the stage, which names them."""
     try:
         files = class_name_files(given, eval_folder)
         return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
@@ -62,14 +62,14 @@ def inputs(given: Sequence[str], eval_folder: Path) -> list[str]:
 def coverage(
     files: Sequence[Path], folded_queries: dict[str, int], packed: np.ndarray
 ) -> list[Coverage]:
-    """A Coverage for each file. `folded_queries`: query id by folded query; `packed`: pairs by
-    query id."""
-    return [_of_file(file, folded_queries, packed) for file in files]
+    """Return a Coverage for each file. `folded_queries` is query id by folded query; `packed` is
+    the number of packed pairs by query id."""
+    return [_file_coverage(file, folded_queries, packed) for file in files]
 
 
 def read_class_names(file: Path) -> list[str]:
-    """The lines that hold a name; "_" stands for a space, as in many such lists. DataError for a
-    file that is not UTF-8, or empty."""
+    """Return the lines that hold a name. "_" stands for a space, as in many such lists. DataError
+    for a file that is not UTF-8, or has no name."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -80,7 +80,7 @@ def read_class_names(file: Path) -> list[str]:
     return [name for name in names if name]
 
 
-def _of_file(file: Path, folded_queries: dict[str, int], packed: np.ndarray) -> Coverage:
+def _file_coverage(file: Path, folded_queries: dict[str, int], packed: np.ndarray) -> Coverage:
     names: dict[str, str] = {}
     for name in read_class_names(file):
         names.setdefault(fold(name), name)

@@ -1,4 +1,4 @@
-"""The numbers of the data set's card, counted from the ledger and the tables of the stages."""
+"""The numbers of the report, counted from the ledger and the tables of the stages."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ import xxhash
 
 from data_tools.config import ReportConfig
 from data_tools.dataset.manifest import Manifest
-from data_tools.queries.stage import source_of
 from data_tools.report.captions import CaptionFacts, caption_facts
 from data_tools.report.coverage import Coverage, class_name_files, coverage
-from data_tools.tables.schema import PACKED, DatasetPaths
-from data_tools.tables.stream import on_disk_database
+from data_tools.tables.schema import PACKED, DatasetPaths, query_source
+from data_tools.tables.scratch import files_pattern, scratch_database, sql_text
 
 TOP_ROWS = 20
 MAX_CAPTION_WORDS = 40
@@ -28,7 +27,7 @@ MAX_CONCEPTS = 20
 
 @dataclass(frozen=True)
 class Sample:
-    """A packed pair as a reader of the shards finds it; `source` is its {uid}.json."""
+    """A packed pair as it is read from a shard; `source` is its {uid}.json."""
 
     image: bytes
     caption: str
@@ -40,13 +39,14 @@ class QueryFacts:
     found: np.ndarray
     """int64 (num_queries,): candidates of each query."""
     packed: np.ndarray
+    """int64 (num_queries,): packed pairs of each query."""
     top: list[tuple[str, int, int]]
-    """Query, candidates, packed; the most found first."""
+    """Query, candidates, packed pairs; the query with most candidates first."""
     without_pairs: list[str]
-    """Some of those that found nothing, drawn by a hash of the query."""
+    """Up to TOP_ROWS queries that found nothing, drawn by a hash of the query."""
     by_source: list[tuple[str, int, int, int, int]]
-    """Source, queries, those without a candidate, those with more than t, candidates that they
-    found (a pair counts for each of its queries); the most queries first."""
+    """Source, queries, queries without a candidate, queries with more than t candidates, candidates
+    (a pair counts for each of its queries); the source with most queries first."""
 
     @property
     def num_queries(self) -> int:
@@ -56,31 +56,35 @@ class QueryFacts:
 @dataclass
 class Facts:
     fates: list[tuple[str, int]]
+    """Status in the ledger, candidates with it; the most frequent first."""
     queries: QueryFacts
     max_per_query: int
     caption_words: np.ndarray
-    """int64 (words + 1,): packed captions of so many words, the last entry those of more."""
+    """int64 (MAX_CAPTION_WORDS + 2,): packed captions by number of words, the last entry those with
+    more than MAX_CAPTION_WORDS."""
     concepts: np.ndarray
-    """int64: packed pairs with so many queries, the last entry those of more."""
+    """int64 (MAX_CONCEPTS + 2,): packed pairs by number of queries, the last entry those with more
+    than MAX_CONCEPTS."""
     mean_concepts: float
     captions: CaptionFacts
     licenses: list[tuple[str, str, int]] = field(default_factory=list)
-    """Licence and its address as stated by the source, packed."""
+    """Licence and its address as stated by the source, packed pairs; the most packed first."""
     sites: list[tuple[str, int, int, int]] = field(default_factory=list)
-    """Host, candidates, failed or rejected, packed; the most packed first."""
+    """Host, candidates, failed or rejected pairs, packed pairs; the most packed first."""
     num_sites: int = 0
     coverage: list[Coverage] = field(default_factory=list)
 
     def total(self, *beginnings: str) -> int:
-        """Pairs whose fate begins with one of these; all pairs without one."""
+        """Return the number of pairs whose fate begins with one of these; of all pairs without
+        any."""
         return sum(n for fate, n in self.fates if fate.startswith(beginnings or ("",)))
 
 
 def collect_facts(paths: DatasetPaths, max_per_query: int, config: ReportConfig) -> Facts:
-    """Needs the ledger. Aggregates in DuckDB, on disk where it must; what comes back has a row a
-    query at most."""
+    """Count everything in DuckDB, on disk where memory does not suffice; results have a row per
+    query at most. The ledger must have been written."""
     files = class_name_files(config.class_names, paths.root / "eval")
-    with on_disk_database(paths.root) as database:
+    with scratch_database(paths.root / "tables" / ".report.tmp") as database:
         for name in ("queries", "kept", "balanced"):
             _view(database, name, paths.table(name))
         _view(database, "ledger", paths.ledger)
@@ -137,9 +141,9 @@ _SITES = f"""
 
 
 def _view(database: duckdb.DuckDBPyConnection, name: str, path: Path) -> None:
-    # a view can't hold a parameter, so the path stands in the statement
-    quoted = str(path).replace("'", "''")
-    database.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet('{quoted}')")
+    # a view cannot hold a parameter, so the path is part of the statement
+    file = sql_text(files_pattern(path))
+    database.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet({file})")
 
 
 def _rows(database: duckdb.DuckDBPyConnection, query: str) -> list:
@@ -149,11 +153,11 @@ def _rows(database: duckdb.DuckDBPyConnection, query: str) -> list:
 def _query_facts(
     database: duckdb.DuckDBPyConnection, max_per_query: int
 ) -> tuple[QueryFacts, dict[str, int]]:
-    """And the id of each folded query."""
+    """Return the facts, and the id of each folded query."""
     rows = _rows(database, _PER_QUERY)
     by_source: dict[str, list[int]] = {}
     for _, _, _, origin, found, _ in rows:
-        counts = by_source.setdefault(source_of(origin), [0, 0, 0, 0])
+        counts = by_source.setdefault(query_source(origin), [0, 0, 0, 0])
         for place, value in enumerate((1, found == 0, found > max_per_query, found)):
             counts[place] += value
     most = sorted(rows, key=lambda row: (-row[4], row[0]))[:TOP_ROWS]
@@ -179,7 +183,8 @@ def _concepts(database: duckdb.DuckDBPyConnection) -> tuple[np.ndarray, float]:
 
 
 def _histogram(database: duckdb.DuckDBPyConnection, query: str, largest: int) -> np.ndarray:
-    """Of rows (value, count); values above `largest` in the last entry."""
+    """Return counts by value, from rows (value, count); values above `largest` are in the last
+    entry."""
     counts = np.zeros(largest + 2, np.int64)
     for value, count in _rows(database, query):
         counts[min(value, largest + 1)] += count
@@ -187,7 +192,8 @@ def _histogram(database: duckdb.DuckDBPyConnection, query: str, largest: int) ->
 
 
 def first_samples(manifest: Manifest, wanted: int) -> list[Sample]:
-    """The first samples of the data set. Their order is random, so they are a fair draw."""
+    """Return the first samples of the data set. Their order is random, so they are a random
+    sample."""
     samples: list[Sample] = []
     for shard in manifest.shards:
         rows = pq.read_table(manifest.index_path(shard)).slice(0, wanted - len(samples)).to_pylist()

@@ -1,41 +1,40 @@
-"""The ledger: one row per candidate with the last word that any stage said about it.
+"""The ledger: one row per candidate, with the decision of the last stage that made one about it.
 
-The card's fates and sites, and what each query found, can be counted again from it (`SELECT status,
-count(*) ... GROUP BY status`), and it says at which rule or with which HTTP status a pair was lost.
-A duplicate names the pair that has its picture, which counts for its queries too
+The fates and sites of the report, and what each query found, can be counted again from it (`SELECT
+status, count(*) ... GROUP BY status`), and it says by which rule or HTTP status a pair was lost.
+The row of a duplicate names the pair that has its picture; that pair counts for the queries of both
 (tables/united.parquet).
 """
 
 from __future__ import annotations
 
-import os
-import uuid
-
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_tools.ground.aside import written_aside
 from data_tools.tables.schema import FOUND, LEDGER, DataError, DatasetPaths
-from data_tools.tables.stream import ROWS_PER_BATCH, on_disk_database
+from data_tools.tables.scratch import files_pattern, query_rows, scratch_database
 
-# The fates of a stage overrule those of the stages before it.
+# The fates of a stage override those of the stages before it.
 STAGES = ("search", "balance", "crawl", "curate", "rebalance", "pack")
 
 
 def write_ledger(paths: DatasetPaths) -> int:
-    """Write ledger.parquet (LEDGER, in the order of the uids); returns its number of rows.
+    """Write ledger.parquet (LEDGER, sorted by uid); return its number of rows.
 
-    A stage that has not run has no say. DataError when there is no table of candidates. DuckDB
-    joins and sorts on disk: memory does not grow with the number of candidates.
+    Fates of stages that have not run are left out. DataError when there is no table of candidates.
+    DuckDB joins and sorts on disk: memory does not grow with the number of candidates.
     """
     candidates = paths.table("candidates")
     if not candidates.exists():
         raise DataError(f"{candidates} does not exist: run the search stage first")
-    files = {stage: str(paths.fates(stage)) for stage in STAGES if paths.fates(stage).exists()}
+    files = {
+        stage: files_pattern(paths.fates(stage)) for stage in STAGES if paths.fates(stage).exists()
+    }
     words = " UNION ALL ".join(
         f"SELECT uid, status, http_status, detail, {rank} AS rank FROM read_parquet(${stage})"
         for rank, stage in enumerate(files)
     )
-    # The HTTP status is the crawl's, and stays known when a later stage has the last word.
+    # The HTTP status comes from the crawl, and is kept when a later stage decided.
     query = f"""
         SELECT c.uid, c.url, c.caption, c.source, c.query_ids,
                coalesce(f.last.status, '{FOUND}') AS status, f.http_status, f.last.detail AS detail
@@ -47,15 +46,15 @@ def write_ledger(paths: DatasetPaths) -> int:
         ) f ON c.uid = f.uid
         ORDER BY c.uid
     """
-    aside = paths.ledger.with_name(f".{paths.ledger.name}.{uuid.uuid4().hex[:8]}.tmp")
     num_rows = 0
-    try:
-        with on_disk_database(paths.root) as database, pq.ParquetWriter(aside, LEDGER) as writer:
-            rows = database.sql(query, params={**files, "candidates": str(candidates)})
-            for batch in rows.to_arrow_reader(ROWS_PER_BATCH):
-                writer.write_table(pa.Table.from_batches([batch]).cast(LEDGER))
-                num_rows += batch.num_rows
-        os.replace(aside, paths.ledger)
-    finally:
-        aside.unlink(missing_ok=True)
+    with (
+        written_aside(paths.ledger) as aside,
+        scratch_database(paths.root / "tables" / ".ledger.tmp") as database,
+        pq.ParquetWriter(aside, LEDGER) as writer,
+    ):
+        for rows in query_rows(
+            database, query, LEDGER, {**files, "candidates": files_pattern(candidates)}
+        ):
+            writer.write_table(rows)
+            num_rows += rows.num_rows
     return num_rows

@@ -1,6 +1,8 @@
-"""The sections of the card that tell numbers: each a title, sentences, tables and charts."""
+"""The sections of the report that show numbers and pictures: each a title and blocks of page.py."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -8,86 +10,137 @@ from data_tools.dataset.manifest import Manifest
 from data_tools.report.captions import CaptionFacts, kind_sentence
 from data_tools.report.charts import histogram, pairs_per_query
 from data_tools.report.coverage import Coverage
-from data_tools.report.facts import MAX_CAPTION_WORDS, TOP_ROWS, Facts
-from data_tools.report.page import Link, chart, names, paragraph, section, side, table
+from data_tools.report.facts import MAX_CAPTION_WORDS, TOP_ROWS, Facts, Sample
+from data_tools.report.page import (
+    Block,
+    Chart,
+    Columns,
+    Heading,
+    Link,
+    Names,
+    Paragraph,
+    Picture,
+    Pictures,
+    Section,
+    Table,
+    jpeg_uri,
+)
 from data_tools.tables.schema import DROPPED, FAILED, PACKED, REJECTED
 
 # MetaCLIP (arXiv 2309.16671): 5.6 billion matches in 1.6 billion captions.
 METACLIP_CONCEPTS = 3.5
 
 
-def totals(manifest: Manifest, facts: Facts) -> str:
+def totals(manifest: Manifest, facts: Facts) -> Section:
     queries = facts.queries
-    return table(
-        ("", ""),
-        [
-            ("samples", manifest.num_samples),
-            ("shards", len(manifest.shards)),
-            ("bytes", manifest.num_bytes),
-            ("candidates", facts.total()),
-            ("queries", queries.num_queries),
-            ("queries without a candidate", int((queries.found == 0).sum())),
-            ("queries without a sample", int((queries.packed == 0).sum())),
-            (
-                f"queries with more than t = {facts.max_per_query} candidates",
-                int((queries.found > facts.max_per_query).sum()),
-            ),
-        ],
+    rows = [
+        ("samples", manifest.num_samples),
+        ("shards", len(manifest.shards)),
+        ("bytes", manifest.num_bytes),
+        ("candidates", facts.total()),
+        ("queries", queries.num_queries),
+        ("queries without a candidate", int((queries.found == 0).sum())),
+        ("queries without a sample", int((queries.packed == 0).sum())),
+        (
+            f"queries with more than t = {facts.max_per_query} candidates",
+            int((queries.found > facts.max_per_query).sum()),
+        ),
+    ]
+    return Section("", [Table((), rows)])
+
+
+def pictures(samples: Sequence[Sample]) -> Section:
+    shown = Pictures([_picture(sample) for sample in samples])
+    title = f"The first {len(samples)} samples"
+    return Section(title, [Paragraph("Their order is random."), shown])
+
+
+def _picture(sample: Sample) -> Picture:
+    source = sample.source
+    return Picture(
+        jpeg_uri(sample.image),
+        sample.caption,
+        author=source.get("attribution") or "author not stated",
+        licence=source.get("license") or "licence not stated",
+        address=Link(source.get("page_url") or source.get("url") or ""),
     )
 
 
-def fates(facts: Facts) -> str:
+def fates(facts: Facts) -> Section:
     total = facts.total()
     rows = [(status, count, f"{count / total:.1%}") for status, count in facts.fates]
     balanced = facts.total(f"{DROPPED}:rebalance")
     survived = facts.total(PACKED) + balanced
     crawled = survived + facts.total(FAILED, REJECTED)
-    told = ""
+    blocks: list[Block] = []
     if crawled:
-        told = paragraph(
-            f"Of {crawled:,} pairs that balancing kept, {survived:,} ({survived / crawled:.1%}) "
-            f"survived crawl and curation; the second balancing dropped {balanced:,} of them."
+        blocks.append(
+            Paragraph(
+                f"Of {crawled:,} pairs that balancing kept, {survived:,} "
+                f"({survived / crawled:.1%}) survived crawl and curation; the second balancing "
+                f"dropped {balanced:,} of them."
+            )
         )
-    return section("What became of each candidate", told, table(("fate", "pairs", "share"), rows))
+    blocks.append(Table(("fate", "pairs", "share"), rows))
+    return Section("What became of each candidate", blocks)
 
 
-def queries(facts: Facts) -> str:
-    of = facts.queries
-    drawn = chart(
-        pairs_per_query(of.found, of.packed, facts.max_per_query),
-        "pairs per query by rank, found and packed, both axes logarithmic",
-    )
-    capped = int((of.found > facts.max_per_query).sum())
-    empty = int((of.found == 0).sum())
-    most = table(("query", "found", PACKED), of.top)
+def queries(facts: Facts) -> Section:
+    per_query = facts.queries
+    capped = int((per_query.found > facts.max_per_query).sum())
+    empty = int((per_query.found == 0).sum())
     above = f"more than t = {facts.max_per_query:,}"
-    return section(
-        "Queries",
-        paragraph(
-            f"{capped:,} of {of.num_queries:,} queries found {above} pairs; {empty:,} found none. "
-            "A query can end above t: a pair stays for the sake of its rarest query."
+    header = ("source", "queries", "found nothing", above, "pairs found")
+    blocks: list[Block] = [
+        Paragraph(
+            f"{capped:,} of {per_query.num_queries:,} queries found {above} pairs; {empty:,} found "
+            "none. A query can end above t: a pair stays for the sake of its rarest query."
         ),
-        "<h3>By source</h3>",
-        table(("source", "queries", "found nothing", above, "pairs found"), of.by_source),
-        paragraph("A pair counts for each query in it."),
-        names(f"Found nothing, {len(of.without_pairs)} of {empty:,}:", of.without_pairs),
-        side(
-            f"<h3>Pairs per query, before and after</h3>{drawn}",
-            f"<h3>The {len(of.top)} queries that found most</h3>{most}",
+        Heading("By source"),
+        Table(header, per_query.by_source),
+        Paragraph("A pair counts once for each of its queries."),
+        *_names(
+            f"Found nothing, {len(per_query.without_pairs)} of {empty:,}:", per_query.without_pairs
         ),
-    )
+        Columns(
+            [
+                [
+                    Heading("Pairs per query, before and after"),
+                    Chart(
+                        pairs_per_query(per_query.found, per_query.packed, facts.max_per_query),
+                        "pairs per query by rank, found and packed, both axes logarithmic",
+                    ),
+                ],
+                [
+                    Heading(f"The {len(per_query.top)} queries that found most"),
+                    Table(("query", "found", PACKED), per_query.top),
+                ],
+            ]
+        ),
+    ]
+    return Section("Queries", blocks)
 
 
-def captions(facts: Facts) -> str:
-    return section(
+def _names(label: str, names: Sequence[str]) -> list[Names]:
+    """The label with the names; no block where there is no name."""
+    return [Names(label, names)] if names else []
+
+
+def captions(facts: Facts) -> Section:
+    sentences = [_length_sentence(facts.caption_words), kind_sentence(facts.captions)]
+    words = histogram(facts.caption_words, "words in the caption")
+    return Section(
         "Captions",
-        paragraph(_length_sentence(facts.caption_words), kind_sentence(facts.captions)),
-        side(
-            "<h3>Words per caption</h3>"
-            + chart(histogram(facts.caption_words, "words in the caption"), "words per caption"),
-            f"<h3>Concepts per caption</h3>{_concepts(facts)}",
-        ),
-        side(_ngrams(facts.captions), _languages(facts.captions)),
+        [
+            Paragraph(" ".join(sentences)),
+            Columns(
+                [
+                    [Heading("Words per caption"), Chart(words, "words per caption")],
+                    [Heading("Concepts per caption"), *_concepts(facts)],
+                ]
+            ),
+            Columns([_ngrams(facts.captions), _languages(facts.captions)]),
+        ],
     )
 
 
@@ -100,44 +153,54 @@ def _length_sentence(counts: np.ndarray) -> str:
     )
 
 
-def _concepts(facts: Facts) -> str:
-    drawn = chart(
-        histogram(facts.concepts, "queries in the caption", first=1), "queries per caption"
-    )
+def _concepts(facts: Facts) -> list[Block]:
     one = int(facts.concepts[1])
     share = one / max(1, int(facts.concepts.sum()))
-    return drawn + paragraph(
-        f"{facts.mean_concepts:.2f} queries in a packed caption in the mean; {share:.0%} have one "
-        f"alone. MetaCLIP's pool has {METACLIP_CONCEPTS} with 500,000 queries; a larger list finds "
-        "more."
-    )
+    return [
+        Chart(histogram(facts.concepts, "queries in the caption", first=1), "queries per caption"),
+        Paragraph(
+            f"{facts.mean_concepts:.2f} queries in a packed caption in the mean; {share:.0%} have "
+            f"one alone. MetaCLIP's pool has {METACLIP_CONCEPTS} with 500,000 queries; a larger "
+            "list finds more."
+        ),
+    ]
 
 
-def _ngrams(of: CaptionFacts) -> str:
+def _ngrams(facts: CaptionFacts) -> list[Block]:
     rows = [
         (n, count, distinct, f"{distinct / count:.1%}" if count else "-")
-        for n, count, distinct in of.ngrams
+        for n, count, distinct in facts.ngrams
     ]
-    told = paragraph(f"In {of.num_captions:,} captions: those of the smallest uids, a fair draw.")
-    return f"<h3>n-grams</h3>{told}" + table(("n", "n-grams", "distinct", "share"), rows)
+    return [
+        Heading("n-grams"),
+        Paragraph(
+            f"Counted in the {facts.num_captions:,} captions with the smallest uids, which is a "
+            "random sample: uids are hashes."
+        ),
+        Table(("n", "n-grams", "distinct", "share"), rows),
+    ]
 
 
-def _languages(of: CaptionFacts) -> str:
+def _languages(facts: CaptionFacts) -> list[Block]:
     rows = [
-        (code or "four words or fewer: not told", count, f"{count / of.num_captions:.1%}")
-        for code, count in of.languages[:TOP_ROWS]
+        (code or "unknown: four words or fewer", count, f"{count / facts.num_captions:.1%}")
+        for code, count in facts.languages[:TOP_ROWS]
     ]
-    more = len(of.languages) - len(rows)
-    told = paragraph(
-        f"In the same {of.num_captions:,} captions, by fastText's lid.176."
-        + (f" {more} more were told, each of fewer captions." if more else "")
-    )
-    return f"<h3>Languages</h3>{told}" + table(("language", "captions", "share"), rows)
+    more = len(facts.languages) - len(rows)
+    rest = f" {more} more languages have fewer captions each." if more else ""
+    return [
+        Heading("Languages"),
+        Paragraph(
+            f"Detected in the same {facts.num_captions:,} captions by fastText's lid.176.{rest}"
+        ),
+        Table(("language", "captions", "share"), rows),
+    ]
 
 
-def coverage(of: list[Coverage]) -> str:
-    if not of:
-        return ""
+def coverage(sets: Sequence[Coverage]) -> list[Section]:
+    """The section on class names; none where there is no list of class names."""
+    if not sets:
+        return []
     rows = [
         (
             one.name,
@@ -146,48 +209,42 @@ def coverage(of: list[Coverage]) -> str:
             f"{one.covered / one.num_classes:.1%}",
             one.with_pairs,
         )
-        for one in of
+        for one in sets
     ]
-    header = ("set", "class names", "are a query", "share", "with a packed pair")
-    missing = [
-        names(
-            f"{one.name}, {len(one.missing)} of the {one.num_classes - one.covered:,} that are no "
-            "query:",
-            one.missing,
-        )
-        for one in of
-    ]
-    return section(
-        "Class names of the evaluation sets",
-        paragraph(
+    blocks: list[Block] = [
+        Paragraph(
             "A name is covered when it is a query, case and width of letters aside. MetaCLIP's "
             "500,000 queries have 703 of ImageNet's 998 names."
         ),
-        table(header, rows),
-        *missing,
-    )
+        Table(("set", "class names", "are a query", "share", "with a packed pair"), rows),
+    ]
+    for one in sets:
+        no_query = one.num_classes - one.covered
+        label = f"{one.name}, {len(one.missing)} of the {no_query:,} that are no query:"
+        blocks += _names(label, one.missing)
+    return [Section("Class names of the evaluation sets", blocks)]
 
 
-def licences(facts: Facts) -> str:
-    return section(
+def licences(facts: Facts) -> Section:
+    rows = [(name, Link(address), count) for name, address, count in facts.licenses]
+    return Section(
         "Licences, as the sources state them",
-        paragraph(
-            "Nobody but the source has checked them. The address and the author of each picture "
-            "are in its .json."
-        ),
-        table(
-            ("licence", "address", "pairs"),
-            [(name, Link(address), count) for name, address, count in facts.licenses],
-        ),
+        [
+            Paragraph(
+                "Nobody but the source has checked them. The address and the author of each "
+                "picture are in its .json."
+            ),
+            Table(("licence", "address", "pairs"), rows),
+        ],
     )
 
 
-def sites(facts: Facts) -> str:
+def sites(facts: Facts) -> Section:
     shown = len(facts.sites)
-    return section(
+    return Section(
         "Sites",
-        paragraph(
-            f"{facts.num_sites:,} in all; those with most samples, {shown} of them, are listed."
-        ),
-        table(("site", "found", "failed or rejected", PACKED), facts.sites),
+        [
+            Paragraph(f"{facts.num_sites:,} sites in all; the {shown} with the most samples:"),
+            Table(("site", "found", "failed or rejected", PACKED), facts.sites),
+        ],
     )

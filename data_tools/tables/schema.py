@@ -1,14 +1,12 @@
-"""What crosses a stage: parquet schemas, the names of the files, and the words of the ledger.
+"""What stages hand on to each other: parquet schemas, names of files, and the words of the ledger.
 
-Every stage reads tables and writes tables; nothing else is handed on. A row is known by its `uid`
-from the moment it is found until it lies in a shard.
+Every stage reads tables and writes tables, and hands on nothing else. A pair of image and caption
+keeps its `uid` from the moment it is found until it is a sample in a shard.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,14 +17,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from data_tools.ground.aside import written_aside
+
 
 class DataError(RuntimeError):
     """A failure the user can act on: the message names the value and the fix; entry points print it
     and exit 1."""
 
 
-# One row per distinct query, in the order of the user's list. `folded` is the form duplicates are
-# judged by.
+# One row per distinct query, in the order of the user's list. Two queries are the same when their
+# `folded` forms are equal.
 QUERIES = pa.schema(
     [
         ("query_id", pa.int32()),
@@ -36,7 +36,18 @@ QUERIES = pa.schema(
     ]
 )
 
-# One row per (url, caption), whatever number of queries found it: `query_ids` is sorted and
+# Sources of queries besides the user's own lists; `origin` begins with the name of one.
+MADE_QUERIES = ("wordnet", "unigrams", "bigrams", "titles", "composed")
+
+
+def query_source(origin: str) -> str:
+    """The source in a query's `origin`: "wordnet:n02084071" -> "wordnet"; for a user's list, the
+    file's name: "list.txt:3" -> "list.txt"."""
+    source = origin.split(":")[0]
+    return source if source in MADE_QUERIES else origin.rpartition(":")[0] or origin
+
+
+# One row per (url, caption), however many queries found it: `query_ids` is sorted and
 # distinct.
 CANDIDATES = pa.schema(
     [
@@ -55,12 +66,13 @@ CANDIDATES = pa.schema(
     ]
 )
 
-# Candidates that balancing kept, with the probability they had.
+# Candidates that balancing kept, with the probability that each had of being kept.
 KEPT = CANDIDATES.append(pa.field("keep_probability", pa.float32()))
 
-# One row per image that the crawl delivered: where its bytes lie (`shard` is relative to the crawl
-# folder). `sha256` is of the bytes as they came from the site; `width`, `height` are of the stored
-# image.
+# One row per image that the crawl stored, with the place of its bytes: `size` bytes at `offset` of
+# the tar `shard`, a path relative to the crawl folder. `sha256` is that of the bytes as the site
+# sent them; `width` and `height` are those of the stored image, the original_* ones those before
+# it was made smaller.
 FETCHED = pa.schema(
     [
         ("uid", pa.string()),
@@ -75,24 +87,26 @@ FETCHED = pa.schema(
     ]
 )
 
-# Fetched rows that curation passed, with the caption as it will be packed; `captions` are all texts
-# that came with the same image, that one included, and `query_ids` the queries of all of them.
+# Fetched rows that passed curation, with the caption as it will be packed. `captions` are all texts
+# that came with the same image, that one included; `query_ids` are the queries of all of them.
 CURATED = (
     FETCHED.append(pa.field("caption", pa.string()))
     .append(pa.field("captions", pa.list_(pa.string())))
     .append(pa.field("query_ids", pa.list_(pa.int32())))
 )
 
-# Pairs whose picture is in the curated table as that of the pair `main`; `query_ids` are those that
-# this pair and no other brings there. A pair that brings none has no row.
+# Pairs that were merged into the pair `main` of the curated table, which shows the same picture.
+# `query_ids` are the queries that `main` got from this pair; each is listed for one pair only. A
+# pair that adds none has no row.
 UNITED = pa.schema(
     [("uid", pa.string()), ("main", pa.string()), ("query_ids", pa.list_(pa.int32()))]
 )
 
-# Curated rows that the second balancing kept, with the probability they had there.
+# Curated rows that the second balancing kept, with their probability of being kept by both.
 BALANCED = CURATED.append(pa.field("keep_probability", pa.float32()))
 
-# What a stage decided about a uid. The ledger is the last word of each stage, in stage order.
+# What one stage decided about each uid. The ledger has, for each uid, the decision of the last
+# stage that made one.
 FATES = pa.schema(
     [
         ("uid", pa.string()),
@@ -122,13 +136,13 @@ FOUND, MATCHED, KEPT_STATUS, FETCHED_STATUS, PACKED = (
     "fetched",
     "packed",
 )
-# followed by ":" and a reason of one word or two joined by "_": "dropped:balance", "failed:timeout"
+# These are followed by ":" and a reason: "dropped:balance", "failed:timeout", "failed:http_404".
 DROPPED, FAILED, REJECTED = "dropped", "failed", "rejected"
 
 
 @dataclass(frozen=True)
 class DatasetPaths:
-    """Where the stages of one dataset job put their output, below the job's `out_dir`."""
+    """Where the stages of one data set job put their output; `root` is the job's `out_dir`."""
 
     root: Path
 
@@ -162,7 +176,7 @@ class DatasetPaths:
 
     @property
     def matched(self) -> Path:
-        """Folder of the match stage: what each pool file gave, as parquet of CANDIDATES."""
+        """Folder of the match stage: parquet files of CANDIDATES, with what the pool files gave."""
         return self.root / "tables" / "matched"
 
     def table(self, name: str) -> Path:
@@ -174,8 +188,8 @@ class DatasetPaths:
         return self.root / "tables" / "fates" / f"{stage}.parquet"
 
 
-# A URL that canonical_url would leave as it is, for RE2 (pyarrow) as for re: most of those on the
-# web are, and asking is 10 times faster than taking them apart.
+# Matches URLs that canonical_url would leave as they are, in the syntax of RE2 (pyarrow) and of re
+# alike. Most URLs on the web match, and the match is 10 times faster than parsing.
 CANONICAL_URL = (
     r"https?://[a-z0-9.-]+/[A-Za-z0-9/%:@!$&'()*+,;=~._-]*(?:\?[A-Za-z0-9/%:@!$&'()*+,;=~._?-]+)?"
 )
@@ -183,9 +197,9 @@ _IS_CANONICAL = re.compile(CANONICAL_URL).fullmatch
 
 
 def canonical_url(url: str) -> str:
-    """The form of a URL that counts as "the same address" in a uid: lower-case scheme and host, no
-    fragment, no default port, percent-encoded path. Query strings stay: image CDNs put the
-    picture's identity there."""
+    """Bring a URL into the form that enters a uid: lower-case scheme and host, no fragment, no
+    default port, percent-encoded path. The query string stays: image CDNs identify the picture by
+    it."""
     return url if _IS_CANONICAL(url) else _made_canonical(url)
 
 
@@ -207,40 +221,32 @@ def _made_canonical(url: str) -> str:
 
 
 def make_uid(url: str, caption: str) -> str:
-    """32 hex digits of xxh3-128 over canonical URL, newline, caption: the key of the sample in its
-    shard."""
+    """Return the key of a sample: 32 hex digits of xxh3-128 over canonical URL, newline,
+    caption."""
     return xxhash.xxh3_128_hexdigest(f"{canonical_url(url)}\n{caption}".encode())
 
 
 def write_table(table: pa.Table, path: Path, schema: pa.Schema) -> None:
-    """Write `table` as parquet with exactly `schema`; aside first, so that `path` is whole or
+    """Write `table` as parquet with exactly `schema`. It is written aside: `path` is whole or
     absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
+    with written_aside(path) as aside:
         pq.write_table(table.select(schema.names).cast(schema), aside, compression="zstd")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @contextmanager
 def table_writer(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """Write a table batch by batch with `write_table`; aside first, so that `path` is whole or
-    absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with pq.ParquetWriter(aside, schema, compression="zstd") as writer:
-            yield writer
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    """Yield a writer for a table that is written batch by batch. It is written aside: `path` is
+    whole or absent."""
+    with (
+        written_aside(path) as aside,
+        pq.ParquetWriter(aside, schema, compression="zstd") as writer,
+    ):
+        yield writer
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """Read a stage's table; a missing file or column is a DataError that names the stage to run
-    again."""
+    """Read a stage's table into memory, with the columns of `schema`. DataError for a missing file
+    or column."""
     if not path.exists():
         raise DataError(
             f"{path} does not exist: run the stage that writes it first (python -m "

@@ -1,9 +1,9 @@
 """All rows of many tables in the order of their uids, in bounded memory.
 
-The rows are dealt out to files by the first digits of their uid, which are uniform; then each file
-fits into memory and is sorted there. Every row is written and read once more, however many there
-are. (DuckDB's ORDER BY, tried first, runs out of memory on rows as wide as these: 2.0.0 fails with
-a limit of 250 MB on 360 MB.)
+The rows are divided among files ("parts") by the first digits of their uid, which are uniformly
+distributed; then each part fits into memory and is sorted there. So every row is written and read
+once more, however many rows there are. (DuckDB's ORDER BY runs out of memory on rows as wide as
+these: 2.0.0 fails on 360 MB with a limit of 250 MB.)
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from data_tools.tables.schema import DataError
-from data_tools.tables.stream import open_table
+from data_tools.tables.stream import ROWS_PER_BATCH, open_table
 
-ROWS_PER_BATCH = 65_536
-# A part is in memory as read, as sorted, and as what the merge makes of it.
+# A part is in memory as it was read, as it is sorted, and as what the merge makes of it.
 COPIES = 4
-# Offsets of strings have 32 bits.
+# Arrow addresses the bytes of a string column by 32-bit offsets.
 MAX_PART_BYTES = 1 << 30
+# Files that the process may have open besides the parts.
 OTHER_FILES = 64
 NUM_PREFIXES = 1 << 16  # 4 hex digits
 
@@ -42,16 +42,16 @@ def sorted_by_uid(
     memory_bytes: float,
     shrink: Callable[[Batches], Batches],
 ) -> Iterator[Batches]:
-    """`with sorted_by_uid(...) as batches`: all rows of the parquet files.
+    """Yield all rows of the parquet files in batches, in the order of their uids.
 
-    `shrink` makes rows of one uid fewer, given batches in their order: one pair repeated without
-    end must not fill memory. `scratch` is a folder of this function's own; it is gone afterwards.
-    DataError names a table that cannot be read.
+    `shrink` merges consecutive rows of one uid, so that a pair repeated millions of times cannot
+    fill memory. `scratch` is a folder that is made here and removed afterwards. DataError names a
+    table that cannot be read.
     """
-    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(scratch, ignore_errors=True)  # a killed run left it
     scratch.mkdir(parents=True)
     try:
-        parts = _deal(files, schema, scratch, _num_parts(files, memory_bytes), shrink)
+        parts = _divide(files, schema, scratch, _num_parts(files, memory_bytes), shrink)
         yield (batch for part in parts for batch in _sorted_part(part))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -63,7 +63,7 @@ def _num_parts(files: Sequence[Path], memory_bytes: float) -> int:
         table = _metadata(file)
         num_bytes += sum(table.row_group(n).total_byte_size for n in range(table.num_row_groups))
     num_parts = int(num_bytes / min(memory_bytes / COPIES, MAX_PART_BYTES)) + 1
-    # each is an open file while rows are dealt out
+    # each part is an open file while the rows are divided
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if num_parts > soft - OTHER_FILES and soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -83,14 +83,14 @@ def _metadata(file: Path) -> pq.FileMetaData:
         raise DataError(f"{file} cannot be read: {error}; delete it and run again") from error
 
 
-def _deal(
+def _divide(
     files: Sequence[Path],
     schema: pa.Schema,
     scratch: Path,
     num_parts: int,
     shrink: Callable[[Batches], Batches],
 ) -> list[Path]:
-    """Write the rows to `num_parts` files, of which each holds a range of uids."""
+    """Write the rows to `num_parts` files, each of which holds a range of uids."""
     paths = [scratch / f"{number:05d}.arrow" for number in range(num_parts)]
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     with ExitStack() as stack:
@@ -99,7 +99,7 @@ def _deal(
             with open_table(file) as table:
                 for batch in table.iter_batches(ROWS_PER_BATCH, columns=schema.names):
                     for rows in shrink(iter([_in_order(batch.cast(schema))])):
-                        # the uids are in order: the rows of a part lie together
+                        # the uids are sorted, so the rows of a part are consecutive
                         borders = np.searchsorted(_parts(rows["uid"], num_parts), range(num_parts))
                         stops = np.append(borders[1:], rows.num_rows)
                         for part in np.flatnonzero(stops > borders):
@@ -109,7 +109,7 @@ def _deal(
 
 
 def _parts(uids: pa.Array, num_parts: int) -> np.ndarray:
-    """The part of each uid: by its first 4 hex digits, in their order."""
+    """Return the number of each uid's part, which follows from its first 4 hex digits."""
     prefixes = pc.binary_slice(uids.cast(pa.binary()), 0, 4)
     digits = np.frombuffer(b"".join(prefixes.to_pylist()), np.uint8).reshape(-1, 4)
     values = np.where(digits >= ord("a"), digits - (ord("a") - 10), digits - ord("0"))
@@ -124,8 +124,10 @@ def _in_order(batch: pa.RecordBatch) -> pa.RecordBatch:
 def _sorted_part(part: Path) -> Batches:
     with pa.OSFile(str(part)) as source, pa.ipc.open_file(source) as stored:
         stored_rows = stored.read_all().combine_chunks().to_batches()
-    part.unlink()  # what is sorted lies in memory
-    if len(stored_rows) > 1:  # combine_chunks leaves what does not fit 32 bits in pieces
+    part.unlink()  # its rows are in memory now
+    if (
+        len(stored_rows) > 1
+    ):  # combine_chunks leaves several chunks where 32-bit offsets do not suffice
         raise DataError(f"{part} holds 2 GB in a column: lower match.merge_memory_gb")
     for _ in range(len(stored_rows)):
         ordered = _in_order(stored_rows.pop())

@@ -1,35 +1,29 @@
-"""Tables of a stage in batches, for those with a row a candidate: ten million or ten billion of
-them take the same memory."""
+"""Reading tables in batches: ten million rows take as much memory as ten billion."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_tools.tables.schema import DataError
 
 ROWS_PER_BATCH = 65536
-# What DuckDB may hold before it sorts and joins on disk.
-MEMORY_LIMIT = "2GB"
 
 
 def open_table(path: Path | str) -> pq.ParquetFile:
-    """For reading batch by batch. pyarrow's default reads the whole file ahead: 500 MB for one of
-    400 MB, where this takes 150 MB whatever the size."""
+    """Open a parquet file for reading batch by batch. pyarrow's default reads the whole file ahead,
+    which takes 500 MB of memory for a file of 400 MB; this takes 150 MB whatever the size."""
     return pq.ParquetFile(path, pre_buffer=False)
 
 
 def table_batches(
     path: Path, schema: pa.Schema, columns: Sequence[str] = ()
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of a table, with all columns of `schema` or some of them. A missing file or column
-    is a DataError that names the stage to run again."""
+    """Yield the rows of a table in batches, with all columns of `schema` or with `columns` only.
+    DataError for a missing file or column."""
     if not path.exists():
         raise DataError(
             f"{path} does not exist: run the stage that writes it first (python -m "
@@ -47,23 +41,13 @@ def table_batches(
             yield batch.select(wanted.names).cast(wanted)
 
 
-@contextmanager
-def on_disk_database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """DuckDB that spills into `folder` what exceeds MEMORY_LIMIT, and leaves nothing there."""
-    with duckdb.connect() as database:
-        database.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
-        scratch = folder / f".duckdb.{uuid.uuid4().hex[:8]}.tmp"
-        database.execute("SET temp_directory = $scratch", {"scratch": str(scratch)})
-        yield database
-
-
 def unreadable_tables(folder: Path) -> list[Path]:
-    """The parquet files below `folder` whose footers say nothing: cut off or overwritten by
-    somebody, for the stages write aside."""
-    found = []
+    """Return the parquet files below `folder` whose footers cannot be read. The stages leave none,
+    as they write aside: somebody cut or overwrote such a file."""
+    damaged = []
     for file in sorted(folder.rglob("*.parquet")):
         try:
             pq.read_metadata(file)
         except (pa.ArrowException, OSError):
-            found.append(file)
-    return found
+            damaged.append(file)
+    return damaged

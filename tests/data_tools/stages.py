@@ -34,7 +34,7 @@ def make_job(out_dir: Path, samples_per_shard: int = 100) -> DatasetJob:
     job.pack.samples_per_shard = samples_per_shard
     job.balance.max_per_query = 50
     job.curate.near_duplicate_bits = None  # all pictures here are one gradient in many sizes
-    job.curate.repair_text = False  # the card must show what the web sent, tags and all
+    job.curate.repair_text = False  # the report must show what the web sent, tags and all
     job.curate.processes = job.pack.processes = 1
     return job
 

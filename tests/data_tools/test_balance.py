@@ -158,7 +158,7 @@ def test_run_tells_what_was_decided(tmp_path, capsys):
 def test_a_target_out_of_reach_keeps_all_and_says_so(tmp_path, capsys):
     counts, kept, _ = run_on(candidates([[0]] * 30), tmp_path, target_pairs=31)
     assert kept.num_rows == 30 and counts["capped_queries"] == 0
-    assert "balance.target_pairs = 31 is more than there is" in capsys.readouterr().err
+    assert "balance.target_pairs = 31 is more than the candidates give" in capsys.readouterr().err
 
 
 def test_no_candidates_give_an_empty_table(tmp_path):

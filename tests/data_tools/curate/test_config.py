@@ -6,7 +6,6 @@ from data_tools.config import ClassifierConfig, CurateConfig, PackConfig, Report
 from data_tools.config import curate as curate_config
 from data_tools.config import pack as pack_config
 from data_tools.config import report as report_config
-from data_tools.config.curate import in_words
 
 
 def test_the_defaults_are_valid():
@@ -61,13 +60,6 @@ def test_each_problem_names_field_value_and_fix(settings, told):
 def test_each_problem_of_packing(settings, told):
     (problem,) = pack_config.problems(PackConfig(**settings))
     assert told in problem
-
-
-def test_rules_in_words_are_those_that_are_on():
-    told = in_words(CurateConfig(max_aspect_ratio=None, near_duplicate_bits=0, languages=["en"]))
-    assert "one sample for pictures within 0 of 64 bits of a hash" in told
-    assert any(phrase.startswith("language en") for phrase in told)
-    assert not any("aspect" in phrase or "{" in phrase for phrase in told)
 
 
 def test_what_would_fail_after_days_of_crawling_fails_at_the_start(tmp_path):

@@ -81,7 +81,7 @@ def test_more_hashes_are_sorted_by_more_bits():
 
 def test_planted_copies_are_all_found(monkeypatch):
     """Over the borders of the batches in which they come from the database."""
-    monkeypatch.setattr(near_duplicates, "ROWS_PER_BATCH", 2048)
+    monkeypatch.setattr(near_duplicates, "HASHES_PER_BATCH", 2048)
     random = np.random.default_rng(1)
     originals = random.integers(0, 2**64, 20_000, dtype=np.uint64)
     copies = originals[:1000].copy()

@@ -16,7 +16,7 @@ from data_tools.config.queries import Lemmas, WordCounts
 from data_tools.queries import files
 from data_tools.queries.files import content_hash
 from data_tools.queries.stage import Source, _merged
-from data_tools.tables.schema import QUERIES, DataError, DatasetPaths, read_table
+from data_tools.tables.schema import QUERIES, DataError, DatasetPaths, query_source, read_table
 from data_tools.text.fold import fold, has_word
 from tests.data_tools.queries import tiny_wordnet
 
@@ -246,7 +246,7 @@ def test_every_folded_form_once_and_for_the_first_source(lists, limit, total):
     ],
 )
 def test_source_of_an_origin(origin, source):
-    assert queries.source_of(origin) == source
+    assert query_source(origin) == source
 
 
 def test_the_stage_alone_with_the_default_recipe_on_a_tiny_wordnet(tmp_path, capsys):
@@ -277,7 +277,7 @@ def test_the_default_recipe_gives_the_lists_that_the_readme_says(tmp_path, capsy
     overrides = ["queries=default", "source=commons", "sources.contact=you@example.org"]
     assert main(["--stage", "queries", *overrides, f"out_dir={tmp_path}"]) == 0
     table = read_table(DatasetPaths(tmp_path).table("queries"), QUERIES)
-    found = Counter(map(queries.source_of, table.column("origin").to_pylist()))
+    found = Counter(map(query_source, table.column("origin").to_pylist()))
     assert len(set(table.column("folded").to_pylist())) == len(table) == sum(found.values())
     page = (Path(data_tools.__file__).parent / "README.md").read_text()
     _, rows = page.split("| `queries=default` | kept |")

@@ -16,7 +16,7 @@ from data_tools.config import DatasetJob
 from data_tools.dataset.manifest import ManifestError, load_manifest
 from data_tools.report.captions import caption_facts, kind_sentence
 from data_tools.report.facts import collect_facts
-from data_tools.report.page import Link, text
+from data_tools.report.page import Link, environment
 from data_tools.tables.schema import (
     BALANCED,
     LEDGER,
@@ -131,6 +131,11 @@ def test_what_came_from_the_web_is_shown_as_text(page):
     assert all("<script>alert(" in figure for figure in page.figures)
     queries = {row[0] for table in page.tables.values() for row in table}
     assert "query <3> & co" in queries
+
+
+def text(value: object) -> str:
+    """A cell of a table as HTML."""
+    return str(environment().get_template("blocks.html.j2").module.value(value))
 
 
 @pytest.mark.parametrize(
@@ -305,7 +310,7 @@ def test_settings_are_told(paths, page):
     assert made["fingerprint of the samples"] == manifest.fingerprint
 
 
-def test_the_same_data_set_gives_the_same_card(paths):
+def test_the_same_data_set_gives_the_same_report(paths):
     before = paths.report.read_bytes()
     report.run(job_with_class_names(paths.root), paths)
     assert paths.report.read_bytes() == before
@@ -319,7 +324,7 @@ def test_a_data_set_smaller_than_the_picture_table(tmp_path):
     assert len(Page(made.report.read_text(encoding="utf-8")).figures) == 3
 
 
-def test_without_a_manifest_there_is_no_card(tmp_path):
+def test_without_a_manifest_there_is_no_report(tmp_path):
     made = curated_job(tmp_path)
     with pytest.raises(ManifestError, match="no manifest"):
         report.run(make_job(tmp_path), made)
@@ -339,7 +344,7 @@ def test_class_names_that_are_not_there_are_named(tmp_path):
     assert not made.report.exists() and report.inputs(job) == []
 
 
-def test_other_class_names_make_another_card(tmp_path):
+def test_other_class_names_make_another_report(tmp_path):
     job = make_job(tmp_path)
     job.report.class_names = [str(tmp_path / "names.txt")]
     seen = [report.inputs(job)]
@@ -351,4 +356,10 @@ def test_other_class_names_make_another_card(tmp_path):
 
 def test_the_rules_that_are_on_are_told(page):
     rules = dict(page.tables["How it was made"])["rules"]
-    assert "min side 32" in rules and "None" not in rules and "False" not in rules
+    assert rules == (
+        "caption of at least 2 characters; caption of at most 1,000 characters; no file names as "
+        "captions; no boilerplate captions; nothing that its source flags as mature; shorter side "
+        "of at least 32 px; aspect ratio of at most 3; standard deviation of grey levels of at "
+        "least 2 of 255; one sample for pictures of equal bytes; of such pictures the longest "
+        "caption, and at most 20 captions in all"
+    )
