@@ -13,15 +13,16 @@ from collections import Counter
 import pytest
 
 from data_tools.config import CommonsConfig, FlickrConfig, OpenverseConfig
-from data_tools.demo.flickr import Flickr
-from data_tools.demo.openverse import Openverse
-from data_tools.demo.server import ApiFaults, serve
+from data_tools.demo.server import ApiFaults
 from data_tools.search import stage
 from data_tools.search.base import Candidate
 from data_tools.search.cursor import Cursor
 from data_tools.search.pages import MAX_AGE_S, PageStore, page_key
 from data_tools.tables.schema import DataError
 from tests.data_tools.local_web import CONTACT, animals, job_for
+from tests.data_tools.search.doubles.flickr import Flickr
+from tests.data_tools.search.doubles.openverse import Openverse
+from tests.data_tools.search.doubles.server import serve
 from tests.data_tools.search.test_stage import (
     QUERIES,
     cursor_file,

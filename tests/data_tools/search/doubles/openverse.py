@@ -19,8 +19,8 @@ from typing import Any
 from urllib.parse import quote
 
 from data_tools.demo.mediawiki import Picture, SearchIndex, words_of
-from data_tools.demo.replies import ApiLog, PageFaults, Reply, Throttle, page_of
 from data_tools.text.html_text import html_to_text
+from tests.data_tools.search.doubles.replies import ApiLog, PageFaults, Reply, Throttle, page_of
 
 MAX_RESULTS = 240
 MAX_PAGE = 20

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from data_tools.demo.server import Scripted
+
 Item = TypeVar("Item")
 PERIODS_S = {"second": 1.0, "min": 60.0, "hour": 3600.0, "day": 86400.0}
 
@@ -18,15 +20,6 @@ class Reply:
 
     status: int
     body: Any
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Scripted:
-    """An answer that is given instead of the next regular one, whatever was asked."""
-
-    status: int
-    body: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
