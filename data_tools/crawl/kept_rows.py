@@ -8,7 +8,7 @@ hammered. DuckDB sorts and joins on disk: 400 million pairs take as much memory 
 from __future__ import annotations
 
 import glob
-import shutil
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,12 +21,11 @@ import xxhash
 from data_tools.config.crawl import FaceBoxesConfig
 from data_tools.crawl.plan import BOXES, ROWS
 from data_tools.tables.schema import DataError, canonical_url
+from data_tools.tables.scratch import ROWS_PER_BATCH, scratch_database
 from data_tools.tables.stream import open_table
 
 _KEYED = pa.schema([("key", pa.uint64()), ("uid", pa.string()), ("url", pa.string())])
 _FACES = pa.schema([("url", pa.string()), ("face_boxes", BOXES)])
-SORT_MEMORY = "2GB"
-ROWS_PER_BATCH = 65536
 
 
 def source_of(kept: Path, boxes: FaceBoxesConfig) -> dict[str, object]:
@@ -58,9 +57,7 @@ def sorted_rows(kept: Path, boxes: FaceBoxesConfig, folder: Path) -> Iterator[pa
     files = _boxes_files(boxes)
     raised: list[DataError] = []
     try:
-        with duckdb.connect() as database:
-            database.execute(f"SET memory_limit = '{SORT_MEMORY}'")
-            database.execute("SET temp_directory = $scratch", {"scratch": str(scratch)})
+        with scratch_database(scratch) as database:
             database.register(
                 "kept", pa.RecordBatchReader.from_batches(_KEYED, _noted(_keyed(kept), raised))
             )
@@ -69,10 +66,12 @@ def sorted_rows(kept: Path, boxes: FaceBoxesConfig, folder: Path) -> Iterator[pa
                     _FACES, _noted(_faces(files, boxes), raised)
                 )
                 database.register("faces", reader)
-                # Two tables that know one image: the faces of both are blurred.
+                # Two tables that know one image: the faces of both are blurred. Their order is part
+                # of the part's digest, so it must not be that in which threads read the tables.
                 rows = database.sql(
                     "SELECT uid, k.url AS url, f.face_boxes AS face_boxes FROM kept k LEFT JOIN"
-                    " (SELECT url, flatten(list(face_boxes)) AS face_boxes FROM faces"
+                    " (SELECT url, flatten(list(face_boxes ORDER BY face_boxes))"
+                    " AS face_boxes FROM faces"
                     " WHERE face_boxes IS NOT NULL GROUP BY url)"
                     " f ON k.url = f.url ORDER BY key, k.url, uid"
                 )
@@ -86,8 +85,6 @@ def sorted_rows(kept: Path, boxes: FaceBoxesConfig, folder: Path) -> Iterator[pa
         if raised:
             raise raised[0] from None
         raise DataError(f"the kept pairs could not be sorted in {scratch}: {error}") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _noted(batches: Iterator[pa.RecordBatch], raised: list[DataError]) -> Iterator[pa.RecordBatch]:
@@ -147,7 +144,8 @@ def _canonical(url: str) -> str:
 def _boxes_files(boxes: FaceBoxesConfig) -> list[Path]:
     found = []
     for pattern in boxes.paths:
-        names = sorted(glob.glob(pattern))
+        # a name that is a file is no pattern, even with "[" in it
+        names = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern))
         if not names:
             raise DataError(f"crawl.face_boxes.paths: {pattern} names no file")
         found += [Path(name) for name in names]

@@ -28,6 +28,7 @@ from data_tools.config import CrawlConfig
 from data_tools.crawl.plan import BOXES, Plan
 from data_tools.crawl.processes import GuardProcess, log_tail, run_img2dataset
 from data_tools.crawl.verify import PartUrls, verify_part
+from data_tools.ground.aside import sync, sync_folder
 from data_tools.tables.schema import FATES, FETCHED, DataError, read_table, write_table
 from data_tools.work.progress import StageProgress
 
@@ -121,7 +122,9 @@ def crawl_part(
         write_table(result.fates, aside / "fates.parquet", FATES)
         (aside / "part.json").write_text(json.dumps({"fingerprint": part.fingerprint}) + "\n")
         (aside / "lock").unlink()
+        sync(aside)
         os.rename(aside, part.folder)
+        sync_folder(part.folder.parent)
 
 
 def _fetch(

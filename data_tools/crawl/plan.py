@@ -12,9 +12,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_tools.ground.aside import write_text_aside, written_aside
 from data_tools.tables.schema import DataError
 
 BOXES = pa.list_(pa.list_(pa.float32()))
@@ -84,19 +83,18 @@ def _write_plan(
 ) -> Plan:
     for leftover in folder.glob(".plan.*.tmp"):
         leftover.unlink()
-    aside = folder / f".plan.{uuid.uuid4().hex[:8]}.tmp"
     parts = []
-    with pq.ParquetWriter(aside, ROWS, compression="zstd") as writer:
-        for part in cut(tables, samples_per_part):
-            writer.write_table(part, row_group_size=part.num_rows)
-            num_urls = int(pc.count_distinct(part["url"]).as_py())
-            parts.append(PartSize(part.num_rows, num_urls, digest(part)))
-    # plan.json names the plan that plan.parquet is: it goes first and comes last.
-    (folder / "plan.json").unlink(missing_ok=True)
-    os.replace(aside, folder / "plan.parquet")
-    record = aside.with_suffix(".json.tmp")
-    record.write_text(json.dumps({"made_of": source, "parts": [asdict(part) for part in parts]}))
-    os.replace(record, folder / "plan.json")
+    with written_aside(folder / "plan.parquet") as aside:
+        with pq.ParquetWriter(aside, ROWS, compression="zstd") as writer:
+            for part in cut(tables, samples_per_part):
+                writer.write_table(part, row_group_size=part.num_rows)
+                num_urls = int(pc.count_distinct(part["url"]).as_py())
+                parts.append(PartSize(part.num_rows, num_urls, digest(part)))
+        # plan.json says what plan.parquet was made of: the old one must be gone before plan.parquet
+        # is replaced, and the new one is written after it.
+        (folder / "plan.json").unlink(missing_ok=True)
+    record = {"made_of": source, "parts": [asdict(part) for part in parts]}
+    write_text_aside(folder / "plan.json", json.dumps(record))
     return Plan(folder / "plan.parquet", parts)
 
 

@@ -16,6 +16,7 @@ from data_tools.demo.config import DemoConfig, parse_demo
 from data_tools.demo.corpus import Corpus, build_corpus
 from data_tools.demo.eval_sets import write_eval_sets
 from data_tools.demo.server import ApiFaults, LocalCommons, serve
+from data_tools.ground.aside import write_text_aside
 from data_tools.tables.schema import DataError
 
 # About as often as a busy Commons says so; the client waits a second and asks again.
@@ -35,7 +36,7 @@ def run(overrides: list[str]) -> None:
     told = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items())
     print(f"  corpus: {told}", flush=True)
     queries = out_dir / "queries.txt"
-    queries.write_text("".join(f"{label}\n" for label in corpus.labels))
+    write_text_aside(queries, "".join(f"{label}\n" for label in corpus.labels))
     with served(corpus, config, out_dir) as commons:
         build(load_job([*_server_overrides(commons, queries), *job_overrides]))
 
@@ -86,7 +87,8 @@ def served(corpus: Corpus, config: DemoConfig, out_dir: Path) -> Iterator[LocalC
             print(f"{taken}: using free ones, so uids differ from other runs'", file=sys.stderr)
             commons = stack.enter_context(serve(corpus.pictures, faults=FAULTS))
         hosts = {"api": urlsplit(commons.endpoint).netloc, **commons.site_hosts}
-        record.write_text(json.dumps({name: int(hosts[name].split(":")[1]) for name in names}))
+        ports = {name: int(hosts[name].split(":")[1]) for name in names}
+        write_text_aside(record, json.dumps(ports))
         yield commons
 
 

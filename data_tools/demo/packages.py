@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from data_tools.ground.aside import sync, sync_folder
 from data_tools.tables.schema import DataError
 
 PACKAGES = {
@@ -63,7 +64,9 @@ def fetch(names: list[str], cache: Path) -> None:
                 f"the registry (npm config get registry); by hand: npm pack {' '.join(missing)}"
             )
         for file in Path(aside).iterdir():
+            sync(file)
             os.replace(file, cache / file.name)
+    sync_folder(cache)
 
 
 def read_json(name: str, member: str, cache: Path) -> Any:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,6 +19,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from data_tools.config import MatchConfig, PoolConfig, fingerprint
+from data_tools.ground.aside import written_aside
 from data_tools.match.matcher import QueryMatcher
 from data_tools.match.pool import (
     Batch,
@@ -116,24 +115,20 @@ def match_unit(unit: Unit, settings: MatchSettings, folder: Path) -> RowCounts:
     file that cannot be read."""
     matcher = _matcher(settings.queries, settings.queries_digest, settings.match.case_sensitive)
     counts = RowCounts()
-    aside = folder / f".{unit.table_name}.{uuid.uuid4().hex[:8]}.tmp"
-    try:
-        with pq.ParquetWriter(
-            aside, CANDIDATES, compression="zstd", use_dictionary=REPEATING
-        ) as out:
-            waiting: list[pa.RecordBatch] = []
-            for batch in _batches(unit, settings.pool):
-                waiting.append(_candidates(batch, settings, matcher, counts))
-                if sum(some.num_rows for some in waiting) >= ROW_GROUP_ROWS:
-                    out.write_table(pa.Table.from_batches(waiting), ROW_GROUP_ROWS * 2)
-                    waiting = []
-            out.write_table(pa.Table.from_batches(waiting, CANDIDATES))
-            out.add_key_value_metadata(
-                {FINGERPRINT: settings.fingerprint(unit), COUNTS: json.dumps(vars(counts))}
-            )
-        os.replace(aside, folder / unit.table_name)
-    finally:
-        aside.unlink(missing_ok=True)
+    with (
+        written_aside(folder / unit.table_name) as aside,
+        pq.ParquetWriter(aside, CANDIDATES, compression="zstd", use_dictionary=REPEATING) as out,
+    ):
+        waiting: list[pa.RecordBatch] = []
+        for batch in _batches(unit, settings.pool):
+            waiting.append(_candidates(batch, settings, matcher, counts))
+            if sum(some.num_rows for some in waiting) >= ROW_GROUP_ROWS:
+                out.write_table(pa.Table.from_batches(waiting), ROW_GROUP_ROWS * 2)
+                waiting = []
+        out.write_table(pa.Table.from_batches(waiting, CANDIDATES))
+        out.add_key_value_metadata(
+            {FINGERPRINT: settings.fingerprint(unit), COUNTS: json.dumps(vars(counts))}
+        )
     return counts
 
 

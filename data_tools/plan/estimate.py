@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -27,6 +26,7 @@ import pyarrow as pa
 
 from data_tools import balance, build, match
 from data_tools.config import ConfigError, DatasetJob, load_job
+from data_tools.ground.aside import write_text_aside
 from data_tools.plan.figures import DownloadPlan, PairsPlan, Plan, SearchCost, ServerPlan
 from data_tools.plan.text import readable
 from data_tools.search.limits import SourceLimits, limits
@@ -184,9 +184,7 @@ def short_queries_path(paths: DatasetPaths) -> Path:
 
 def write_plan(plan: Plan, paths: DatasetPaths) -> Path:
     path = paths.root / "plan.json"
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(asdict(plan), indent=2) + "\n")
-    os.replace(aside, path)
+    write_text_aside(path, json.dumps(asdict(plan), indent=2) + "\n")
     return path
 
 

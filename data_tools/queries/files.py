@@ -9,7 +9,6 @@ import gzip
 import json
 import lzma
 import os
-import uuid
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import IO
 import pyarrow as pa
 import xxhash
 
+from data_tools.ground.aside import write_text_aside
 from data_tools.tables.schema import DataError
 from data_tools.tables.stream import open_table
 
@@ -172,9 +172,7 @@ def content_hashes(paths: Sequence[Path], memory: Path) -> list[str]:
         entry = known.get(name, [])
         hashes[name] = entry if entry[:-1] == stamp else [*stamp, content_hash(path)]
     if hashes != known and memory.parent.is_dir():
-        aside = memory.with_name(f"{memory.name}.{uuid.uuid4().hex[:8]}.tmp")
-        aside.write_text(json.dumps(hashes))
-        os.replace(aside, memory)
+        write_text_aside(memory, json.dumps(hashes))
     return [str(hashes[str(path.absolute())][-1]) for path in paths]
 
 

@@ -8,7 +8,6 @@ that a second run does not start with a fresh one.
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -17,6 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from data_tools.config import SourcesConfig
+from data_tools.ground.aside import write_text_aside
 from data_tools.search.base import SourceStopped
 from data_tools.search.limits import SourceLimits
 from data_tools.tables.schema import DataError
@@ -198,10 +198,8 @@ class RateLimiter:
         if self._memory is None:
             return
         counts = self._remembered | {_name(w.quota): w.counts for w in self._windows}
-        self._memory.parent.mkdir(parents=True, exist_ok=True)
-        aside = self._memory.with_name(f".{self._memory.name}.tmp")
-        aside.write_text(json.dumps({"not_before": self._not_before, "windows": counts}) + "\n")
-        os.replace(aside, self._memory)
+        record = {"not_before": self._not_before, "windows": counts}
+        write_text_aside(self._memory, json.dumps(record) + "\n")
 
 
 def limiter_for(
