@@ -146,6 +146,7 @@ def ask(
         # closing: an exception must stop the threads now, not when its traceback is forgotten
         with closing(_answered(source, todo, config.limit_per_query)) as answered:
             for query, future in answered:
+                progress.advance()  # asked, whether there is an answer or not
                 try:
                     cursor.add(query, future.result())
                 except SourceError as error:
@@ -158,7 +159,6 @@ def ask(
                         break
                 else:
                     in_a_row = 0
-                    progress.advance()
     unanswered.num_queries += sum(query not in cursor for query in queries)
 
 
