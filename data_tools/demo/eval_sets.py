@@ -15,6 +15,8 @@ from data_tools.demo.corpus import Corpus, Drawing
 from data_tools.demo.descriptions import MOST_TAGS, WORDINGS, word
 from data_tools.ground.aside import write_bytes_aside
 
+EVAL_SETS = ("twemoji", "twemoji_retrieval")
+"""Folders of the zero-shot and of the retrieval set."""
 # The wordings of the pictures' descriptions, without tags, in CLIP_benchmark's form.
 TEMPLATES = ("{c}", "an emoji of {c}", "{c} emoji", "emoji of {c}.")
 CAPTION = WORDINGS[3]
@@ -23,7 +25,7 @@ CAPTION = WORDINGS[3]
 def write_eval_sets(corpus: Corpus, folder: Path) -> dict[str, int]:
     """Write both sets below `folder`; file by file aside, then renamed. Same corpus, same bytes."""
     classes = {label: number for number, label in enumerate(corpus.labels)}
-    zero_shot, retrieval = folder / "twemoji", folder / "twemoji_retrieval"
+    zero_shot, retrieval = (folder / name for name in EVAL_SETS)
     write_bytes_aside(zero_shot / "classnames.txt", _lines(corpus.labels))
     write_bytes_aside(zero_shot / "zeroshot_classification_templates.txt", _lines(TEMPLATES))
     labelled = ((drawing, "cls", str(classes[drawing.emoji.label])) for drawing in corpus.held_out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +15,7 @@ from data_tools.config import ConfigError, load_job
 from data_tools.dataset.manifest import ManifestError
 from data_tools.demo.config import DemoConfig, parse_demo
 from data_tools.demo.corpus import Corpus, build_corpus
-from data_tools.demo.eval_sets import write_eval_sets
+from data_tools.demo.eval_sets import EVAL_SETS, write_eval_sets
 from data_tools.demo.server import ApiFaults, LocalCommons, serve
 from data_tools.ground.aside import write_text_aside
 from data_tools.tables.schema import DataError
@@ -33,12 +34,29 @@ def run(overrides: list[str]) -> None:
     corpus = build_corpus(config)
     counts = {"styles": len(config.styles), "pictures": len(corpus.pictures)}
     counts |= write_eval_sets(corpus, out_dir / "eval")
-    told = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items())
-    print(f"  corpus: {told}", flush=True)
+    summary = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items())
+    print(f"    corpus: {summary}", flush=True)
     queries = out_dir / "queries.txt"
     write_text_aside(queries, "".join(f"{label}\n" for label in corpus.labels))
     with served(corpus, config, out_dir) as commons:
         build(load_job([*_server_overrides(commons, queries), *job_overrides]))
+    recipe = next(text.split("=")[1] for text in job_overrides if text.startswith("recipe="))
+    print("\n".join(next_commands(recipe, out_dir)), flush=True)
+
+
+def next_commands(recipe: str, out_dir: Path) -> list[str]:
+    """What can be done after the demo's data half, a line each, aligned with build's output."""
+    sets = ",".join(f"{out_dir}/eval/{name}" for name in EVAL_SETS)
+    overrides = [
+        f"experiment={recipe}",
+        f"data.manifest={out_dir}/manifest.json",
+        f"eval.datasets=[{sets}]",
+    ]
+    return [
+        f"     train: python -m pipeline.train {shlex.join(overrides)}",
+        "  your own: python -m data_tools.build queries.path=my_queries.txt out_dir=data/mine "
+        "source=commons sources.contact=you@example.org",
+    ]
 
 
 def _out_dir(overrides: list[str]) -> Path:

@@ -31,7 +31,7 @@ def terminal_as_stderr(monkeypatch):
 
 def last_bar(terminal):
     """The words of the bar as it was drawn last, without the bar itself."""
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|━", "", terminal.getvalue())
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|[━╺╸]", "", terminal.getvalue())
     return text.rstrip().split("\r")[-1].split()
 
 
