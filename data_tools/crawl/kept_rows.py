@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from data_tools.config.crawl import FaceBoxesConfig
-from data_tools.crawl.plan import BOXES, ROWS
+from data_tools.crawl.part_plan import BOXES, ROWS
 from data_tools.tables.schema import DataError, canonical_url
 from data_tools.tables.scratch import ROWS_PER_BATCH, scratch_database
 from data_tools.tables.stream import open_table

@@ -25,8 +25,8 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from data_tools.config import CrawlConfig
-from data_tools.crawl.plan import BOXES, Plan
-from data_tools.crawl.processes import GuardProcess, log_tail, run_img2dataset
+from data_tools.crawl.child_processes import GuardProcess, log_tail, run_img2dataset
+from data_tools.crawl.part_plan import BOXES, Plan
 from data_tools.crawl.verify import PartUrls, verify_part
 from data_tools.ground.aside import sync, sync_folder
 from data_tools.tables.schema import FATES, FETCHED, DataError, read_table, write_table

@@ -1,7 +1,7 @@
 """The crawl stage: kept pairs in parts, each part fetched by one img2dataset run, verified, and put
 in place.
 
-    crawl/plan.{parquet,json}               which rows are in which part (plan.py)
+    crawl/plan.{parquet,json}               which rows are in which part (part_plan.py)
     crawl/part-00000/                       a finished part (part.py)
     crawl/retry-01/{plan.*,part-00000}      the same for the URLs that a first retry round takes
 
@@ -20,13 +20,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_tools.config import CrawlConfig, DatasetJob, fingerprint
+from data_tools.crawl.child_processes import GuardProcess, sigterm_raises
 from data_tools.crawl.collect import collect
 from data_tools.crawl.fetch_error import PASSING
 from data_tools.crawl.guard import GuardSettings
 from data_tools.crawl.kept_rows import sorted_rows, source_of
 from data_tools.crawl.part import Part, crawl_part
-from data_tools.crawl.plan import Plan, make_plan
-from data_tools.crawl.processes import GuardProcess, sigterm_raises
+from data_tools.crawl.part_plan import Plan, make_plan
 from data_tools.tables.schema import FATES, DataError, DatasetPaths
 from data_tools.work.identity import user_agent
 from data_tools.work.progress import StageProgress

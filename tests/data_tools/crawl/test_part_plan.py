@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_tools.config.crawl import FaceBoxesConfig
-from data_tools.crawl import plan as plan_module
+from data_tools.crawl import part_plan as plan_module
 from data_tools.crawl.kept_rows import sorted_rows, source_of
-from data_tools.crawl.plan import ROWS, Plan, cut, make_plan
+from data_tools.crawl.part_plan import ROWS, Plan, cut, make_plan
 from data_tools.tables.schema import DataError, DatasetPaths
 from tests.benchmarks.peak_memory import peak_extra_bytes
 from tests.data_tools.crawl.jobs import write_kept
