@@ -1,8 +1,8 @@
-"""The kept pairs as a stream in the order of their URL's hash, with the faces that are to be
-blurred.
+"""The kept pairs as a stream, ordered by the hash of their URL, with the boxes of the faces that
+are to be blurred.
 
-The order is that of a hash, so that the neighbours in a part are of different sites and no site is
-hammered. DuckDB sorts and joins on disk: 400 million pairs take as much memory as one million.
+The order by hash puts different sites next to each other, so that no site is asked for many images
+at once. DuckDB sorts and joins on disk: 400 million pairs take as much memory as one million.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _FACES = pa.schema([("url", pa.string()), ("face_boxes", BOXES)])
 
 
 def source_of(kept: Path, boxes: FaceBoxesConfig) -> dict[str, object]:
-    """What the rows depend on. DataError when kept.parquet or the tables of boxes are missing."""
+    """What the rows depend on, as JSON. Raises DataError if kept.parquet or a table of boxes is
+    missing."""
     if not kept.exists():
         raise DataError(
             f"{kept} does not exist: run python -m data_tools.build --stage balance first"
@@ -47,12 +48,14 @@ def source_of(kept: Path, boxes: FaceBoxesConfig) -> dict[str, object]:
 
 
 def boxes_inputs(boxes: FaceBoxesConfig) -> list[list]:
-    """Name, size and time of every table of boxes; DataError for a pattern without a file."""
+    """Name, size and time of change of every table of boxes. Raises DataError for a pattern without
+    a file."""
     return [[str(file), *_identity(file)] for file in _boxes_files(boxes)]
 
 
 def sorted_rows(kept: Path, boxes: FaceBoxesConfig, folder: Path) -> Iterator[pa.Table]:
-    """ROWS by (hash of URL, URL, uid); DuckDB spills below `folder`."""
+    """Yield ROWS tables, sorted by (hash of the URL, URL, uid). DuckDB spills below `folder`.
+    Raises DataError for a table that lacks a column or holds no boxes."""
     scratch = folder / f".sort.{uuid.uuid4().hex[:8]}.tmp"
     files = _boxes_files(boxes)
     raised: list[DataError] = []
@@ -88,7 +91,8 @@ def sorted_rows(kept: Path, boxes: FaceBoxesConfig, folder: Path) -> Iterator[pa
 
 
 def _noted(batches: Iterator[pa.RecordBatch], raised: list[DataError]) -> Iterator[pa.RecordBatch]:
-    """DuckDB makes an error of its own of what its input raises."""
+    """Pass on `batches`, and append what they raise to `raised`: DuckDB replaces it by an error of
+    its own."""
     try:
         yield from batches
     except DataError as error:
@@ -122,8 +126,8 @@ def _faces(files: list[Path], boxes: FaceBoxesConfig) -> Iterator[pa.RecordBatch
                 )
             for batch in file.iter_batches(ROWS_PER_BATCH, columns=columns):
                 urls = [_canonical(url or "") for url in batch[boxes.url_column].to_pylist()]
-                found = [_checked(each, path) for each in batch[boxes.boxes_column].to_pylist()]
-                yield pa.record_batch([pa.array(urls), pa.array(found, BOXES)], schema=_FACES)
+                faces = [_checked(each, path) for each in batch[boxes.boxes_column].to_pylist()]
+                yield pa.record_batch([pa.array(urls), pa.array(faces, BOXES)], schema=_FACES)
 
 
 def _checked(boxes: list | None, path: Path) -> list | None:
@@ -134,7 +138,8 @@ def _checked(boxes: list | None, path: Path) -> list | None:
 
 
 def _canonical(url: str) -> str:
-    """The form of the uid; a URL that has none stays as it is, and is refused by the guard."""
+    """The canonical form, from which the uid is made. A URL that has none stays as it is, and the
+    guard refuses it."""
     try:
         return canonical_url(url)
     except ValueError:
@@ -142,14 +147,14 @@ def _canonical(url: str) -> str:
 
 
 def _boxes_files(boxes: FaceBoxesConfig) -> list[Path]:
-    found = []
+    files = []
     for pattern in boxes.paths:
         # a name that is a file is no pattern, even with "[" in it
         names = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern))
         if not names:
             raise DataError(f"crawl.face_boxes.paths: {pattern} names no file")
-        found += [Path(name) for name in names]
-    return found
+        files += [Path(name) for name in names]
+    return files
 
 
 def _identity(file: Path) -> list[int]:

@@ -31,7 +31,7 @@ def part(crawled, tmp_path) -> Path:
 def verify(part: Path, num_shards: int = 1) -> PartResult:
     rows = pq.ParquetFile(part / "plan.parquet").read_row_group(0)
     images, fates, log = part / "images", part / "guard.jsonl", part / "img2dataset.log"
-    urls = PartUrls.of(rows, blur=False)
+    urls = PartUrls.from_rows(rows, blur=False)
     return verify_part(images, urls, num_shards, fates, log, "part-00000/images")
 
 
