@@ -1,9 +1,9 @@
 """Exact counts of more keys than fit into memory.
 
-A Counter takes what it can hold, is then written to a parquet file and emptied; DuckDB sums the
-files, and spills in its turn. Nothing rare is pruned, so counts do not depend on the order of the
-text. The price is disk, below the job's folder while the stage runs: 6 bytes a word at 200,000 keys
-in memory, so some 10 GB for English Wikipedia (2.4e9 words), which takes about two core-hours.
+A Counter that is full is written to a parquet file and emptied; DuckDB sums the files, and spills
+to disk in its turn. Rare keys are not pruned, so counts do not depend on the order of the text. The
+price is disk space below the job's folder while the stage runs: 6 bytes per word at 200,000 keys in
+memory, so some 10 GB for English Wikipedia (2.4e9 words), which takes about two core-hours.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ class SpilledCounts:
             self._spill()
 
     def add(self, key: str, count: int) -> None:
+        """Count `key` `count` times more."""
         self._held[key] += count
         if len(self._held) > self._max_keys:
             self._spill()
 
     def summed(self) -> str:
-        """A sub-query with the columns key and count, each key once."""
+        """SQL of a sub-query with the columns key and count, in which each key is one row."""
         self._spill()
         files = ", ".join(sql_text(files_pattern(path)) for path in self._runs)
         return (
@@ -67,7 +68,8 @@ class SpilledCounts:
 def rows(
     sql: str, parameters: Sequence[object], folder: Path, memory_limit_mib: int
 ) -> Iterator[tuple]:
-    """The rows of a query over `summed()`, a few at a time, within the memory limit."""
+    """Yield the rows of a query over `summed()`, a few in memory at a time. DuckDB keeps to
+    `memory_limit_mib` and spills below `folder`."""
     # A folder for each query: a source that reached its limit is left half read, with its database
     # open, while the next source is asked.
     with scratch_database(folder / f"duckdb-{uuid.uuid4().hex[:8]}") as database:
