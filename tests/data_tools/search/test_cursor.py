@@ -89,7 +89,7 @@ def answered_job(folder, names):
 
 def test_answers_stay_on_disk(tmp_path, monkeypatch):
     """Writing the table takes a batch of memory, not all that was found."""
-    monkeypatch.setattr(stage, "ROWS_A_BATCH", 200)
+    monkeypatch.setattr(stage, "ROWS_PER_BATCH", 200)
     names = [f"query {number}" for number in range(300)]
     # what the first use of a library imports (20 MB) is not what is measured
     search_on(*answered_job(tmp_path / "first", names[:1]))
