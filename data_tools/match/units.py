@@ -1,7 +1,7 @@
-"""A unit of work: a pool file, or some row groups of a large one, and the table that it becomes.
+"""A unit of work is a pool file, or some row groups of a large one; it becomes one table.
 
-The table is written aside and renamed when it is whole; its footer says what it was made of, so
-that a run that goes on trusts a table only if file, queries and settings are still the same.
+The table is written aside and renamed when it is whole. Its footer records what it was made of: a
+later run uses it only if file, queries and settings are still the same.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from data_tools.match.pool import (
 )
 from data_tools.tables.schema import CANDIDATES, QUERIES, read_table
 
-# Raised when the same input gives another table: no table of an older version is then trusted.
+# Raised when the same input gives another table, so that tables of older versions are not used.
 FORMAT = 1
 FINGERPRINT, COUNTS = b"match_fingerprint", b"match_counts"
 ROW_GROUP_ROWS = 65_536
-# Columns where values repeat; of the others a dictionary would be built and thrown away.
+# Columns in which values repeat. For the others a dictionary would be built and thrown away.
 REPEATING = [
     "page_url",
     "license",
@@ -49,6 +49,8 @@ REPEATING = [
 
 @dataclass(frozen=True)
 class Unit:
+    """Part `part` of `num_parts` of a pool file."""
+
     file: PoolFile
     part: int
     num_parts: int
@@ -81,7 +83,8 @@ class MatchSettings:
 
 
 def plan_units(files: list[PoolFile], unit_bytes: int) -> list[Unit]:
-    """From sizes alone, so that every task of an array plans the same without opening a file."""
+    """Divide the files into units of about `unit_bytes`. Only the sizes decide, so that every task
+    of an array makes the same units without opening a file."""
     units = []
     for file in files:
         num_parts = -(-file.size // unit_bytes) if file.kind == ".parquet" else 1
@@ -90,7 +93,7 @@ def plan_units(files: list[PoolFile], unit_bytes: int) -> list[Unit]:
 
 
 def queries_digest(queries: Path, case_sensitive: bool) -> str:
-    """Of the forms that are matched, in their order."""
+    """32 hex digits over the queries in the form in which they are matched, in their order."""
     digest = xxhash.xxh3_128()
     for chunk in _patterns(queries, case_sensitive).chunks:
         lines = pc.binary_join_element_wise(chunk, "", "\n")
@@ -100,7 +103,7 @@ def queries_digest(queries: Path, case_sensitive: bool) -> str:
 
 
 def counts_of(table: Path, wanted_fingerprint: str) -> RowCounts | None:
-    """What the unit's rows became; None if the table is absent or made of something else."""
+    """The counts in a unit's table; None if the table is absent or has another fingerprint."""
     try:
         stored = pq.read_metadata(table).metadata or {}
     except (OSError, pa.ArrowException):
@@ -111,8 +114,8 @@ def counts_of(table: Path, wanted_fingerprint: str) -> RowCounts | None:
 
 
 def match_unit(unit: Unit, settings: MatchSettings, folder: Path) -> RowCounts:
-    """Match the unit's captions and write its table (CANDIDATES) into `folder`. DataError names a
-    file that cannot be read."""
+    """Match the unit's captions and write its table (CANDIDATES) into `folder`. Returns its counts.
+    DataError names a file that cannot be read."""
     matcher = _matcher(settings.queries, settings.queries_digest, settings.match.case_sensitive)
     counts = RowCounts()
     with (
@@ -133,7 +136,7 @@ def match_unit(unit: Unit, settings: MatchSettings, folder: Path) -> RowCounts:
 
 
 def _batches(unit: Unit, pool: PoolConfig) -> Iterator[Batch]:
-    with reading(unit.file):  # errors of reading only, not of what is done with the rows
+    with reading(unit.file):  # converts errors of reading, not those of the code that uses the rows
         yield from read_batches(unit.file, pool, unit.part, unit.num_parts)
 
 
@@ -146,13 +149,13 @@ def _candidates(
         return pa.RecordBatch.from_pylist([], CANDIDATES)
     rows = usable(batch.columns, settings.match.max_caption_chars)
     counts.add(rows.counts)
-    found = matcher.match_many(rows.columns["caption"])
-    firsts = np.flatnonzero(np.diff(found.row, prepend=-1))
+    matches = matcher.match_many(rows.columns["caption"])
+    firsts = np.flatnonzero(np.diff(matches.row, prepend=-1))
     counts.unmatched += len(rows.columns["caption"]) - len(firsts)
-    matched_rows = pa.array(found.row[firsts])
+    matched_rows = pa.array(matches.row[firsts])
     columns = {name: column.take(matched_rows) for name, column in rows.columns.items()}
-    offsets = np.append(firsts, len(found.row)).astype(np.int32)
-    columns["query_ids"] = pa.ListArray.from_arrays(pa.array(offsets), pa.array(found.query))
+    offsets = np.append(firsts, len(matches.row)).astype(np.int32)
+    columns["query_ids"] = pa.ListArray.from_arrays(pa.array(offsets), pa.array(matches.query))
     matched = with_uids(columns)
     counts.add(matched.counts)
     counts.matched += len(matched.columns["uid"])
@@ -176,7 +179,8 @@ def _as_candidates(columns: dict[str, pa.Array], license: str) -> pa.RecordBatch
 
 @functools.lru_cache(maxsize=1)
 def _matcher(queries: Path, digest: str, case_sensitive: bool) -> QueryMatcher:
-    """Built once a process: 2.3 s at 500,000 queries. `digest` makes another table another key."""
+    """The matcher, built once per process (2.3 s at 500,000 queries). `digest` is part of the
+    cache's key, so that another table of queries gives another matcher."""
     patterns = _patterns(queries, case_sensitive).combine_chunks()
     return QueryMatcher(patterns, case_sensitive)
 
