@@ -17,13 +17,14 @@ from data_tools.ground.aside import write_bytes_aside
 
 EVAL_SETS = ("twemoji", "twemoji_retrieval")
 """Folders of the zero-shot and of the retrieval set."""
-# The wordings of the pictures' descriptions, without tags, in CLIP_benchmark's form.
+# The wordings of the pictures' descriptions without tags, in the form of CLIP_benchmark.
 TEMPLATES = ("{c}", "an emoji of {c}", "{c} emoji", "emoji of {c}.")
 CAPTION = WORDINGS[3]
 
 
 def write_eval_sets(corpus: Corpus, folder: Path) -> dict[str, int]:
-    """Write both sets below `folder`; file by file aside, then renamed. Same corpus, same bytes."""
+    """Write both sets below `folder`, each file aside and then renamed. The same corpus gives the
+    same bytes. Returns counts for the summary."""
     classes = {label: number for number, label in enumerate(corpus.labels)}
     zero_shot, retrieval = (folder / name for name in EVAL_SETS)
     write_bytes_aside(zero_shot / "classnames.txt", _lines(corpus.labels))

@@ -1,4 +1,5 @@
-"""The demo's data half: corpus, evaluation sets, local Commons, and the real build against it."""
+"""The demo's data half: draws the corpus, writes the evaluation sets, serves the pictures as a
+local Commons, and runs the real build against it."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from data_tools.demo.server import ApiFaults, LocalCommons, serve
 from data_tools.ground.aside import write_text_aside
 from data_tools.tables.schema import DataError
 
-# About as often as a busy Commons says so; the client waits a second and asks again.
+# About as often as from a busy Commons; the client waits a second and asks again.
 FAULTS = ApiFaults(maxlag_every=499, ratelimited_every=797, retry_after_s=1)
 
 
@@ -72,7 +73,7 @@ def _out_dir(overrides: list[str]) -> Path:
 
 
 def _server_overrides(commons: LocalCommons, queries: Path) -> list[str]:
-    """What the job must know of the local server; quoted for Hydra's grammar."""
+    """Overrides that point the job to the local server; values are quoted for Hydra's grammar."""
     hosts = ",".join(f"'{host}'" for host in commons.hosts)
     return [
         "source=commons",
@@ -85,8 +86,12 @@ def _server_overrides(commons: LocalCommons, queries: Path) -> list[str]:
 
 @contextmanager
 def served(corpus: Corpus, config: DemoConfig, out_dir: Path) -> Iterator[LocalCommons]:
-    """Serve the corpus on the ports that an earlier run into `out_dir` had, since its tables hold
-    these addresses; else from `first_port` on; else, where one of these is taken, on free ones."""
+    """Serve the corpus while the block runs.
+
+    A run into `out_dir` that had ports before gets the same ones, because its tables hold these
+    addresses (DataError if one is taken). Otherwise the ports begin at `first_port`; if one of
+    these is taken, free ports are used.
+    """
     record = out_dir / "ports.json"
     names = ["api", *config.styles]
     preferred = {name: config.first_port + number for number, name in enumerate(names)}
@@ -111,7 +116,7 @@ def served(corpus: Corpus, config: DemoConfig, out_dir: Path) -> Iterator[LocalC
 
 
 def main(arguments: list[str]) -> int:
-    """Exit codes as of data_tools.build."""
+    """Run the demo's data half. Exit codes are those of data_tools.build."""
     try:
         run(arguments)
     except ConfigError as error:

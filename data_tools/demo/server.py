@@ -1,10 +1,11 @@
-"""A local stand-in for Wikimedia Commons and its image sites: 127.0.0.1 only, one port each.
+"""A local server in place of Wikimedia Commons and its image sites, on 127.0.0.1 with a port for
+each.
 
     with serve([Picture("red square.png", png, "<p>A <b>red</b> square</p>")]) as commons:
         commons.endpoint  # http://127.0.0.1:PORT/w/api.php
         commons.hosts     # ["127.0.0.1:PORT", ...]: the image sites, for crawl.allow_private
 
-It refuses and fails as the real one does: 403 without a contact in the User-Agent, 429 above three
+It refuses and fails like the real one: 403 without a contact in the User-Agent, 429 above three
 requests at a time, maxlag and ratelimited as HTTP 200 with Retry-After, dead and moved image URLs.
 """
 
@@ -37,7 +38,7 @@ Routes = Mapping[tuple[str, str], Handler]
 
 @dataclass(frozen=True)
 class Scripted:
-    """An answer that is given instead of the next regular one, whatever was asked."""
+    """An answer that is given in place of the next regular one, whatever was asked."""
 
     status: int
     body: str = ""
@@ -46,9 +47,8 @@ class Scripted:
 
 @dataclass(frozen=True)
 class ApiFaults:
-    """Every n-th API request is answered with that error; 0 is never. The request is then fine when
-    asked again.
-    """
+    """Errors of the API. Every n-th request gets the error (0: never), and succeeds when it is sent
+    again."""
 
     maxlag_every: int = 0
     ratelimited_every: int = 0
@@ -58,19 +58,16 @@ class ApiFaults:
 
 @dataclass
 class LocalCommons:
-    """The running server: where it listens, and what it was asked."""
+    """The running server: its addresses, and the requests that it got."""
 
     endpoint: str = ""
     site_hosts: dict[str, str] = field(default_factory=dict)
     scripted: deque[Scripted] = field(default_factory=deque)
     api_requests: list[dict[str, str]] = field(default_factory=list)
-    """Parameters of each API request that was given a result (refused and scripted ones are not
-    here).
-    """
+    """Parameters of each API request that got a result; refused and scripted ones are not here."""
     refused: list[str] = field(default_factory=list)
-    """Why API requests were refused: maxlag, ratelimited, scripted, user-agent, concurrency, or an
-    API error's code.
-    """
+    """Why API requests were refused: maxlag, ratelimited, scripted, user-agent, concurrency, or the
+    code of an API error."""
     image_requests: list[tuple[str, str]] = field(default_factory=list)
     """(site, path) of each image request."""
 
@@ -80,7 +77,7 @@ class LocalCommons:
 
 
 class _Api:
-    """Handler of /w/api.php."""
+    """Handles /w/api.php."""
 
     def __init__(self, wiki: MediaWiki, faults: ApiFaults, commons: LocalCommons) -> None:
         self.wiki, self.faults, self.commons = wiki, faults, commons
@@ -136,7 +133,7 @@ class _Api:
 
 
 class _Site:
-    """One image site: the pictures, their thumbnails, robots.txt."""
+    """Handles one image site: pictures, thumbnails, robots.txt."""
 
     def __init__(
         self, name: str, pictures: Sequence[Picture], robots: str, commons: LocalCommons
@@ -178,9 +175,9 @@ def serve(
 ) -> Iterator[LocalCommons]:
     """Serve `pictures` from a background thread while the block runs.
 
-    `ports` gives fixed ports by name ("api" or a picture's site); what it does not name gets a free
-    one. `robots` gives a site's robots.txt (default: all allowed). `routes` are further handlers on
-    the port of the API. Raises OSError when a fixed port is taken.
+    `ports` gives fixed ports by name ("api" or a picture's site); the others get free ports.
+    `robots` gives a site's robots.txt (default: everything allowed). `routes` are further handlers
+    on the API's port. Raises OSError if a fixed port is taken.
     """
     commons = LocalCommons()
     wiki = MediaWiki(pictures, transform_limit)
@@ -238,8 +235,8 @@ async def _listen(
             for (method, path), handler in routes.items():
                 add = app.router.add_get if method == "GET" else app.router.add_post
                 add(path, handler)
-            # short: a keep-alive connection that a client forgot must not hold the end of the block
-            # for a minute
+            # short, because a keep-alive connection that a client left open would delay the end of
+            # the block by a minute
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
             await runner.setup()
             runners.append(runner)
