@@ -1,4 +1,5 @@
-"""From kept (url, caption) pairs to images: img2dataset behind a guard, every part verified.
+"""From kept (url, caption) pairs to images: img2dataset fetches through a guard, and every part is
+verified.
 
 Reads kept.parquet; writes fetched.parquet, the fates of the stage, and below crawl/ one folder per
 part with the tars that img2dataset wrote.
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
 
 def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
     """Crawl everything. See data_tools.crawl.stage."""
-    # Imported here because each of img2dataset's worker processes imports this package on its way
-    # to img2dataset_part, and needs nothing of the driver (hydra, aiohttp: half a second of CPU
-    # each).
+    # imported here because each worker process of img2dataset imports this package on its way to
+    # img2dataset_part, and does not need the driver's imports (hydra, aiohttp: half a second of CPU
+    # each)
     from data_tools.crawl.stage import run as drive
 
     return drive(job, paths)

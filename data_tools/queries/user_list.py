@@ -56,7 +56,7 @@ def read_user_list(config: QueriesConfig) -> UserList:
         raise DataError(f"{config.path} cannot be used as a query list:\n  {_shown(problems)}")
     if not user.queries:
         raise DataError(
-            f"{config.path} holds no query: write one a line (blank and # lines do not count)"
+            f"{config.path} holds no query: write one per line (blank and # lines do not count)"
         )
     if duplicates:
         counted = f"{len(duplicates)} duplicate(s) in {config.path}, left out:"
