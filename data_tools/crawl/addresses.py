@@ -19,12 +19,12 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # Addresses that `is_global` lets pass in some or all versions of Python.
 _ALSO_REFUSED = [
-    # Azure's host agent answers here with machine secrets, on an address that no registry marks:
+    # Azure's host agent gives out machine secrets at this address, which no registry marks:
     # https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16
     ipaddress.ip_network("168.63.129.16/32"),
     # IETF protocol assignments; 192.0.0.192 is Oracle's metadata server
     ipaddress.ip_network("192.0.0.0/24"),
-    # NAT64 prefixes of local choice (RFC 8215)
+    # the range for NAT64 prefixes that a network chooses itself (RFC 8215)
     ipaddress.ip_network("64:ff9b:1::/48"),
 ]
 # RFC 6052: a NAT64 gateway turns the last 32 bits into the IPv4 address it connects to.

@@ -27,7 +27,7 @@ from data_tools.tables.schema import canonical_url
 
 MAX_REDIRECTS = 5
 MAX_ATTEMPTS = 3
-# Longer URLs are data in disguise; no image of LAION-400M has one.
+# Longer URLs hold data and no address; no image of LAION-400M has one.
 MAX_URL_CHARS = 8192
 # How long an address is used after it was looked up and checked.
 KEEP_ADDRESS_S = 300
@@ -92,8 +92,8 @@ class Fetcher:
             headers={
                 "User-Agent": user_agent,
                 "Accept": "image/*,*/*;q=0.1",
-                # Images are compressed already; what a server compresses nonetheless is inflated
-                # in read_body, under the cap.
+                # Images are compressed already. If a server compresses nonetheless, read_body
+                # decompresses, up to max_bytes.
                 "Accept-Encoding": "identity",
             },
             # the deadline of the whole request is its Budget

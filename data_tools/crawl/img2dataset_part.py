@@ -25,13 +25,13 @@ from pathlib import Path
 from types import ModuleType
 
 WORKER_KILLED = 70
-# How workers end on purpose: Pool.terminate() at the end of a run sends SIGTERM.
+# Exit codes of workers that end on purpose: Pool.terminate() at the end of a run sends SIGTERM.
 _ON_PURPOSE = {None, 0, -signal.SIGTERM}
 
 
 class _WithoutTorch(MetaPathFinder):
-    """img2dataset needs webdataset's TarWriter, and webdataset imports torch when there is one: 2 s
-    of CPU and 200 MB in each process, for nothing."""
+    """Makes `import torch` fail. img2dataset needs webdataset's TarWriter, and webdataset imports
+    torch if it is installed: 2 s of CPU and 200 MB per process, for nothing."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from yarl import URL
 
-# RFC 9309 (2.4) keeps a robots.txt no longer than a day.
+# RFC 9309 (2.4) lets a crawler keep a robots.txt for a day at most.
 KEEP_S = 24 * 3600.0
 # After a failure the origin is asked again ten minutes later, not by each of its URLs at once.
 KEEP_FAILURE_S = 600.0

@@ -136,7 +136,7 @@ def _fetch(
     guard: GuardProcess,
     progress: StageProgress,
 ) -> int:
-    """Run img2dataset over the part's URLs; returns the number of its shards."""
+    """Run img2dataset on the part's URLs; returns the number of shards that it should write."""
     to_guard, to_img2dataset = aside / "urls.parquet", aside / "guard_urls.parquet"
     has_faces = [bool(boxes) for boxes in urls.face_boxes or [None] * len(urls)]
     write_table(pa.table({"url": urls.urls, "upright_only": has_faces}), to_guard, TO_GUARD)

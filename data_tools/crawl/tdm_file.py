@@ -102,7 +102,7 @@ class TdmGate:
 def parse(content: bytes) -> list[Rule]:
     """The rules of a file in their order; entries that are no rules are left out."""
     try:
-        # numbers stay text: one of half a megabyte of digits takes seconds to become an int
+        # numbers stay text, because to make an int of half a megabyte of digits takes seconds
         document = json.loads(content.decode("utf-8-sig"), parse_int=str, parse_float=str)
     except (ValueError, RecursionError):
         return []

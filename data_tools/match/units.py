@@ -64,7 +64,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class MatchSettings:
-    """What a unit's table depends on besides its file."""
+    """The settings and queries that a unit's table depends on, besides its file."""
 
     pool: PoolConfig
     match: MatchConfig

@@ -1,4 +1,4 @@
-"""What `data_tools.plan.estimate` finds: the contents of plan.json."""
+"""The figures that `data_tools.plan.estimate` computes: the content of plan.json."""
 
 from __future__ import annotations
 

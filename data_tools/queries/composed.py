@@ -72,19 +72,19 @@ def _word_lists(config: ComposedConfig, wordnet: WordNet | None) -> dict[str, li
 
 
 def _nouns(category: str, config: ComposedConfig, wordnet: WordNet) -> list[Noun]:
-    found = [
+    nouns = [
         noun
         for noun in wordnet.nouns(category)
         if len(noun.text.split()) <= config.noun_max_words
         and (config.noun_min_zipf <= 0 or zipf_of(noun.text) >= config.noun_min_zipf)
     ]
-    if not found:
+    if not nouns:
         raise DataError(
             f"no noun of the category {category} has at most queries.composed.noun_max_words = "
             f"{config.noun_max_words} words and queries.composed.noun_min_zipf = "
             f"{config.noun_min_zipf}: allow more words or rarer nouns"
         )
-    return found
+    return nouns
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _indexes(hashes: Sequence[np.ndarray], start: np.uint64, first: int, last: i
     """int64: the indexes in the grid (last axis fastest) whose hash is in [first, last], ordered by
     hash."""
     size = math.prod(len(axis) for axis in hashes)
-    found, keys = [], []
+    places_of_chunks, keys = [], []
     for begin in range(0, size, CHUNK):
         rest = np.arange(begin, min(begin + CHUNK, size), dtype=np.int64)
         places = []
@@ -163,9 +163,9 @@ def _indexes(hashes: Sequence[np.ndarray], start: np.uint64, first: int, last: i
         for axis, place in zip(hashes, reversed(places), strict=True):
             key = _mix(key ^ axis[place])
         chosen = np.flatnonzero((key >= np.uint64(first)) & (key <= np.uint64(last)))
-        found.append(chosen + begin)
+        places_of_chunks.append(chosen + begin)
         keys.append(key[chosen])
-    every = np.concatenate(found)
+    every = np.concatenate(places_of_chunks)
     return every[np.argsort(np.concatenate(keys), kind="stable")]
 
 

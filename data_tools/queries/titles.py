@@ -17,7 +17,7 @@ QUALIFIER = re.compile(r"(?<=\S)\s*\([^()]*\)$")
 
 
 def readable(title: str) -> str:
-    """The name as it is written in a sentence: no underscores, no qualifier in brackets."""
+    """The name as in a sentence: without underscores and without a qualifier in brackets."""
     return QUALIFIER.sub("", " ".join(title.replace("_", " ").split()))
 
 

@@ -15,7 +15,7 @@ from types import ModuleType
 from data_tools.queries.optional import load
 from data_tools.tables.schema import DataError
 
-# wordfreq counts 2019 and 1984 as one word, "0000"
+# numbers of several digits: wordfreq counts 2019 and 1984 as one word, "0000"
 SEVERAL_NUMBERS = re.compile(r"\d[\d.,]+")
 
 

@@ -40,7 +40,7 @@ class Secrets:
         self._forms |= {form for form in (key, quote(key, safe=""), quote_plus(key)) if form}
 
     def hidden_in(self, text: str) -> str:
-        """`text` with each key, also in its percent-encoded form, replaced."""
+        """`text` with each key replaced by [hidden], also in its percent-encoded form."""
         for form in sorted(self._forms, key=len, reverse=True):
             text = text.replace(form, HIDDEN)
         return text

@@ -26,9 +26,9 @@ OPENVERSE_KEYS = ("OPENVERSE_CLIENT_ID", "OPENVERSE_CLIENT_SECRET")
 COMMONS_MAX_PAGE_SIZE, COMMONS_MAX_RESULTS = 50, 10_000
 # An anonymous page of more than 20 is answered with 401; with a key 500 are allowed.
 OPENVERSE_PAGE_SIZE_ANONYMOUS, OPENVERSE_PAGE_SIZE = 20, 500
-# Beyond about 4,000 results Flickr repeats its pages; windows of the upload date have 4,000 each,
-# down to one second, so that a query has no cap but its limit. The pages of halved windows make a
-# fifth more requests than `pages` says.
+# Beyond about 4,000 results Flickr repeats its pages. Windows of the upload date, down to one
+# second, have 4,000 results each, so that only its limit caps a query. The pages of halved windows
+# make a fifth more requests than `pages` says.
 FLICKR_PAGE_SIZE, FLICKR_MAX_RESULTS = 500, 10_000_000
 BRAVE_MAX_RESULTS = 200  # in one answer, and there is no second page
 # An estimate: engines behind SearXNG give different numbers of images per page.

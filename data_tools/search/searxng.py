@@ -20,7 +20,7 @@ from data_tools.search.rates import limiter_for
 
 CONCURRENCY = 1
 HINTS = {
-    403: "JSON is off there: add json to search.formats in the instance's settings.yml",
+    403: "the instance gives no JSON: add json to search.formats in its settings.yml",
     429: "its limiter takes us for a bot: set server.limiter to false in its settings.yml",
 }
 
@@ -107,7 +107,8 @@ def _unresponsive(answer: dict[str, Any]) -> str:
 
 
 def _candidate(result: dict[str, Any]) -> Candidate | None:
-    """None without an image address ("data:..." is none) or any text."""
+    """The candidate of a result; None if it has no image address ("data:..." is none) or no
+    text."""
     url = web_address(result.get("img_src"))
     caption = visible(result.get("title")) or visible(result.get("content"))
     if not url or not caption:

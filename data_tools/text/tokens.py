@@ -42,7 +42,7 @@ class Tokens:
     """The tokens of several texts, one after the other. Every text ends with the token "\\n"."""
 
     values: pa.Array
-    """binary: UTF-8, in normal form."""
+    """binary: UTF-8, normalised."""
     row: np.ndarray
     """int64: for each token the index of its text."""
 
