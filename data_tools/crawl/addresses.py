@@ -64,6 +64,7 @@ class AddressPolicy:
             self._allowed.add((host.strip("[]").lower(), int(port)))
 
     def allows(self, host: str, port: int, address: str) -> bool:
+        """Whether a connection to `address`, which is one of `host`, is allowed."""
         if (host.strip("[]").lower(), port) in self._allowed:
             return True
         return is_public(ipaddress.ip_address(address.partition("%")[0]))

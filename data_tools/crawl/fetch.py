@@ -40,6 +40,8 @@ Headers = CIMultiDictProxy[str]
 
 @dataclass(frozen=True)
 class Response:
+    """A successful answer; `url` is the address after all redirects."""
+
     content: bytes
     http_status: int
     url: URL
@@ -47,6 +49,8 @@ class Response:
 
 @dataclass(frozen=True)
 class FetchLimits:
+    """How fast a host is asked, and how slow it may be."""
+
     connections_per_host: int
     requests_per_host_per_s: float
     """0: no limit."""
@@ -166,6 +170,7 @@ class Fetcher:
 
 
 def host_name(url: URL) -> str:
+    """ "HOST:PORT", the name under which HostTurns knows a host."""
     return f"{url.host}:{url.port}"
 
 

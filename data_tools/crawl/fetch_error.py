@@ -64,6 +64,8 @@ class Budget:
         self.left = seconds
 
     async def spend(self, work: Awaitable[Result]) -> Result:
+        """Await `work` and subtract the time that it took. Raises FetchError "failed:timeout" if no
+        time is left."""
         started = time.monotonic()
         try:
             return await asyncio.wait_for(work, max(self.left, 0))

@@ -92,6 +92,8 @@ class GuardFate:
 
 @dataclass
 class Part:
+    """The part that is being served; ids are positions in its lists."""
+
     token: str
     urls: list[str]
     upright_only: list[bool]
@@ -145,6 +147,8 @@ class Guard:
         return self._part.token
 
     async def handle(self, request: web.Request) -> web.Response:
+        """Answer one request of img2dataset: fetch the URL, write its fate, send the image or
+        502."""
         part = self._part
         number = request.query.get("id", "")
         if part is None or not secrets.compare_digest(

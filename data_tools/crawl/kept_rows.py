@@ -55,7 +55,7 @@ def boxes_inputs(boxes: FaceBoxesConfig) -> list[list]:
 
 def sorted_rows(kept: Path, boxes: FaceBoxesConfig, folder: Path) -> Iterator[pa.Table]:
     """Yield ROWS tables, sorted by (hash of the URL, URL, uid). DuckDB spills below `folder`.
-    Raises DataError for a table that lacks a column or holds no boxes."""
+    Raises DataError for a table that lacks a column or holds a box that is none."""
     scratch = folder / f".sort.{uuid.uuid4().hex[:8]}.tmp"
     files = _boxes_files(boxes)
     raised: list[DataError] = []

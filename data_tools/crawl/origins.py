@@ -29,6 +29,7 @@ class OncePerOrigin(Generic[Rules]):
         self._origins: OrderedDict[str, tuple[float, asyncio.Task[Rules]]] = OrderedDict()
 
     async def get(self, url: URL) -> Rules:
+        """What `load` returned, or raised, for the origin of `url`."""
         task = self._task_of(url)
         return task.result() if task.done() else await asyncio.shield(task)
 

@@ -41,6 +41,8 @@ MIN_URLS_PER_PROCESS = 500
 
 @dataclass(frozen=True)
 class Part:
+    """Part `index` of a plan, and the folder that it becomes."""
+
     folder: Path
     crawl_folder: Path
     """The folder that FETCHED.shard is relative to."""
@@ -54,12 +56,15 @@ class Part:
 
     @property
     def is_done(self) -> bool:
+        """Whether the part's folder has its final name, which it gets when it is complete."""
         return self.folder.exists()
 
     def rows(self) -> pa.Table:
+        """The planned rows, with the schema ROWS."""
         return self.plan.read(self.index)
 
     def read(self, name: str, schema: pa.Schema) -> pa.Table:
+        """A table of a finished part: "fetched" or "fates"."""
         return read_table(self.folder / f"{name}.parquet", schema)
 
     def refuse_another(self) -> None:

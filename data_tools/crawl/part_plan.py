@@ -37,6 +37,8 @@ WAIT_FOR_PLAN_S = 6 * 3600.0
 
 @dataclass(frozen=True)
 class PartSize:
+    """What plan.json says about one part."""
+
     rows: int
     urls: int
     digest: str
@@ -45,6 +47,8 @@ class PartSize:
 
 @dataclass(frozen=True)
 class Plan:
+    """The parts of one round of the crawl, and the file that holds their rows."""
+
     file: Path
     parts: list[PartSize]
 

@@ -40,6 +40,8 @@ _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")
 
 @dataclass(frozen=True)
 class Rule:
+    """One entry of the file."""
+
     pieces: tuple[str, ...]
     """The location, split at each "*"."""
     to_the_end: bool

@@ -68,6 +68,8 @@ class PartUrls:
 
 @dataclass(frozen=True)
 class PartResult:
+    """The two tables of a verified part."""
+
     fetched: pa.Table  # FETCHED
     fates: pa.Table  # FATES: every row of the part, once
 

@@ -21,6 +21,8 @@ HELD_OUT_STYLE = "twemoji"
 
 @dataclass(kw_only=True, slots=True)
 class DemoConfig:
+    """Settings of the corpus and of the server."""
+
     num_labels: int = 0
     """Number of queries and classes, spread evenly over the emoji list; 0 takes all 1,949."""
     styles: list[str] = field(default_factory=lambda: list(TRAINING_STYLES))

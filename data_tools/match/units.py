@@ -57,6 +57,7 @@ class Unit:
 
     @property
     def table_name(self) -> str:
+        """The file name of the unit's table, which no unit of another file has."""
         stem = PurePosixPath(self.file.name.split("?")[0]).name.split(".")[0][:40]
         digest = xxhash.xxh3_64_hexdigest(self.file.name.encode())
         return f"{stem}-{digest}-{self.part:05d}-of-{self.num_parts:05d}.parquet"
@@ -72,6 +73,7 @@ class MatchSettings:
     queries_digest: str
 
     def fingerprint(self, unit: Unit) -> str:
+        """Changes with everything that the unit's table depends on."""
         pool, match = (
             {name: getattr(config, name) for name in config.__dataclass_fields__}
             for config in (self.pool, self.match)

@@ -69,6 +69,8 @@ class DownloadPlan:
 
 @dataclass(frozen=True)
 class Plan:
+    """The content of plan.json. `pairs` and `download` are None before the match stage."""
+
     queries: int
     stages_done: list[str]
     pairs: PairsPlan | None

@@ -38,6 +38,8 @@ LONGEST_BATCH_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Article:
+    """One article, or one line of a plain text."""
+
     title: str
     """Empty where the file has no titles."""
     text: str

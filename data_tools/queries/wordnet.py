@@ -43,6 +43,8 @@ class Synset:
 
 @dataclass(frozen=True, slots=True)
 class Noun:
+    """A noun for phrases."""
+
     text: str
     hypernym: str | None
     """Head lemma of the synset above; None at the root."""

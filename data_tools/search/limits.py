@@ -90,6 +90,7 @@ def limits(config: SourcesConfig) -> dict[str, SourceLimits]:
 
 
 def has_openverse_key() -> bool:
+    """Whether the environment has client id and secret of Openverse."""
     return all(os.environ.get(name, "").strip() for name in OPENVERSE_KEYS)
 
 

@@ -59,6 +59,7 @@ class Unanswered:
             self.shown.append(f"{source.name} {query!r}: {reason}")
 
     def message(self) -> str:
+        """The text about them for the user."""
         head = f"{_queries(self.num_queries)} got no answer"
         return "\n  ".join([head, *self.stopped, *self.shown])
 
