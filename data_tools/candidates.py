@@ -69,6 +69,7 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
                 f"no candidate was found: the {asked} has nothing for any query; use more common "
                 "words, or add a source (source=[commons,pool])"
             )
+        progress.update(num_rows)  # rows that repeat a pair are done too
     return {
         "rows": num_rows,
         "repeated": num_rows - num_candidates,

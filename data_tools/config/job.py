@@ -138,6 +138,9 @@ def data_settings(job: DatasetJob) -> dict[str, Any]:
             del settings[group]
         else:
             settings[group] = {k: v for k, v in settings[group].items() if k not in names}
+    # Two settings of earlier versions that could only be False: without them, every data folder of
+    # those versions would have another fingerprint, and be searched and crawled again.
+    settings["sources"] |= {"pixabay": False, "unsplash": False}
     return settings
 
 

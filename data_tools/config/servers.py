@@ -1,8 +1,8 @@
 """Settings of the search servers. Keys are not among them: they come from environment variables,
 so that no file of a job holds one.
 
-What the terms of a server say of building a data set is here too: some forbid it, and are refused;
-some ask for a permission, which is then a setting, and goes on to the data set's card.
+What the terms of a server say of building a data set is here too: some ask for a permission, which
+is then a setting, and goes on to the data set's card.
 """
 
 from dataclasses import dataclass, field
@@ -22,17 +22,6 @@ PERMISSION_NEEDED = {
     "brave": (
         "only plans whose licence grants storage and AI use allow results to be kept "
         "(brave.com/search/api)"
-    ),
-}
-# Why a server is not asked at all.
-REFUSED = {
-    "pixabay": (
-        'refused: its API terms say "do not send lots of automated queries. Systematic mass '
-        'downloads are not allowed" (pixabay.com/api/docs); use source=commons'
-    ),
-    "unsplash": (
-        "refused: its API terms allow non-automated use only, images are to be hot-linked and "
-        "each download reported (unsplash.com/api-terms); use source=commons"
     ),
 }
 

@@ -7,7 +7,6 @@ from data_tools.config import pool
 from data_tools.config.pool import PoolConfig
 from data_tools.config.problems import below
 from data_tools.config.servers import (
-    REFUSED,
     BraveConfig,
     CommonsConfig,
     FlickrConfig,
@@ -45,10 +44,6 @@ class SourcesConfig:
     brave: BraveConfig = field(default_factory=BraveConfig)
     searxng: SearxngConfig = field(default_factory=SearxngConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
-    pixabay: bool = False
-    """Refused, with the reason."""
-    unsplash: bool = False
-    """Refused, with the reason."""
 
 
 def problems(config: SourcesConfig) -> list[str]:
@@ -59,9 +54,7 @@ def problems(config: SourcesConfig) -> list[str]:
             ("sources.max_wait_s", config.max_wait_s, 0),
         ]
     )
-    refused = [name for name in REFUSED if getattr(config, name)]
-    found += [f"source={name}: {REFUSED[name]}" for name in refused]
-    if not (refused or config.pool.enabled or servers_enabled(config)):
+    if not (config.pool.enabled or servers_enabled(config)):
         found.append(
             "sources: none is enabled; add source=commons, source=pool or source=[commons,pool]"
         )

@@ -1,6 +1,7 @@
-"""From kept (url, caption) pairs to images: img2dataset behind a guard, every part verified.
+"""From kept (url, caption) pairs to images: img2dataset fetches through a guard, and every part is
+verified.
 
-Reads kept.parquet; writes fetched.parquet, the fates of the stage, and below crawl/ one folder a
+Reads kept.parquet; writes fetched.parquet, the fates of the stage, and below crawl/ one folder per
 part with the tars that img2dataset wrote.
 """
 
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
-    """The stage. See data_tools.crawl.stage."""
-    # Imported here because each of img2dataset's worker processes imports this package on its way
-    # to img2dataset_part, and needs nothing of the driver (hydra, aiohttp: half a second of CPU
-    # each).
+    """Crawl everything. See data_tools.crawl.stage."""
+    # imported here because each worker process of img2dataset imports this package on its way to
+    # img2dataset_part, and does not need the driver's imports (hydra, aiohttp: half a second of CPU
+    # each)
     from data_tools.crawl.stage import run as drive
 
     return drive(job, paths)
@@ -32,7 +33,7 @@ def inputs(job: DatasetJob) -> list[list]:
 
 
 def run_share(job: DatasetJob, paths: DatasetPaths, task: Task) -> dict[str, int]:
-    """One task's parts. See data_tools.crawl.stage."""
+    """Crawl the parts of one task. See data_tools.crawl.stage."""
     from data_tools.crawl.stage import run_share as drive_share
 
     return drive_share(job, paths, task)

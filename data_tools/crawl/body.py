@@ -1,4 +1,4 @@
-"""The body of a response: inflated, and never longer than allowed nor slower than is bearable."""
+"""The body of a response: decompressed, and refused when it is too long or comes too slowly."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ import aiohttp
 
 from data_tools.crawl.fetch_error import FetchError
 
-# curl's --speed-time: so long is looked before a body is called too slow.
+# Bytes are counted over windows of this length, as with curl's --speed-time.
 SPEED_WINDOW_S = 5.0
 
 
 async def read_body(
     response: aiohttp.ClientResponse, max_bytes: int, min_bytes_per_s: float, whole: bool = True
 ) -> bytes:
-    """The body, inflated; neither its wire form nor its inflated form may pass `max_bytes`.
+    """The decompressed body. Neither its compressed nor its decompressed form may be longer than
+    `max_bytes`.
 
-    With `whole` = False a longer body is cut there, else it is a FetchError "rejected:too_large".
+    A longer body raises FetchError "rejected:too_large", or is cut there with `whole` = False. A
+    window of SPEED_WINDOW_S with fewer than `min_bytes_per_s` raises "failed:timeout".
     """
     declared = response.content_length
     if whole and declared is not None and declared > max_bytes:
@@ -42,7 +44,7 @@ async def read_body(
                 return bytes(body[:max_bytes])
     except (aiohttp.ClientError, OSError):
         if speed.exceeded:
-            raise FetchError("failed:timeout", speed.told, response.status) from None
+            raise FetchError("failed:timeout", speed.detail, response.status) from None
         raise
     finally:
         speed.stop()
@@ -54,29 +56,29 @@ async def read_body(
 
 
 class _SpeedLimit:
-    """Closes the response when a window brought fewer bytes than the limit asks for."""
+    """Closes the response if a window of SPEED_WINDOW_S brought fewer bytes than the limit."""
 
     def __init__(self, response: aiohttp.ClientResponse, min_bytes_per_s: float) -> None:
         self._response, self._wanted = response, min_bytes_per_s * SPEED_WINDOW_S
         self._loop = asyncio.get_running_loop()
         self._before, self.received, self.exceeded = 0, 0, False
-        self.told = f"slower than {min_bytes_per_s:g} bytes/s for {SPEED_WINDOW_S:g} s"
-        self._timer = self._loop.call_later(SPEED_WINDOW_S, self._look)
+        self.detail = f"slower than {min_bytes_per_s:g} bytes/s for {SPEED_WINDOW_S:g} s"
+        self._timer = self._loop.call_later(SPEED_WINDOW_S, self._check_window)
 
-    def _look(self) -> None:
+    def _check_window(self) -> None:
         if self.received - self._before < self._wanted:
             self.exceeded = True
             self._response.close()
             return
         self._before = self.received
-        self._timer = self._loop.call_later(SPEED_WINDOW_S, self._look)
+        self._timer = self._loop.call_later(SPEED_WINDOW_S, self._check_window)
 
     def stop(self) -> None:
         self._timer.cancel()
 
 
 class _Inflater:
-    """gzip, zlib, and the raw deflate that many servers send by the name of "deflate"."""
+    """Decompresses gzip, zlib, and the raw deflate that many servers send as "deflate"."""
 
     def __init__(self, window_bits: int, status: int) -> None:
         self._window_bits, self._status = window_bits, status
@@ -104,12 +106,15 @@ _WINDOW_BITS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _ZLIB}
 
 
 def _inflater(response: aiohttp.ClientResponse) -> _Inflater | None:
-    """FetchError for what was not asked for: brotli, zstd, one encoding inside another."""
-    told = ",".join(response.headers.getall("Content-Encoding", []))
-    encodings = [name.strip().lower() for name in told.split(",")]
+    """The decompressor of the response, None for a plain body. Raises FetchError for encodings that
+    were not asked for: brotli, zstd, one inside another."""
+    stated = ",".join(response.headers.getall("Content-Encoding", []))
+    encodings = [name.strip().lower() for name in stated.split(",")]
     encodings = [name for name in encodings if name not in ("", "identity")]
     if not encodings:
         return None
     if len(encodings) > 1 or encodings[0] not in _WINDOW_BITS:
-        raise FetchError("failed:content_encoding", f"'{told}' was not asked for", response.status)
+        raise FetchError(
+            "failed:content_encoding", f"'{stated}' was not asked for", response.status
+        )
     return _Inflater(_WINDOW_BITS[encodings[0]], response.status)

@@ -1,5 +1,5 @@
-"""The tables of the stage out of those of its parts: of each row the last word of the last round
-that took it."""
+"""The tables of the stage, put together from those of its parts: for each row, the fate from the
+last round that tried it."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from data_tools.tables.schema import (
 
 
 def collect(rounds: list[list[Part]], paths: DatasetPaths) -> dict[str, int]:
-    """Write fetched.parquet and the fates of the stage, part by part; returns the counts. DataError
-    when no image came."""
+    """Write fetched.parquet and the fates of the stage, part by part; returns the counts. Raises
+    DataError if no image came."""
     counts: Counter[str] = Counter()
     retried = recovered = 0
     with table_writer(paths.fates("crawl"), FATES) as fates:
         for number, parts in enumerate(rounds):
             for part in parts:
                 decided = part.read("fates", FATES)
-                found = _counted(decided)
+                by_status = _counted(decided)
                 if number > 0:
                     retried += decided.num_rows
-                    recovered += found[FETCHED_STATUS]
-                if number + 1 < len(rounds):  # these are the next round's to tell
+                    recovered += by_status[FETCHED_STATUS]
+                if number + 1 < len(rounds):  # the next round tries these again and decides
                     passing = pc.is_in(decided["status"], value_set=pa.array(sorted(PASSING)))
                     decided = decided.filter(pc.invert(passing))
-                    found = _counted(decided)
+                    by_status = _counted(decided)
                 fates.write_table(decided)
-                counts += found
+                counts += by_status
     if not counts[FETCHED_STATUS]:
         raise _nothing_came(rounds, counts)
     with table_writer(paths.table("fetched"), FETCHED) as fetched:
@@ -66,8 +66,8 @@ def _sum(counts: Counter[str], kind: str) -> int:
 
 
 def _nothing_came(rounds: list[list[Part]], counts: Counter[str]) -> DataError:
-    """Nothing here is worth keeping, and parts that stayed would be taken for done by the next
-    run."""
+    """The error to raise when no image came. It deletes the parts first: the next run would take
+    them for done."""
     for part in (part for parts in rounds for part in parts):
         shutil.rmtree(part.folder)
     listed = ", ".join(f"{count} {status}" for status, count in counts.most_common())
@@ -77,7 +77,7 @@ def _nothing_came(rounds: list[list[Part]], counts: Counter[str]) -> DataError:
 
 
 def _advice(counts: Counter[str]) -> str:
-    """What to try, by the most frequent fate."""
+    """What the user can try, judged by the most frequent fate."""
     most = counts.most_common(1)[0][0]
     advice = {
         "rejected:private_address": "A server of your own is fetched from when it is named: "

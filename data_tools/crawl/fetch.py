@@ -1,9 +1,9 @@
-"""One GET of one URL on the open web: pinned addresses, redirects followed by hand, one deadline,
-capped bytes.
+"""One GET of one URL on the open web, with checked addresses, one deadline, and a limit on bytes.
 
 Nothing that a server does makes a request last longer than its deadline or hold more than
-`max_bytes` (x2 while it is inflated). What goes wrong is a FetchError whose `status` is the word of
-the ledger.
+`max_bytes` in memory (twice that while it is decompressed). Redirects are followed here and not by
+aiohttp, so that each address on the way is checked. All that goes wrong is a FetchError, whose
+`status` is the one in the ledger.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from data_tools.tables.schema import canonical_url
 
 MAX_REDIRECTS = 5
 MAX_ATTEMPTS = 3
-# Longer URLs are data in disguise; no image of LAION-400M has one.
+# Longer URLs hold data and no address; no image of LAION-400M has one.
 MAX_URL_CHARS = 8192
-# An address stays pinned so long; it was checked when it was looked up.
+# How long an address is used after it was looked up and checked.
 KEEP_ADDRESS_S = 300
-# A host that says "not before next month" is believed for a day.
+# A host that says "not before next month" is left alone for a day.
 MAX_CLOSED_S = 24 * 3600.0
 _REDIRECTS = {301, 302, 303, 307, 308}
 _TRANSIENT = {408, 429, 502, 503, 504}
@@ -40,6 +40,8 @@ Headers = CIMultiDictProxy[str]
 
 @dataclass(frozen=True)
 class Response:
+    """A successful answer; `url` is the address after all redirects."""
+
     content: bytes
     http_status: int
     url: URL
@@ -47,36 +49,42 @@ class Response:
 
 @dataclass(frozen=True)
 class FetchLimits:
+    """How fast a host is asked, and how slow it may be."""
+
     connections_per_host: int
     requests_per_host_per_s: float
-    """0: as many as come."""
+    """0: no limit."""
     connect_timeout_s: float
     min_bytes_per_s: float
 
 
-async def _anyone(url: URL) -> None:
-    """The permit of a request that asks nobody (robots.txt itself)."""
+async def _any_url(url: URL) -> None:
+    """Accept every URL, as for robots.txt itself."""
 
 
-def _anything(headers: Headers) -> None:
-    """The judge of a request whose headers say nothing that matters."""
+def _any_headers(headers: Headers) -> None:
+    """Accept every response."""
 
 
 @dataclass(frozen=True)
-class Wish:
-    """How a URL is to be fetched. `permit` is awaited for each address on the way, `judge` sees the
-    headers before the body is read; both raise FetchError where it must not be fetched."""
+class FetchRequest:
+    """How a URL is to be fetched."""
 
     max_bytes: int
     whole: bool = True
     """False: a longer body is cut at max_bytes instead of refused."""
-    permit: Callable[[URL], Awaitable[None]] = _anyone
-    judge: Callable[[Headers], None] = _anything
+    check_url: Callable[[URL], Awaitable[None]] = _any_url
+    """Awaited for each address on the way; raises FetchError if it must not be fetched."""
+    check_headers: Callable[[Headers], None] = _any_headers
+    """Called before the body is read; raises FetchError if the response must not be used."""
 
 
 class Fetcher:
-    """`async with Fetcher(...) as fetcher: response = await fetcher.get(url, Budget(20),
-    Wish(max_bytes))`."""
+    """A client for the open web.
+
+    async with Fetcher(policy, user_agent, limits) as fetcher:
+        response = await fetcher.get(url, Budget(20), FetchRequest(max_bytes))
+    """
 
     def __init__(self, policy: AddressPolicy, user_agent: str, limits: FetchLimits) -> None:
         self._policy, self._limits = policy, limits
@@ -88,11 +96,11 @@ class Fetcher:
             headers={
                 "User-Agent": user_agent,
                 "Accept": "image/*,*/*;q=0.1",
-                # Images are compressed already; what a server compresses nonetheless is inflated
-                # in read_body, under the cap.
+                # Images are compressed already. If a server compresses nonetheless, read_body
+                # decompresses, up to max_bytes.
                 "Accept-Encoding": "identity",
             },
-            # Budget is the deadline
+            # the deadline of the whole request is its Budget
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_timeout_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -105,11 +113,12 @@ class Fetcher:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def get(self, url: str, budget: Budget, wish: Wish) -> Response:
-        """Fetch, with up to two more attempts where they can help and the budget allows."""
+    async def get(self, url: str, budget: Budget, request: FetchRequest) -> Response:
+        """Fetch a URL, with up to MAX_ATTEMPTS attempts if they can help and the budget allows.
+        Raises FetchError."""
         for attempt in range(MAX_ATTEMPTS):
             try:
-                return await self._follow(url, budget, wish)
+                return await self._follow(url, budget, request)
             except FetchError as error:
                 if error.retry_after_s is None or attempt == MAX_ATTEMPTS - 1:
                     raise
@@ -120,19 +129,19 @@ class Fetcher:
                 await asyncio.sleep(wait_s)
         raise RuntimeError("not reached: the last attempt returns or raises")
 
-    async def _follow(self, url: str, budget: Budget, wish: Wish) -> Response:
+    async def _follow(self, url: str, budget: Budget, request: FetchRequest) -> Response:
         for _ in range(MAX_REDIRECTS + 1):
             target = parse_url(url)
-            await budget.spend(wish.permit(target))
+            await budget.spend(request.check_url(target))
             name = host_name(target)
             try:
                 async with self.turns.of(name):
-                    answer = await budget.spend(self._request(target, wish))
+                    answer = await budget.spend(self._get_once(target, request))
             except HostBusy as error:
                 raise named(error) from None
             except FetchError as error:
                 if error.http_status == 429 and (error.retry_after_s or 0) > budget.left:
-                    # its other URLs need not be told the same one by one
+                    # the host would answer the same to each of its other URLs
                     self.turns.close(name, min(error.retry_after_s or 0, MAX_CLOSED_S))
                 raise
             if isinstance(answer, Response):
@@ -142,8 +151,8 @@ class Fetcher:
             "failed:too_many_redirects", f"more than {MAX_REDIRECTS}, the last to {url}"
         )
 
-    async def _request(self, url: URL, wish: Wish) -> Response | str:
-        """The response, or the address it redirects to."""
+    async def _get_once(self, url: URL, request: FetchRequest) -> Response | str:
+        """The response, or the address that it redirects to."""
         try:
             self._policy.check_literal(url.host or "", url.port or 0)
             async with self._session.get(url, allow_redirects=False) as response:
@@ -151,9 +160,9 @@ class Fetcher:
                     return urljoin(str(url), response.headers.get("Location", ""))
                 if response.status != 200:
                     raise _http_error(response.status, response.reason or "", response.headers)
-                wish.judge(response.headers)
+                request.check_headers(response.headers)
                 content = await read_body(
-                    response, wish.max_bytes, self._limits.min_bytes_per_s, wish.whole
+                    response, request.max_bytes, self._limits.min_bytes_per_s, request.whole
                 )
                 return Response(content, response.status, url)
         except (AddressRefused, aiohttp.ClientError, OSError, ValueError) as error:
@@ -161,12 +170,13 @@ class Fetcher:
 
 
 def host_name(url: URL) -> str:
+    """ "HOST:PORT", the name under which HostTurns knows a host."""
     return f"{url.host}:{url.port}"
 
 
 def parse_url(url: str) -> URL:
-    """The canonical form (é, spaces and IDN encoded, no user:password), as the uid has it;
-    FetchError when there is none."""
+    """The canonical form of a URL (é, spaces and IDN encoded, no user:password), from which the uid
+    is made. Raises FetchError if there is none."""
     try:
         if len(url) > MAX_URL_CHARS:
             raise ValueError(f"longer than {MAX_URL_CHARS} characters")
@@ -189,8 +199,8 @@ def _http_error(status: int, reason: str, headers: Mapping[str, str]) -> FetchEr
 
 
 def _retry_after(value: str) -> float:
-    """Seconds from now, from either form of the header (RFC 9110, 10.2.3); 0 when it is absent or
-    unreadable."""
+    """Seconds from now that a Retry-After header asks for, in either of its forms (RFC 9110,
+    10.2.3); 0 if it is absent or unreadable."""
     if value.strip().isdecimal():
         return float(value[:18])
     try:

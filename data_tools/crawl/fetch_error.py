@@ -1,4 +1,5 @@
-"""What went wrong with a URL, in the words of the ledger, and how long it may still take."""
+"""The error that says why a URL was not fetched, as the ledger names it; and a URL's time
+budget."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from data_tools.crawl.addresses import AddressRefused
 from data_tools.crawl.hosts import HostBusy
 
 Result = TypeVar("Result")
-# What another day may change; a retry round takes these. A missing page, a page that is none, an
-# address that is none and a site that does not want us stay what they are.
+# Failures that may be gone later: a retry round asks for these URLs again. Not for missing pages,
+# content that is no image, addresses that are none and sites that do not want us.
 PASSING = {
     "failed:connect",
     "failed:dns",
@@ -35,8 +36,8 @@ PASSING = {
 
 
 class FetchError(Exception):
-    """`status` as the ledger has it ("failed:timeout"), the HTTP status where one was seen, and
-    what happened in words."""
+    """Why a URL was not fetched: `status` as it is in the ledger ("failed:timeout"), the HTTP
+    status if one came, and `detail` in words."""
 
     def __init__(
         self,
@@ -48,20 +49,23 @@ class FetchError(Exception):
         super().__init__(status, detail, http_status, retry_after_s)
         self.status, self.detail, self.http_status = status, detail, http_status
         self.retry_after_s = retry_after_s
-        """None: another attempt now can't help. 0: it can, when is not known."""
+        """Seconds to wait before another attempt. 0: another attempt can help, but the server did
+        not say when. None: it can't help."""
 
     def __str__(self) -> str:
         return f"{self.status} {self.detail}".strip()
 
 
 class Budget:
-    """Seconds that one URL may still spend on the wire. Waiting for its host's turn is our doing
-    and not counted (HostTurns bounds it)."""
+    """Seconds that one URL may still spend on the network. The wait for its host's turn is our own
+    doing and does not count; HostTurns bounds it."""
 
     def __init__(self, seconds: float) -> None:
         self.left = seconds
 
     async def spend(self, work: Awaitable[Result]) -> Result:
+        """Await `work` and subtract the time that it took. Raises FetchError "failed:timeout" if no
+        time is left."""
         started = time.monotonic()
         try:
             return await asyncio.wait_for(work, max(self.left, 0))
@@ -72,11 +76,11 @@ class Budget:
 
 
 def named(error: Exception) -> FetchError:
-    """The ledger's word for what aiohttp, the resolver or the socket raised."""
-    if isinstance(error, HostBusy) and error.told:
+    """The FetchError for what aiohttp, the resolver or the socket raised."""
+    if isinstance(error, HostBusy) and error.host_asked:
         return FetchError("failed:http_429", f"{error}", 429)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        # the kernel has asked again twice by now
+        # no attempt more: the kernel has tried again twice by now
         return FetchError("failed:connect", "no answer to the attempt to connect")
     for kinds, status, retry_after_s in _NAMES:
         if isinstance(error, kinds):
@@ -84,7 +88,7 @@ def named(error: Exception) -> FetchError:
     return FetchError("rejected:bad_url", f"{error!r}")
 
 
-# Subclasses come first.
+# The first match counts, so subclasses stand before their base classes.
 _NAMES: list[tuple[type[Exception] | tuple[type[Exception], ...], str, float | None]] = [
     (AddressRefused, "rejected:private_address", None),
     (HostBusy, "failed:host_busy", None),

@@ -1,16 +1,16 @@
-"""The guard: a process on the loopback that fetches from the web for img2dataset, and alone talks
-to the outside.
+"""The guard: a process that listens on the loopback and fetches from the web for img2dataset. Only
+the guard connects to the outside.
 
-img2dataset gets URLs of the form http://127.0.0.1:PORT/TOKEN/fetch?id=N and nothing else. Only the
-ids of the part being crawled are answered, and only below a random token, so that no other user of
-the machine can use the guard as a proxy. For each id one line goes to the part's fates file, which
-is also the driver's sign that the crawl is alive.
+img2dataset gets URLs of the form http://127.0.0.1:PORT/TOKEN/fetch?id=N and nothing else. The guard
+answers only the ids of the part being crawled, and only below a random token, so that no other user
+of the machine can use it as a proxy. For each id it appends one line to the part's fates file, by
+which the driver also sees that the crawl is alive.
 
     python -m data_tools.crawl.guard SETTINGS-AS-JSON
 
 Parts come as JSON lines on stdin, {"rows": parquet with url and upright_only, "fates": file to
-append to}; each is answered on stdout by {"url": ...}. When stdin ends the process ends: a driver
-that was killed leaves no guard behind.
+append to}; each is answered on stdout by {"url": ...}. When stdin ends the process ends, so that
+a driver that was killed leaves no guard behind.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from aiohttp import web
 from yarl import URL
 
 from data_tools.crawl.addresses import AddressPolicy
-from data_tools.crawl.fetch import Fetcher, FetchLimits, Headers, Wish
+from data_tools.crawl.fetch import Fetcher, FetchLimits, FetchRequest, Headers
 from data_tools.crawl.fetch_error import Budget, FetchError
 from data_tools.crawl.images import (
     CheckedImage,
@@ -49,16 +49,16 @@ from data_tools.tables.schema import FETCHED_STATUS
 
 PRODUCT = "clip-pretrain"
 CANNOT_WRITE = os.EX_IOERR
-# Each may hold a decoded image: 50 megapixels in Pillow's 4 bytes a pixel are 200 MB.
+# Each may hold a decoded image: 50 megapixels at 4 bytes per pixel (Pillow) are 200 MB.
 DECODE_THREADS = 2
-# getaddrinfo blocks, a dead name server for seconds: with asyncio's default of cores + 4 threads,
-# six dead names stop everybody.
+# getaddrinfo blocks its thread, for seconds if the name server is dead: with asyncio's default of
+# cores + 4 threads, six dead names would stop all others.
 RESOLVER_THREADS = 256
 
 
 @dataclass(frozen=True)
 class GuardSettings:
-    """What CrawlConfig and SourcesConfig say about talking to sites."""
+    """The settings of CrawlConfig and SourcesConfig that are about requests to sites."""
 
     user_agent: str
     timeout_s: float
@@ -78,8 +78,8 @@ class GuardSettings:
 
 @dataclass(frozen=True)
 class GuardFate:
-    """One line of the fates file: what became of the row `id` of the part. Sizes and hash are of
-    the site's own bytes."""
+    """One line of the fates file: what became of the part's row `id`. Width and height (pixels) and
+    sha256 describe the bytes as the site sent them."""
 
     id: int
     status: str
@@ -92,15 +92,19 @@ class GuardFate:
 
 @dataclass
 class Part:
+    """The part that is being served; ids are positions in its lists."""
+
     token: str
     urls: list[str]
     upright_only: list[bool]
-    """Images whose pixels must stay where the file has them: their faces are to be blurred, and
-    were found there."""
+    """Per URL: the image must not be turned by its EXIF orientation, because boxes of faces to be
+    blurred were found in the file as it is."""
     fates: TextIO
 
 
 class Guard:
+    """Answers img2dataset's requests for the URLs of one part at a time."""
+
     def __init__(self, settings: GuardSettings) -> None:
         self._settings = settings
         limits = FetchLimits(
@@ -113,7 +117,11 @@ class Guard:
         self._fetcher = Fetcher(policy, settings.user_agent, limits)
         self._robots = RobotsGate(self._fetcher, PRODUCT, settings.timeout_s)
         self._tdm = TdmGate(self._fetcher, settings.timeout_s)
-        self._wish = Wish(settings.max_image_bytes, permit=self._permit, judge=self._judge)
+        self._request = FetchRequest(
+            settings.max_image_bytes,
+            check_url=self._check_url,
+            check_headers=self._check_headers,
+        )
         self._sizes = ImageLimits(
             settings.max_image_pixels,
             settings.min_image_side,
@@ -128,7 +136,7 @@ class Guard:
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
     def open_part(self, rows: Path, fates: Path) -> str:
-        """Serve the ids of this part and of no other; returns its token."""
+        """Serve the ids of this part and of no other; returns the token of its addresses."""
         if self._part is not None:
             self._part.fates.close()
         with pq.ParquetFile(rows) as file:  # pq.read_table imports pandas first, 0.3 s of CPU
@@ -139,6 +147,8 @@ class Guard:
         return self._part.token
 
     async def handle(self, request: web.Request) -> web.Response:
+        """Answer one request of img2dataset: fetch the URL, write its fate, send the image or
+        502."""
         part = self._part
         number = request.query.get("id", "")
         if part is None or not secrets.compare_digest(
@@ -158,7 +168,7 @@ class Guard:
         http_status = None
         try:
             budget = Budget(self._settings.timeout_s)
-            response = await self._fetcher.get(part.urls[number], budget, self._wish)
+            response = await self._fetcher.get(part.urls[number], budget, self._request)
             http_status = response.http_status
             image, digest = await self._check(response.content)
             if image.turned and part.upright_only[number]:
@@ -167,9 +177,7 @@ class Guard:
             return GuardFate(number, error.status, error.http_status, one_line(error.detail)), None
         except ImageRefused as error:
             return GuardFate(number, error.status, http_status, one_line(error.detail)), None
-        except (
-            Exception
-        ) as error:  # whatever a site provokes, its URL gets a fate and no other does
+        except Exception as error:  # whatever a site provokes: its URL gets a fate, others go on
             return GuardFate(number, "failed:guard", http_status, one_line(f"{error!r}")), None
         size = (image.width, image.height)
         fate = GuardFate(number, FETCHED_STATUS, http_status, "", *size, digest)
@@ -177,7 +185,7 @@ class Guard:
 
     async def _check(self, content: bytes) -> tuple[CheckedImage, str]:
         """The checked image and the hash of the site's bytes."""
-        if is_plain_jpeg(content):  # the way to another thread takes as long as the work
+        if is_plain_jpeg(content):  # to hand it to another thread takes as long as the work itself
             return self._hash_and_check(content)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._decoders, self._hash_and_check, content)
@@ -185,13 +193,13 @@ class Guard:
     def _hash_and_check(self, content: bytes) -> tuple[CheckedImage, str]:
         return check_image(content, self._sizes), hashlib.sha256(content).hexdigest()
 
-    async def _permit(self, url: URL) -> None:
+    async def _check_url(self, url: URL) -> None:
         if self._settings.respect_robots_txt:
             await self._robots.check(url)
         if self._settings.respect_tdm_reservation:
             await self._tdm.check(url)
 
-    def _judge(self, headers: Headers) -> None:
+    def _check_headers(self, headers: Headers) -> None:
         if self._settings.respect_robots_txt:
             check_robots_tags(headers, PRODUCT)
         if self._settings.respect_tdm_reservation:
@@ -199,8 +207,8 @@ class Guard:
 
 
 def _write_or_die(fates: TextIO, line: str) -> None:
-    """A fate that can't be written down (disk full) is the end of the part: without it the driver
-    would take the URL for one that was never asked."""
+    """Write a fate, or end the process if that fails (disk full): without the line the driver would
+    take the URL for one that was never asked."""
     try:
         fates.write(line)
     except OSError as error:
@@ -209,11 +217,12 @@ def _write_or_die(fates: TextIO, line: str) -> None:
 
 
 def one_line(text: str) -> str:
-    """Web text for a table cell: printable, 200 characters at most."""
+    """Text from the web, fit for a table cell: printable, at most 200 characters."""
     return "".join(c if c.isprintable() else " " for c in text)[:200]
 
 
 async def serve(settings: GuardSettings) -> None:
+    """Serve the parts that come on stdin until it ends."""
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="resolve"))
     guard = Guard(settings)
@@ -239,7 +248,7 @@ async def serve(settings: GuardSettings) -> None:
 
 
 def main() -> None:
-    warnings.simplefilter("ignore")  # Pillow tells about every odd header it meets
+    warnings.simplefilter("ignore")  # Pillow warns of every odd header
     try:
         asyncio.run(serve(GuardSettings(**json.loads(sys.argv[1]))))
     except KeyboardInterrupt:

@@ -1,9 +1,9 @@
-"""From the bytes of a stranger to bytes that img2dataset can't damage.
+"""Checks downloaded images, and converts those that img2dataset would damage.
 
-img2dataset decodes with cv2.IMREAD_UNCHANGED and encodes what it gets: a 16-bit PNG becomes white,
-a float TIFF black, EXIF rotation is lost, all counted as success. What would be damaged is turned
-into 8-bit RGB here; everything else passes byte for byte. Sizes are read from the header and judged
-before a pixel is decoded: a 445 kB PNG can hold 144 million of them.
+img2dataset decodes with cv2.IMREAD_UNCHANGED and encodes the result: a 16-bit PNG becomes white, a
+float TIFF black, EXIF rotation is lost, and all this counts as success. Such images become 8-bit
+RGB here; all others pass byte for byte. The size is read from the header and checked before a pixel
+is decoded: a 445 kB PNG can hold 144 million of them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-# The limit is ImageLimits, on every header; Pillow's own would warn once more, with
-# another number.
+# ImageLimits checks every header; Pillow's own limit is another number, and only warns.
 Image.MAX_IMAGE_PIXELS = None
-# A white list, because Pillow also "opens" PostScript (by running Ghostscript) and scientific
-# formats.
+# Only these: Pillow also "opens" PostScript (by running Ghostscript) and scientific formats.
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {
@@ -36,7 +34,7 @@ _PNG_BIT_DEPTH = 24  # offset of IHDR's bit depth: Pillow reports 16-bit RGB as 
 
 
 class ImageRefused(Exception):
-    """`status` is the ledger's word."""
+    """Why an image is not used: `status` as it is in the ledger, `detail` in words."""
 
     def __init__(self, status: str, detail: str) -> None:
         super().__init__(status, detail)
@@ -45,31 +43,32 @@ class ImageRefused(Exception):
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """Of the size that the header states, before anything is decoded."""
+    """Limits on the size that the header states, in pixels; checked before anything is decoded."""
 
     max_pixels: int
     min_side: int
     max_side: int
     max_aspect: float
+    """Longer side / shorter side."""
 
     def check(self, width: int, height: int) -> None:
-        """Raises ImageRefused."""
-        told = f"{width}x{height}"
+        """Raise ImageRefused if a limit is not kept."""
+        size = f"{width}x{height}"
         shorter, longer = min(width, height), max(width, height)
         if width * height > self.max_pixels:
-            raise ImageRefused("rejected:too_many_pixels", f"{told}, {self.max_pixels} allowed")
+            raise ImageRefused("rejected:too_many_pixels", f"{size}, {self.max_pixels} allowed")
         if shorter < self.min_side:
-            raise ImageRefused("rejected:too_small", f"{told}, at least {self.min_side} asked")
+            raise ImageRefused("rejected:too_small", f"{size}, at least {self.min_side} asked")
         if longer > self.max_side:
-            raise ImageRefused("rejected:too_long_side", f"{told}, {self.max_side} allowed")
+            raise ImageRefused("rejected:too_long_side", f"{size}, {self.max_side} allowed")
         if longer > shorter * self.max_aspect:
-            raise ImageRefused("rejected:aspect", f"{told}, {self.max_aspect:g} to 1 allowed")
+            raise ImageRefused("rejected:aspect", f"{size}, {self.max_aspect:g} to 1 allowed")
 
 
 @dataclass(frozen=True)
 class CheckedImage:
-    """`content`: bytes of a JPEG, PNG or WebP; width and height in pixels, upright; `turned` when
-    that is not how the file itself has it."""
+    """`content`: bytes of a JPEG, PNG or WebP; width and height: pixels of the upright image;
+    `turned`: the file as the site sent it was not upright."""
 
     content: bytes
     width: int
@@ -78,17 +77,17 @@ class CheckedImage:
 
 
 def is_plain_jpeg(content: bytes) -> bool:
-    """Whether check_image is done with it in a tenth of a millisecond: most of the web's images."""
+    """Whether check_image takes only about 0.1 ms for this image, as for most images of the web."""
     return (
         len(content) < 1_000_000 and content[:3] == b"\xff\xd8\xff" and b"Exif" not in content[:64]
     )
 
 
 def check_image(content: bytes, limits: ImageLimits) -> CheckedImage:
-    """Read the header, refuse what is no image or of a bad size, and normalise what img2dataset
-    would damage.
+    """Read the header, refuse what is no image or has a size outside the limits, and convert what
+    img2dataset would damage. Raises ImageRefused.
 
-    Blocking and, when it decodes, slow (a second for 50 megapixels): call it in a thread.
+    It blocks, and is slow where it decodes (a second for 50 megapixels): call it in a thread.
     """
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
@@ -123,10 +122,10 @@ def _animated(image: Image.Image) -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 to 8, as EXIF counts; 1 is upright."""
+    """The EXIF orientation, 1 to 8; 1 is upright."""
     try:
         value = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # broken EXIF says nothing about the pixels, most often fine
+    except Exception:  # the pixels of a file with broken EXIF are fine most of the time
         return 1
     return value if value in _TURNS else 1
 
@@ -136,8 +135,8 @@ def _upright(image: Image.Image) -> bool:
 
 
 def _normalise(image: Image.Image) -> CheckedImage:
-    """8-bit RGB, upright, over white, first frame. JPEGs stay JPEG (quality 100, 4:4:4): a
-    12-megapixel PNG takes seconds."""
+    """The first frame as 8-bit RGB, upright, transparent parts on white. JPEGs stay JPEG (quality
+    100, 4:4:4), because to encode a 12-megapixel PNG takes seconds."""
     lossy = image.format in ("JPEG", "MPO")
     image.load()  # a PNG's EXIF may lie behind its pixels
     orientation = _orientation(image)
@@ -159,9 +158,11 @@ def _normalise(image: Image.Image) -> CheckedImage:
 
 
 def _to_8_bit(values: np.ndarray) -> np.ndarray:
-    """(height, width) of 16-bit, 32-bit or float samples -> uint8. Integers up to 65535 and floats
-    in 0..1 keep their scale; anything else has no known one and is stretched from its minimum to
-    its maximum."""
+    """(height, width) of 16-bit, 32-bit or float samples -> uint8 of the same shape.
+
+    Integers up to 65535 and floats in 0..1 keep their scale. Other values have no known scale and
+    are stretched from their minimum to their maximum.
+    """
     if values.dtype == np.uint16:
         return _OF_16_BIT[values]
     is_float = values.dtype.kind == "f"

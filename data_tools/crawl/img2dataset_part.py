@@ -1,13 +1,13 @@
-"""One run of img2dataset, as a family of processes that never outlives its parent nor waits for its
-dead.
+"""One run of img2dataset, in a process group that ends with its parent and never hangs on a killed
+worker.
 
     python -m data_tools.crawl.img2dataset_part ARGUMENTS.json
 
 Started by itself, img2dataset waits for ever when one of its workers is killed (out of memory), and
-its children live on when it is killed. Here: when stdin ends (the driver is gone) the whole process
-group is killed; when a worker dies of a signal the run ends with exit code WORKER_KILLED; when this
-process dies its children notice and end. Its workers import this module first, which is how the
-last rule reaches them.
+its children live on when it is killed. Three rules prevent this: when stdin ends (the driver is
+gone), the whole process group is killed; when a worker is killed by a signal, the run ends with
+exit code WORKER_KILLED; when this process dies, its workers notice and end. The workers import this
+module before anything else, which is how the third rule reaches them.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from pathlib import Path
 from types import ModuleType
 
 WORKER_KILLED = 70
-# How workers end on purpose: Pool.terminate() at the end of a run sends SIGTERM.
+# Exit codes of workers that end on purpose: Pool.terminate() at the end of a run sends SIGTERM.
 _ON_PURPOSE = {None, 0, -signal.SIGTERM}
 
 
 class _WithoutTorch(MetaPathFinder):
-    """img2dataset needs webdataset's TarWriter, and webdataset imports torch when there is one: 2 s
-    of CPU and 200 MB in each process, for nothing."""
+    """Makes `import torch` fail. img2dataset needs webdataset's TarWriter, and webdataset imports
+    torch if it is installed: 2 s of CPU and 200 MB per process, for nothing."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -41,7 +41,8 @@ class _WithoutTorch(MetaPathFinder):
 
 
 def leave_out_unused_imports() -> None:
-    """4.5 s of CPU to start a process become 1.8 s; a part starts four."""
+    """Skip imports that the crawl does not use. A process then starts in 1.8 s of CPU instead of
+    4.5 s, and each part starts four."""
     sys.meta_path.insert(0, _WithoutTorch())
     # imported by img2dataset at its top, used only with enable_wandb (0.5 s)
     sys.modules["wandb"] = ModuleType("wandb")

@@ -1,14 +1,14 @@
-"""The kept pairs as a stream in the order of their URL's hash, with the faces that are to be
-blurred.
+"""The kept pairs as a stream, ordered by the hash of their URL, with the boxes of the faces that
+are to be blurred.
 
-The order is that of a hash, so that the neighbours in a part are of different sites and no site is
-hammered. DuckDB sorts and joins on disk: 400 million pairs take as much memory as one million.
+The order by hash puts different sites next to each other, so that no site is asked for many images
+at once. DuckDB sorts and joins on disk: 400 million pairs take as much memory as one million.
 """
 
 from __future__ import annotations
 
 import glob
-import shutil
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,18 +19,18 @@ import pyarrow.parquet as pq
 import xxhash
 
 from data_tools.config.crawl import FaceBoxesConfig
-from data_tools.crawl.plan import BOXES, ROWS
+from data_tools.crawl.part_plan import BOXES, ROWS
 from data_tools.tables.schema import DataError, canonical_url
+from data_tools.tables.scratch import ROWS_PER_BATCH, scratch_database
 from data_tools.tables.stream import open_table
 
 _KEYED = pa.schema([("key", pa.uint64()), ("uid", pa.string()), ("url", pa.string())])
 _FACES = pa.schema([("url", pa.string()), ("face_boxes", BOXES)])
-SORT_MEMORY = "2GB"
-ROWS_PER_BATCH = 65536
 
 
 def source_of(kept: Path, boxes: FaceBoxesConfig) -> dict[str, object]:
-    """What the rows depend on. DataError when kept.parquet or the tables of boxes are missing."""
+    """What the rows depend on, as JSON. Raises DataError if kept.parquet or a table of boxes is
+    missing."""
     if not kept.exists():
         raise DataError(
             f"{kept} does not exist: run python -m data_tools.build --stage balance first"
@@ -48,19 +48,19 @@ def source_of(kept: Path, boxes: FaceBoxesConfig) -> dict[str, object]:
 
 
 def boxes_inputs(boxes: FaceBoxesConfig) -> list[list]:
-    """Name, size and time of every table of boxes; DataError for a pattern without a file."""
+    """Name, size and time of change of every table of boxes. Raises DataError for a pattern without
+    a file."""
     return [[str(file), *_identity(file)] for file in _boxes_files(boxes)]
 
 
 def sorted_rows(kept: Path, boxes: FaceBoxesConfig, folder: Path) -> Iterator[pa.Table]:
-    """ROWS by (hash of URL, URL, uid); DuckDB spills below `folder`."""
+    """Yield ROWS tables, sorted by (hash of the URL, URL, uid). DuckDB spills below `folder`.
+    Raises DataError for a table that lacks a column or holds a box that is none."""
     scratch = folder / f".sort.{uuid.uuid4().hex[:8]}.tmp"
     files = _boxes_files(boxes)
     raised: list[DataError] = []
     try:
-        with duckdb.connect() as database:
-            database.execute(f"SET memory_limit = '{SORT_MEMORY}'")
-            database.execute("SET temp_directory = $scratch", {"scratch": str(scratch)})
+        with scratch_database(scratch) as database:
             database.register(
                 "kept", pa.RecordBatchReader.from_batches(_KEYED, _noted(_keyed(kept), raised))
             )
@@ -69,10 +69,12 @@ def sorted_rows(kept: Path, boxes: FaceBoxesConfig, folder: Path) -> Iterator[pa
                     _FACES, _noted(_faces(files, boxes), raised)
                 )
                 database.register("faces", reader)
-                # Two tables that know one image: the faces of both are blurred.
+                # Two tables that know one image: the faces of both are blurred. Their order is part
+                # of the part's digest, so it must not be that in which threads read the tables.
                 rows = database.sql(
                     "SELECT uid, k.url AS url, f.face_boxes AS face_boxes FROM kept k LEFT JOIN"
-                    " (SELECT url, flatten(list(face_boxes)) AS face_boxes FROM faces"
+                    " (SELECT url, flatten(list(face_boxes ORDER BY face_boxes))"
+                    " AS face_boxes FROM faces"
                     " WHERE face_boxes IS NOT NULL GROUP BY url)"
                     " f ON k.url = f.url ORDER BY key, k.url, uid"
                 )
@@ -86,12 +88,11 @@ def sorted_rows(kept: Path, boxes: FaceBoxesConfig, folder: Path) -> Iterator[pa
         if raised:
             raise raised[0] from None
         raise DataError(f"the kept pairs could not be sorted in {scratch}: {error}") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _noted(batches: Iterator[pa.RecordBatch], raised: list[DataError]) -> Iterator[pa.RecordBatch]:
-    """DuckDB makes an error of its own of what its input raises."""
+    """Pass on `batches`, and append what they raise to `raised`: DuckDB replaces it by an error of
+    its own."""
     try:
         yield from batches
     except DataError as error:
@@ -125,8 +126,8 @@ def _faces(files: list[Path], boxes: FaceBoxesConfig) -> Iterator[pa.RecordBatch
                 )
             for batch in file.iter_batches(ROWS_PER_BATCH, columns=columns):
                 urls = [_canonical(url or "") for url in batch[boxes.url_column].to_pylist()]
-                found = [_checked(each, path) for each in batch[boxes.boxes_column].to_pylist()]
-                yield pa.record_batch([pa.array(urls), pa.array(found, BOXES)], schema=_FACES)
+                faces = [_checked(each, path) for each in batch[boxes.boxes_column].to_pylist()]
+                yield pa.record_batch([pa.array(urls), pa.array(faces, BOXES)], schema=_FACES)
 
 
 def _checked(boxes: list | None, path: Path) -> list | None:
@@ -137,7 +138,8 @@ def _checked(boxes: list | None, path: Path) -> list | None:
 
 
 def _canonical(url: str) -> str:
-    """The form of the uid; a URL that has none stays as it is, and is refused by the guard."""
+    """The canonical form, from which the uid is made. A URL that has none stays as it is, and the
+    guard refuses it."""
     try:
         return canonical_url(url)
     except ValueError:
@@ -145,13 +147,14 @@ def _canonical(url: str) -> str:
 
 
 def _boxes_files(boxes: FaceBoxesConfig) -> list[Path]:
-    found = []
+    files = []
     for pattern in boxes.paths:
-        names = sorted(glob.glob(pattern))
+        # a name that is a file is no pattern, even with "[" in it
+        names = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern))
         if not names:
             raise DataError(f"crawl.face_boxes.paths: {pattern} names no file")
-        found += [Path(name) for name in names]
-    return found
+        files += [Path(name) for name in names]
+    return files
 
 
 def _identity(file: Path) -> list[int]:

@@ -1,5 +1,5 @@
-"""Headers by which a site says that an image is not to be used: X-Robots-Tag, TDM-Reservation.
-The files that say so are robots.py's and tdm_file.py's."""
+"""Response headers by which a site forbids the use of an image: X-Robots-Tag, TDM-Reservation. The
+files that do the same are read in robots.py and tdm_file.py."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _ADDRESSEE = re.compile(r"(?=.*[a-z*])[\w.*-]+")
 
 
 def check_robots_tags(headers: Headers, product: str) -> None:
-    """FetchError "rejected:x_robots_tag" when a value of the header tells us (or everybody) not to
-    use the image.
+    """Raise FetchError "rejected:x_robots_tag" if a value of the header forbids the image to us or
+    to everybody.
 
     A value is a list of directives; "name:" before one starts those of the crawler of that name
     ("googlebot: noindex, nofollow"), except where the name is that of a directive
@@ -40,16 +40,17 @@ def check_robots_tags(headers: Headers, product: str) -> None:
 
 
 def check_tdm_reservation(headers: Headers) -> None:
-    """FetchError "rejected:tdm_reservation" for tdm-reservation: 1 (the TDM Reservation Protocol of
-    the W3C's community group, https://www.w3.org/community/reports/tdmrep/CG-FINAL-tdmrep-20240510;
-    its 0 and its absence mean that nothing is reserved)."""
+    """Raise FetchError "rejected:tdm_reservation" for tdm-reservation: 1 (the TDM Reservation
+    Protocol of the W3C's community group,
+    https://www.w3.org/community/reports/tdmrep/CG-FINAL-tdmrep-20240510; its 0 and its absence mean
+    that nothing is reserved)."""
     if any(value.strip() == "1" for value in headers.getall("TDM-Reservation", [])):
         policy = headers.get("TDM-Policy", "")
         raise FetchError("rejected:tdm_reservation", f"tdm-reservation: 1 {policy}"[:200], 200)
 
 
 def _directives(value: str) -> Iterator[tuple[str, str, str]]:
-    """(crawler or "", directive, its value or "")."""
+    """Yield (crawler or "", directive, its value or "") of each directive in a header value."""
     addressee = ""
     items = value.split(",")
     for number, item in enumerate(items):
@@ -64,7 +65,7 @@ def _directives(value: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _has_passed(date: str) -> bool:
-    """Whether a date of RFC 822, RFC 850 or ISO 8601 lies behind us; an unreadable one does not."""
+    """Whether a date (RFC 822, RFC 850 or ISO 8601) is in the past; False if it is unreadable."""
     for text in (date, date.partition(",")[0]):
         for parse in (email.utils.parsedate_to_datetime, _iso):
             try:

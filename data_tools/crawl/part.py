@@ -1,11 +1,12 @@
-"""One part: its rows fetched by one run of img2dataset behind the guard, verified, put in place.
+"""One part: its rows are fetched by one run of img2dataset through the guard, verified, and put in
+place.
 
     part-00000/images/00000.tar ...         what img2dataset wrote
     part-00000/{fetched,fates}.parquet, guard.jsonl, img2dataset.log
     part-00000/part.json                    its fingerprint; a part with its final name is complete
 
-A part lies aside (.part-00000.*.tmp) until it is verified. The process that works on it holds a
-lock in there, so that nobody takes a part at work for the leftover of a killed run.
+A part is built in .part-00000.*.tmp until it is verified. The process that works on it holds a lock
+in there, so that no other process takes it for the leftover of a killed run.
 """
 
 from __future__ import annotations
@@ -25,23 +26,26 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from data_tools.config import CrawlConfig
-from data_tools.crawl.plan import BOXES, Plan
-from data_tools.crawl.processes import GuardProcess, log_tail, run_img2dataset
+from data_tools.crawl.child_processes import GuardProcess, log_tail, run_img2dataset
+from data_tools.crawl.part_plan import BOXES, Plan
 from data_tools.crawl.verify import PartUrls, verify_part
+from data_tools.ground.aside import sync, sync_folder
 from data_tools.tables.schema import FATES, FETCHED, DataError, read_table, write_table
 from data_tools.work.progress import StageProgress
 
 TO_GUARD = pa.schema([("url", pa.string()), ("upright_only", pa.bool_())])
 TO_IMG2DATASET = pa.schema([("url_id", pa.int64()), ("url", pa.string())])
-# Fewer URLs than this a process, and starting the process (1.8 s of CPU) costs more than it brings.
+# With fewer URLs per process, starting the process (1.8 s of CPU) costs more than it saves.
 MIN_URLS_PER_PROCESS = 500
 
 
 @dataclass(frozen=True)
 class Part:
+    """Part `index` of a plan, and the folder that it becomes."""
+
     folder: Path
     crawl_folder: Path
-    """What FETCHED.shard is relative to."""
+    """The folder that FETCHED.shard is relative to."""
     plan: Plan
     index: int
     fingerprint: str
@@ -52,16 +56,19 @@ class Part:
 
     @property
     def is_done(self) -> bool:
+        """Whether the part's folder has its final name, which it gets when it is complete."""
         return self.folder.exists()
 
     def rows(self) -> pa.Table:
+        """The planned rows, with the schema ROWS."""
         return self.plan.read(self.index)
 
     def read(self, name: str, schema: pa.Schema) -> pa.Table:
+        """A table of a finished part: "fetched" or "fates"."""
         return read_table(self.folder / f"{name}.parquet", schema)
 
     def refuse_another(self) -> None:
-        """DataError when what lies in its place is not this part."""
+        """Raise DataError if the part's folder holds other rows, or rows crawled otherwise."""
         if not self.folder.exists():
             return
         marker = self.folder / "part.json"
@@ -76,8 +83,8 @@ class Part:
 
 @contextmanager
 def _aside(part: Part) -> Iterator[Path]:
-    """A new folder beside the part's place; what a killed run left there is cleared away. DataError
-    when another process is at work on the part."""
+    """Yield a new, locked folder beside the part's final one, and remove what a killed run left.
+    Raises DataError if another process is at work on the part."""
     for leftover in part.folder.parent.glob(f".{part.folder.name}.*.tmp"):
         with (leftover / "lock").open("w") as lock:
             _take(lock, part)
@@ -102,8 +109,8 @@ def _take(lock: object, part: Part) -> None:
 def crawl_part(
     part: Part, config: CrawlConfig, guard: GuardProcess, progress: StageProgress
 ) -> None:
-    """Fetch and verify one part beside its place, then rename it into its place."""
-    urls = PartUrls.of(part.rows(), blur=bool(config.face_boxes.paths))
+    """Fetch and verify one part in a folder aside, then rename the folder to its final name."""
+    urls = PartUrls.from_rows(part.rows(), blur=bool(config.face_boxes.paths))
     with _aside(part) as aside:
         fates, images, log = aside / "guard.jsonl", aside / "images", aside / "img2dataset.log"
         fates.touch()
@@ -115,13 +122,15 @@ def crawl_part(
         try:
             result = verify_part(images, urls, num_shards, fates, log, name)
         except DataError as error:
-            told = f"{error}: run again, the part is crawled anew\n{log_tail(log)}"
-            raise DataError(told) from error
+            message = f"{error}: run again, the part is crawled anew\n{log_tail(log)}"
+            raise DataError(message) from error
         write_table(result.fetched, aside / "fetched.parquet", FETCHED)
         write_table(result.fates, aside / "fates.parquet", FATES)
         (aside / "part.json").write_text(json.dumps({"fingerprint": part.fingerprint}) + "\n")
         (aside / "lock").unlink()
+        sync(aside)
         os.rename(aside, part.folder)
+        sync_folder(part.folder.parent)
 
 
 def _fetch(
@@ -132,7 +141,7 @@ def _fetch(
     guard: GuardProcess,
     progress: StageProgress,
 ) -> int:
-    """Run img2dataset over the part's URLs; returns the number of its shards."""
+    """Run img2dataset on the part's URLs; returns the number of shards that it should write."""
     to_guard, to_img2dataset = aside / "urls.parquet", aside / "guard_urls.parquet"
     has_faces = [bool(boxes) for boxes in urls.face_boxes or [None] * len(urls)]
     write_table(pa.table({"url": urls.urls, "upright_only": has_faces}), to_guard, TO_GUARD)
@@ -156,7 +165,8 @@ def _fetch(
 
 
 def _write_input(urls: PartUrls, address: str, file: Path) -> None:
-    """What img2dataset reads: addresses of the guard, and boxes where faces are to be blurred."""
+    """Write the table that img2dataset reads: the guard's address for each URL, and the boxes of
+    the faces that it is to blur."""
     asked = urls.asked()
     columns = {"url_id": asked, "url": [f"{address}?id={number}" for number in asked]}
     table, schema = pa.table(columns), TO_IMG2DATASET
@@ -168,13 +178,12 @@ def _write_input(urls: PartUrls, address: str, file: Path) -> None:
 
 
 def img2dataset_arguments(config: CrawlConfig, urls: Path, output: Path, num_urls: int) -> dict:
-    """One shard for each process, each process once: img2dataset starts a process in 1.8 s of CPU,
-    and a shard ends with its slowest URL."""
+    """The arguments of img2dataset.download. Each process gets one shard: to start a process costs
+    1.8 s of CPU, and every shard waits for its slowest URL."""
     processes = max(1, min(config.processes, num_urls // MIN_URLS_PER_PROCESS))
     return {
         "resize_only_if_bigger": True,
-        # Hash, size and orientation are the guard's business: it sees the bytes as the site sent
-        # them.
+        # the guard takes hash, size and orientation: it sees the bytes as the site sent them
         "extract_exif": False,
         **config.img2dataset,
         "compute_hash": None,
@@ -192,7 +201,7 @@ def img2dataset_arguments(config: CrawlConfig, urls: Path, output: Path, num_url
         "resize_mode": config.resize_mode.value,
         "encode_format": "jpg",
         "encode_quality": config.encode_quality,
-        # The guard keeps the deadline of a URL; this one only ends a wait for a guard that hangs.
+        # the guard enforces the deadline of a URL; this one is only for a guard that hangs
         "timeout": config.stall_timeout_s + config.timeout_s,
         "retries": 0,
         "max_shard_retry": 0,
@@ -204,8 +213,8 @@ def img2dataset_arguments(config: CrawlConfig, urls: Path, output: Path, num_url
 def _pulse(
     fates: BinaryIO, images: Path, progress: StageProgress, rows_per_url: float
 ) -> Callable[[], object]:
-    """Changes with every URL the guard is done with and every block that reaches a file of
-    img2dataset."""
+    """A function whose value changes with every URL that the guard is done with and every block
+    that img2dataset writes. Each call also updates `progress`."""
     before, urls = progress.done, 0
 
     def pulse() -> object:

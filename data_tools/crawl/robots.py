@@ -1,4 +1,5 @@
-"""robots.txt (RFC 9309): asked of each origin once, obeyed for each address."""
+"""robots.txt (RFC 9309): each origin is asked for it once, and each address is checked against
+it."""
 
 from __future__ import annotations
 
@@ -7,24 +8,24 @@ import asyncio
 from protego import Protego
 from yarl import URL
 
-from data_tools.crawl.fetch import Fetcher, Wish, host_name
+from data_tools.crawl.fetch import Fetcher, FetchRequest, host_name
 from data_tools.crawl.fetch_error import Budget, FetchError
 from data_tools.crawl.origins import OncePerOrigin
 
 # RFC 9309 (2.5): a crawler parses at least 500 KiB.
 MAX_ROBOTS_BYTES = 512_000
-# What the RFC calls unreachable (2.3.1.4): forbidden for now. Other failures of the host keep their
-# own name, which tells more.
+# What the RFC calls unreachable (2.3.1.4): everything is forbidden for now. Other failures of the
+# host keep their own status, which tells the user more.
 _UNREACHABLE = {"failed:timeout", "failed:read", "failed:protocol", "failed:content_encoding"}
 
 
 class RobotsGate:
     """Asks each origin for its robots.txt once a day, however many URLs wait for the answer.
 
-    4xx (there is none) allows everything; 5xx, 429 and a file that can't be read forbid everything
-    for ten minutes ("failed:robots_unreachable"), as the RFC says. A host that can't be reached at
-    all keeps its own reason (failed:dns), which tells the user more than "forbidden". Of a file
-    over 500 KiB the beginning counts. A Crawl-delay slows the host down.
+    4xx (the site has none) allows everything; 5xx, 429 and a file that can't be read forbid
+    everything for ten minutes ("failed:robots_unreachable"), as the RFC says. A host that can't be
+    reached at all keeps its own status (failed:dns), which tells the user more than "forbidden". Of
+    a file over 500 KiB only the beginning counts. A Crawl-delay slows down requests to the host.
     """
 
     def __init__(self, fetcher: Fetcher, product: str, timeout_s: float) -> None:
@@ -32,18 +33,18 @@ class RobotsGate:
         self._rules = OncePerOrigin(self._load)
 
     async def check(self, url: URL) -> None:
-        """FetchError "rejected:robots" where the site forbids this address."""
-        rules = await self._rules.of(url)
+        """Raise FetchError "rejected:robots" if the site forbids this address."""
+        rules = await self._rules.get(url)
         if not rules.can_fetch(str(url), self._product):
             raise FetchError(
                 "rejected:robots", f"robots.txt of {url.host} forbids {url.raw_path}"[:200]
             )
 
     async def _load(self, url: URL) -> Protego:
-        wish = Wish(MAX_ROBOTS_BYTES, whole=False)
+        request = FetchRequest(MAX_ROBOTS_BYTES, whole=False)
         try:
             response = await self._fetcher.get(
-                f"{url.origin()}/robots.txt", Budget(self._timeout_s), wish
+                f"{url.origin()}/robots.txt", Budget(self._timeout_s), request
             )
         except FetchError as error:
             code = error.http_status or 0
@@ -58,8 +59,8 @@ class RobotsGate:
             ) from error
         text = response.content.decode("utf-8", "replace")
         try:
-            # half a megabyte of rules takes tenths of a second: not on the loop that serves
-            # everybody else
+            # half a megabyte of rules takes tenths of a second: in a thread, because the event
+            # loop serves all other URLs meanwhile
             rules = await asyncio.to_thread(Protego.parse, text)
         except Exception as error:  # whatever a hostile file provokes in the parser
             raise FetchError("failed:robots_unreachable", f"robots.txt: {error!r}") from error

@@ -1,12 +1,12 @@
 """The crawl stage: kept pairs in parts, each part fetched by one img2dataset run, verified, and put
 in place.
 
-    crawl/plan.{parquet,json}               which rows are in which part (plan.py)
+    crawl/plan.{parquet,json}               which rows are in which part (part_plan.py)
     crawl/part-00000/                       a finished part (part.py)
     crawl/retry-01/{plan.*,part-00000}      the same for the URLs that a first retry round takes
 
-A part that is there is not crawled again; one that was made of other rows or with other settings is
-never mixed in.
+A part that exists is not crawled again. One that was made of other rows or with other settings is
+refused, never mixed in.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_tools.config import CrawlConfig, DatasetJob, fingerprint
+from data_tools.crawl.child_processes import GuardProcess, sigterm_raises
 from data_tools.crawl.collect import collect
 from data_tools.crawl.fetch_error import PASSING
 from data_tools.crawl.guard import GuardSettings
 from data_tools.crawl.kept_rows import sorted_rows, source_of
 from data_tools.crawl.part import Part, crawl_part
-from data_tools.crawl.plan import Plan, make_plan
-from data_tools.crawl.processes import GuardProcess, sigterm_raises
+from data_tools.crawl.part_plan import Plan, make_plan
 from data_tools.tables.schema import FATES, DataError, DatasetPaths
 from data_tools.work.identity import user_agent
 from data_tools.work.progress import StageProgress
 from data_tools.work.tasks import ALL, Task
 
-# These change how fast or how often a crawl asks, not what a part is.
-NOT_OF_A_PART = {
+# These change how fast or how often a crawl asks, not what it gets.
+SETTINGS_WITHOUT_EFFECT_ON_PARTS = {
     "processes",
     "threads",
     "stall_timeout_s",
@@ -44,23 +44,26 @@ NOT_OF_A_PART = {
 
 
 def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
-    """Crawl every kept pair; resumes at the first part that is not there. DataError when no image
-    came."""
+    """Crawl every kept pair, starting with the first part that does not exist yet. Returns the
+    counts. Raises DataError if no image came."""
     rounds = _crawl(job, paths, ALL)
     return collect(rounds, paths)
 
 
 def run_share(job: DatasetJob, paths: DatasetPaths, task: Task) -> dict[str, int]:
-    """Crawl the parts of one task that are not there yet. A retry round begins when every task is
-    done with the round before it: the task that comes too early leaves it out, and the stage run
-    without --task does what is left. DataError when nothing was kept."""
+    """Crawl the parts of one task that do not exist yet; returns their number and that of their
+    rows.
+
+    A retry round can begin when all tasks are done with the round before it. A task that comes
+    too early leaves it out, and the stage run without --task does what is left. Raises DataError
+    if nothing was kept."""
     rounds = _crawl(job, paths, task)
     own = [part for parts in rounds for part in task.share(parts)]
     return {"parts": len(own), "rows": sum(part.num_rows for part in own)}
 
 
 def _crawl(job: DatasetJob, paths: DatasetPaths, task: Task) -> list[list[Part]]:
-    """The parts of each round that could begin; those of the task are there."""
+    """The parts of each round that could begin; those of `task` exist afterwards."""
     rounds: list[list[Part]] = []
     for number in range(job.crawl.retry_rounds + 1):
         if number and not all(part.is_done for part in rounds[-1]):
@@ -80,7 +83,7 @@ def _crawl_share(job: DatasetJob, parts: list[Part], task: Task, name: str) -> N
     with StageProgress(name, total=sum(part.num_rows for part in own)) as progress:
         progress.advance(sum(part.num_rows for part in own if part.is_done))
         done = progress.done
-        # a guard of its own for each round: a host that was dead is asked again
+        # a new guard for each round, because a guard remembers dead hosts and closed ones
         with sigterm_raises(), GuardProcess(guard_settings(job)) as guard:
             for part in todo:
                 crawl_part(part, job.crawl, guard, progress)
@@ -111,7 +114,7 @@ def _plan_round(
 
 
 def rows_to_retry(parts: list[Part]) -> Iterator[pa.Table]:
-    """The rows whose last fate may pass, in the order of their parts."""
+    """Yield, per part, the rows whose last fate was a failure that may be gone later."""
     for part in parts:
         fates = part.read("fates", FATES)
         passing = pc.is_in(fates["status"], value_set=pa.array(sorted(PASSING)))
@@ -122,7 +125,12 @@ def rows_to_retry(parts: list[Part]) -> Iterator[pa.Table]:
 
 
 def parts_of(plan: Plan, config: CrawlConfig, folder: Path, crawl_folder: Path) -> list[Part]:
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_OF_A_PART}
+    """The parts of a plan in `folder`, with fingerprints of their rows and of `config`."""
+    settings = {
+        k: v
+        for k, v in dataclasses.asdict(config).items()
+        if k not in SETTINGS_WITHOUT_EFFECT_ON_PARTS
+    }
     return [
         Part(
             folder / f"part-{index:05d}",
@@ -137,15 +145,16 @@ def parts_of(plan: Plan, config: CrawlConfig, folder: Path, crawl_folder: Path) 
 
 def _refuse_more_parts(parts: list[Part], folder: Path) -> None:
     ours = {part.folder.name for part in parts}
-    for found in sorted(folder.iterdir()):
-        if re.fullmatch(r"part-\d+", found.name) and found.name not in ours:
+    for path in sorted(folder.iterdir()):
+        if re.fullmatch(r"part-\d+", path.name) and path.name not in ours:
             raise DataError(
-                f"{found} was crawled from other rows or with other settings: there are "
+                f"{path} was crawled from other rows or with other settings: there are "
                 f"{len(parts)} parts now. Give another out_dir, or delete {folder} to crawl again"
             )
 
 
 def guard_settings(job: DatasetJob) -> GuardSettings:
+    """The job's settings that the guard needs."""
     shared = {field.name for field in dataclasses.fields(GuardSettings)} - {"user_agent"}
     crawl = {name: getattr(job.crawl, name) for name in shared}
     return GuardSettings(user_agent=user_agent(job.sources.contact), **crawl)

@@ -5,9 +5,9 @@ https://www.w3.org/community/reports/tdmrep/CG-FINAL-tdmrep-20240510).
     [{"location": "/photos/*.jpg", "tdm-reservation": 1, "tdm-policy": "https://..."}, ...]
 
 The first rule whose location matches an address counts; locations match as the paths of a
-robots.txt do. A response header has the last word by the protocol; here the file's reservation is
-not asked about again, so that a header of 0 lifts nothing. The other way round, the header of an
-address that the file leaves free is still looked at (opt_out.py).
+robots.txt do. In the protocol a response header overrules the file. Here an address that the file
+reserves is not fetched at all, so a header of 0 can't free it; an address that the file leaves free
+can still be reserved by its header (opt_out.py).
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ from urllib.parse import quote
 
 from yarl import URL
 
-from data_tools.crawl.fetch import Fetcher, Wish
+from data_tools.crawl.fetch import Fetcher, FetchRequest
 from data_tools.crawl.fetch_error import Budget, FetchError
 from data_tools.crawl.origins import OncePerOrigin
 
 PATH = "/.well-known/tdmrep.json"
 MAX_BYTES = 512_000
-# Each address is compared with all rules, on the loop that serves everybody else: what comes after
-# so many characters of locations is left out (1,000 long rules; 6 ms of "*a*a*a" at most).
+# Each address is compared with all rules, on the event loop that serves all other URLs. Rules
+# beyond this number of characters of locations are left out (1,000 long rules; 6 ms of "*a*a*a" at
+# most).
 MAX_LOCATION_CHARS = 65_536
-# Of a URL's deadline, at most: a site that answers all but this is not lost by it.
+# The file may take this share of a URL's deadline, so that a site that answers everything else is
+# not lost because of it.
 SHARE_OF_TIME = 0.25
 _ESCAPED = re.compile(r"%([0-9A-Fa-f]{2})")
 _ASCII = "".join(map(chr, range(33, 127)))
@@ -38,15 +40,18 @@ _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")
 
 @dataclass(frozen=True)
 class Rule:
+    """One entry of the file."""
+
     pieces: tuple[str, ...]
-    """What stands between the "*" of the location."""
+    """The location, split at each "*"."""
     to_the_end: bool
     """The location ends with "$"."""
     reserved: bool
     policy: str
 
     def matches(self, path: str) -> bool:
-        """`path`: path and query as `comparable` writes them. Linear in its length."""
+        """Whether the rule is about `path`: path and query as `comparable` writes them. Takes time
+        linear in its length."""
         first, *others = self.pieces
         if not path.startswith(first):
             return False
@@ -64,29 +69,31 @@ class Rule:
 
 
 class TdmGate:
-    """Asks each origin for its file once a day. One that is not there, does not come or is no such
-    file reserves nothing; ten minutes later one that did not come is asked for again."""
+    """Asks each origin for its file once a day. If there is none, it can't be fetched or it is not
+    such a file, nothing is reserved; one that couldn't be fetched is asked for again ten minutes
+    later."""
 
     def __init__(self, fetcher: Fetcher, timeout_s: float) -> None:
         self._fetcher, self._timeout_s = fetcher, timeout_s
         self._rules = OncePerOrigin(self._load)
 
     async def check(self, url: URL) -> None:
-        """FetchError "rejected:tdm_reservation" where the site's file reserves this address."""
+        """Raise FetchError "rejected:tdm_reservation" if the site's file reserves this address."""
         try:
-            rules = await self._rules.of(url)
+            rules = await self._rules.get(url)
         except FetchError:
             return
         path = comparable(url.raw_path_qs) if rules else ""
-        found = next((rule for rule in rules if rule.matches(path)), None)
-        if found is not None and found.reserved:
-            told = f"{PATH} of {url.host} reserves {url.raw_path} {found.policy}"
-            raise FetchError("rejected:tdm_reservation", told[:200])
+        rule = next((rule for rule in rules if rule.matches(path)), None)
+        if rule is not None and rule.reserved:
+            detail = f"{PATH} of {url.host} reserves {url.raw_path} {rule.policy}"
+            raise FetchError("rejected:tdm_reservation", detail[:200])
 
     async def _load(self, url: URL) -> list[Rule]:
         budget = Budget(self._timeout_s * SHARE_OF_TIME)
         try:
-            response = await self._fetcher.get(f"{url.origin()}{PATH}", budget, Wish(MAX_BYTES))
+            request = FetchRequest(MAX_BYTES)
+            response = await self._fetcher.get(f"{url.origin()}{PATH}", budget, request)
         except FetchError as error:
             if 400 <= (error.http_status or 0) < 500 and error.http_status != 429:
                 return []
@@ -95,13 +102,14 @@ class TdmGate:
 
 
 def parse(content: bytes) -> list[Rule]:
-    """The rules of a file, in their order; without those that are none."""
+    """The rules of a file in their order; entries that are no rules are left out."""
     try:
-        # numbers stay text: one of half a megabyte of digits takes seconds to become an int
-        found = json.loads(content.decode("utf-8-sig"), parse_int=str, parse_float=str)
+        # numbers stay text, because to make an int of half a megabyte of digits takes seconds
+        document = json.loads(content.decode("utf-8-sig"), parse_int=str, parse_float=str)
     except (ValueError, RecursionError):
         return []
-    rows = found if isinstance(found, list) else [found]  # brackets are forgotten
+    # some sites forget the brackets around a single rule
+    rows = document if isinstance(document, list) else [document]
     rules, room = [], MAX_LOCATION_CHARS
     for row in rows:
         location = row.get("location") if isinstance(row, dict) else None
@@ -125,8 +133,8 @@ def _rule(location: str, reserved: bool, policy: object) -> Rule:
 
 
 def comparable(path: str) -> str:
-    """Escapes of characters that need none are undone, the others are upper-case; what is not ASCII
-    is escaped."""
+    """One spelling of a path: escapes of characters that need none are undone, other escapes are
+    upper-case, and characters outside ASCII are escaped."""
     path = quote(path, safe=_ASCII, errors="replace")
 
     def written(escape: re.Match[str]) -> str:

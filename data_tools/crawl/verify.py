@@ -1,8 +1,8 @@
-"""What img2dataset left behind, believed only after a look: tars against stats, rows against
-members, every image decoded.
+"""Checks what img2dataset wrote: tars against stats, table rows against tar members, and every
+image is decoded.
 
-img2dataset exits with 0 when shards failed and leaves a truncated tar under its final name when a
-worker was killed.
+This is needed because img2dataset exits with 0 when shards failed, and leaves a truncated tar under
+its final name when a worker was killed.
 """
 
 from __future__ import annotations
@@ -34,20 +34,22 @@ _NOT_ASKED = GuardFate(
 
 @dataclass(frozen=True)
 class PartUrls:
-    """The distinct URLs of a part, each with the uids of all its captions; the place of a URL is
-    its id between driver, guard and img2dataset."""
+    """The distinct URLs of a part, each with the uids of all its captions. The position of a URL in
+    the list is its id for driver, guard and img2dataset."""
 
     urls: list[str]
     uids: list[list[str]]
     face_boxes: list[list | None] | None
-    """None: no faces are to be blurred. An entry None: the image's faces are not known."""
+    """Per URL, the boxes of its faces; an entry None: the image is in no table of boxes. None for
+    the whole: no faces are to be blurred."""
 
     def __len__(self) -> int:
         return len(self.urls)
 
     @classmethod
-    def of(cls, rows: pa.Table, blur: bool) -> PartUrls:
-        """`rows`: ROWS in which equal URLs are neighbours; `blur`: their boxes count."""
+    def from_rows(cls, rows: pa.Table, blur: bool) -> PartUrls:
+        """`rows`: a ROWS table in which equal URLs are neighbours; `blur`: faces are to be
+        blurred."""
         urls, uids, boxes = [], [], []
         for url, group in groupby(rows.to_pylist(), key=lambda row: str(row["url"])):
             members = list(group)
@@ -57,7 +59,8 @@ class PartUrls:
         return cls(urls, uids, boxes if blur else None)
 
     def asked(self) -> list[int]:
-        """The ids that are fetched: where faces are to be blurred, those whose faces are known."""
+        """Ids of the URLs that are fetched: all, or, if faces are to be blurred, those with
+        boxes."""
         if self.face_boxes is None:
             return list(range(len(self.urls)))
         return [number for number, boxes in enumerate(self.face_boxes) if boxes is not None]
@@ -65,6 +68,8 @@ class PartUrls:
 
 @dataclass(frozen=True)
 class PartResult:
+    """The two tables of a verified part."""
+
     fetched: pa.Table  # FETCHED
     fates: pa.Table  # FATES: every row of the part, once
 
@@ -74,8 +79,9 @@ def verify_part(
 ) -> PartResult:
     """Check the shards in the folder `images` and join them with the guard's `fates` file.
 
-    `name` is how FETCHED shall name the folder, relative to the crawl folder. DataError names the
-    tar that is missing, truncated or does not agree with its stats, and the URL without a fate.
+    `name` is the folder's path relative to the crawl folder, for the column FETCHED.shard.
+    DataError names the tar that is missing, truncated or does not agree with its stats, and the URL
+    without a fate.
     """
     if _DISK_FULL in log.read_bytes():
         raise DataError(f"the disk of {images} is full: free some of it")
@@ -129,8 +135,8 @@ def _join(
 
 
 def _decide(guard: GuardFate, row: dict | None) -> tuple[str, str]:
-    """Status and detail: the guard knows why a fetch failed, img2dataset whether what the guard
-    delivered became an image."""
+    """(status, detail) of a URL: the guard knows why a fetch failed, img2dataset knows whether the
+    delivered bytes became an image."""
     if guard.status != FETCHED_STATUS:
         return guard.status, guard.detail
     if row is None:
@@ -143,7 +149,7 @@ def _decide(guard: GuardFate, row: dict | None) -> tuple[str, str]:
 
 
 def read_guard_fates(path: Path) -> dict[int, GuardFate]:
-    """Id -> its last fate."""
+    """URL id -> its last fate in the guard's file."""
     fates = {}
     with path.open() as lines:
         for line in lines:
@@ -169,16 +175,17 @@ def _read_rows(tar: Path) -> list[dict]:
 def _read_members(
     tar: Path, rows: list[dict], decoders: ThreadPoolExecutor
 ) -> dict[str, tuple[int, int]]:
-    """Key -> offset and size of its image, each decoded once."""
+    """Key -> (offset, size) of its image in the tar. Decodes each image once; raises DataError."""
     members = {}
     try:
         with tarfile.open(tar, "r:") as archive:
             for key, group in _grouped(archive):
-                found = {member.name.rpartition(".")[2]: member for member in group}
-                if key in members or found.keys() != {"jpg", "json"} or len(group) != 2:
+                by_suffix = {member.name.rpartition(".")[2]: member for member in group}
+                if key in members or by_suffix.keys() != {"jpg", "json"} or len(group) != 2:
                     names = ", ".join(member.name for member in group)
                     raise DataError(f"{tar}: {names} is no whole sample of an image and its json")
-                members[key] = (found["jpg"].offset_data, found["jpg"].size)
+                image = by_suffix["jpg"]
+                members[key] = (image.offset_data, image.size)
     except (tarfile.TarError, OSError) as error:
         raise DataError(f"{tar} is truncated or no tar: {error}") from error
     wanted = {row["key"] for row in rows if row["status"] == "success"}
@@ -197,12 +204,12 @@ def _read_members(
 
 
 def _grouped(archive: tarfile.TarFile) -> Iterator[tuple[str, list[tarfile.TarInfo]]]:
-    """Neighbours of one key, as every WebDataset reader groups them."""
+    """Yield (key, neighbouring members of that key), as every WebDataset reader groups them."""
     for key, group in groupby(archive, key=lambda member: member.name.rpartition(".")[0]):
         yield key, list(group)
 
 
 def _decodes(descriptor: int, offset: int, size: int) -> bool:
-    # an eighth of the size is decoded without the inverse DCT but through all of the entropy coding
+    # at an eighth of the size the inverse DCT is left out, but all of the entropy coding is decoded
     content = np.frombuffer(os.pread(descriptor, size, offset), np.uint8)
     return bool(size) and cv2.imdecode(content, cv2.IMREAD_REDUCED_GRAYSCALE_8) is not None

@@ -1,2 +1,2 @@
-"""The demo's input: a corpus drawn from npm packages, and a local server that stands in for
-Wikimedia Commons and the sites its pictures lie on."""
+"""The demo's input: pictures drawn from npm packages, and a local server in place of Wikimedia
+Commons and its image sites."""

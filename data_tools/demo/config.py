@@ -1,4 +1,4 @@
-"""What of the demo is not a dataset job: how much of the corpus is built, and where it listens."""
+"""Settings of the demo that are not those of a dataset job: the size of its corpus, its ports."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -21,18 +21,20 @@ HELD_OUT_STYLE = "twemoji"
 
 @dataclass(kw_only=True, slots=True)
 class DemoConfig:
+    """Settings of the corpus and of the server."""
+
     num_labels: int = 0
-    """Queries and classes, spread evenly over the emoji list; 0 is all 1,949."""
+    """Number of queries and classes, spread evenly over the emoji list; 0 takes all 1,949."""
     styles: list[str] = field(default_factory=lambda: list(TRAINING_STYLES))
-    """Art styles that are served, one site each."""
+    """Art styles that are served; each is one image site."""
     cache: str = ".cache/npm"
-    """Where the npm packages are kept."""
+    """Folder in which the npm packages are kept."""
     first_port: int = 18600
-    """The API listens here, the sites on the next ports. Addresses are part of a sample's uid, so
-    fixed ports make two runs give the same data set; ports that are taken are replaced."""
+    """Port of the API; the sites have the next ports. Addresses are part of a sample's uid, so with
+    fixed ports two runs give the same data set. If a port is taken, free ones are used."""
 
 
-# `recipe=NAME` names a conf/recipe file for the dataset job, and one of these for the corpus.
+# `recipe=NAME` selects conf/recipe/NAME.yaml for the dataset job, and one of these for the corpus.
 RECIPES = {
     "demo": DemoConfig(),
     "demo_smoke": DemoConfig(num_labels=60, styles=["noto", "fluent-emoji-flat", "openmoji"]),
@@ -40,9 +42,9 @@ RECIPES = {
 
 
 def parse_demo(overrides: list[str]) -> tuple[DemoConfig, list[str]]:
-    """Take `recipe=...` and `demo.*` out of the overrides; returns (config, all but `demo.*`).
+    """(the demo's config, the overrides without `demo.*`), from `recipe=...` and `demo.*`.
 
-    Without a recipe, `recipe=demo` is put in front. Raises ConfigError.
+    Without a recipe, `recipe=demo` is added in front. Raises ConfigError.
     """
     own = [text.removeprefix("demo.") for text in overrides if text.startswith("demo.")]
     rest = [text for text in overrides if not text.startswith("demo.")]
@@ -56,8 +58,8 @@ def parse_demo(overrides: list[str]) -> tuple[DemoConfig, list[str]]:
         config: DemoConfig = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         names = ", ".join(f"demo.{field.name}" for field in dataclasses.fields(DemoConfig))
-        told = str(error).split("\n")[0]
-        raise ConfigError(f"{' '.join(own)}: {told}; there are {names}") from error
+        reason = str(error).split("\n")[0]
+        raise ConfigError(f"{' '.join(own)}: {reason}; there are {names}") from error
     problems = [
         f"demo.styles: {style!r} is no training style; there are {', '.join(TRAINING_STYLES)}"
         for style in config.styles

@@ -1,6 +1,7 @@
 """The demo corpus: the emoji of several art styles, with their CLDR names and tags.
 
-Six styles become the pictures of a small web; a seventh, never served, becomes the evaluation set.
+Six styles become the pictures of a small web. A seventh is never served and becomes the evaluation
+sets.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from data_tools.work.progress import StageProgress
 
 SIDE = 64
 PROCESSES = 2
-# Of 1,000 pictures so many are gone, and so many have moved: links rot, and the crawl must cope.
+# Pictures per 1,000 that are gone, and that have moved: links rot on the real web too.
 MISSING_PER_MILLE, MOVED_PER_MILLE = 4, 20
 
 
 @dataclass(frozen=True)
 class Emoji:
-    """`hexcode` is of the code points, lower case, without variation selectors: "1f44b-1f3fb"."""
+    """`hexcode` is the code points in lower case, without variation selectors: "1f44b-1f3fb"."""
 
     label: str
     tags: tuple[str, ...]
     hexcode: str
     is_base: bool
-    """No skin tone: its label is a query and a class."""
+    """It has no skin tone; the labels of base emoji are the queries and classes."""
 
 
 @dataclass(frozen=True)
@@ -50,19 +51,22 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Corpus:
+    """Everything that the demo serves, asks for and evaluates."""
+
     labels: list[str]
     pictures: list[Picture]
     held_out: list[Drawing]
-    """Base emoji only."""
+    """Drawings of the held-out style, of base emoji only."""
 
 
 def build_corpus(config: DemoConfig) -> Corpus:
-    """Fetch, match, render. Raises DataError when npm or a package is not to be had."""
+    """Fetch the packages, match drawings with emoji, render them. Raises DataError if npm or a
+    package is missing, or nothing can be drawn."""
     cache = Path(config.cache)
     styles = [*config.styles, HELD_OUT_STYLE]
     packages.fetch([*styles, "emojibase"], cache)
     emoji = chosen(read_emoji(packages.read_json("emojibase", "en/data.json", cache)), config)
-    found: list[tuple[str, Emoji, str]] = []
+    matched: list[tuple[str, Emoji, str]] = []
     infos = {style: packages.read_json(style, "info.json", cache) for style in styles}
     for style in styles:
         icons = packages.read_json(style, "icons.json", cache)
@@ -70,10 +74,10 @@ def build_corpus(config: DemoConfig) -> Corpus:
         only_base = style == HELD_OUT_STYLE
         for entry, svg in match_icons(emoji, icons, chars):
             if entry.is_base or not only_base:
-                found.append((style, entry, svg))
-    with StageProgress("render", total=len(found)) as progress:
-        pngs = render_all([svg for _, _, svg in found], SIDE, PROCESSES, progress.advance)
-    drawings = [Drawing(style, entry, png) for (style, entry, _), png in zip(found, pngs) if png]
+                matched.append((style, entry, svg))
+    with StageProgress("render", total=len(matched)) as progress:
+        pngs = render_all([svg for _, _, svg in matched], SIDE, PROCESSES, progress.advance)
+    drawings = [Drawing(style, entry, png) for (style, entry, _), png in zip(matched, pngs) if png]
     held_out = [drawing for drawing in drawings if drawing.style == HELD_OUT_STYLE]
     served = [drawing for drawing in drawings if drawing.style != HELD_OUT_STYLE]
     if not held_out or not served:
@@ -83,7 +87,8 @@ def build_corpus(config: DemoConfig) -> Corpus:
 
 
 def read_emoji(data: list[dict[str, Any]]) -> list[Emoji]:
-    """Base emoji in CLDR order, each followed by its skin tones, which share its tags."""
+    """Base emoji in the order of CLDR, each followed by its skin tones, which have the same
+    tags."""
     entries = []
     for base in data:
         tags = tuple(base.get("tags", ()))
@@ -94,7 +99,7 @@ def read_emoji(data: list[dict[str, Any]]) -> list[Emoji]:
 
 
 def chosen(emoji: list[Emoji], config: DemoConfig) -> list[Emoji]:
-    """`num_labels` base emoji, evenly spread, each with its skin tones."""
+    """`num_labels` base emoji, spread evenly over the list, each with its skin tones."""
     starts = [number for number, entry in enumerate(emoji) if entry.is_base] + [len(emoji)]
     count = len(starts) - 1
     wanted = min(config.num_labels or count, count)
@@ -105,8 +110,8 @@ def chosen(emoji: list[Emoji], config: DemoConfig) -> list[Emoji]:
 def match_icons(
     emoji: list[Emoji], icons: dict[str, Any], chars: dict[str, str] | None
 ) -> Iterator[tuple[Emoji, str]]:
-    """(emoji, SVG) for every emoji that the set has: by code point where the package tells it
-    (`chars`: code points -> icon name), else by the label as these packages spell it."""
+    """Yield (emoji, SVG) for every emoji that the icon set has. They are matched by code point if
+    the package lists code points (`chars`: code points -> icon name), else by label."""
     name_of = _by_code_point(chars) if chars else _by_label(icons)
     for entry in emoji:
         svg = _svg(icons, name_of(entry))
@@ -120,8 +125,9 @@ def _by_code_point(chars: dict[str, str]) -> Callable[[Emoji], str | None]:
 
 
 def _by_label(icons: dict[str, Any]) -> Callable[[Emoji], str | None]:
-    """fxemoji writes "alarmclock", the others "alarm-clock": hyphens are left out on both sides.
-    Of "flag: Chad" emojione makes "flag-for-chad"."""
+    """Find an icon's name by the emoji's label. Hyphens are left out on both sides, because fxemoji
+    writes "alarmclock" and the others "alarm-clock"; emojione writes "flag-for-chad" for
+    "flag: Chad"."""
     known = [*icons["icons"], *icons.get("aliases", {})]
     names = {name.replace("flag-for-", "flag-").replace("-", ""): name for name in known}
     return lambda entry: names.get(_slug(entry.label))
@@ -138,7 +144,7 @@ def _hexcode(code: str) -> str:
 
 def _svg(icons: dict[str, Any], name: str | None) -> str | None:
     alias = icons.get("aliases", {}).get(name)
-    if alias is not None and set(alias) <= {"parent", "hidden"}:  # not the mirrored ones
+    if alias is not None and set(alias) <= {"parent", "hidden"}:  # mirrored icons have more fields
         name = alias["parent"]
     icon = icons["icons"].get(name)
     if icon is None:
@@ -146,7 +152,7 @@ def _svg(icons: dict[str, Any], name: str | None) -> str | None:
     left, top = icon.get("left", 0), icon.get("top", 0)
     width = icon.get("width", icons.get("width", 16))
     height = icon.get("height", icons.get("height", 16))
-    side = max(width, height)  # a square around the icon: no picture is stretched
+    side = max(width, height)  # a square around the icon, so that nothing is stretched
     box = f"{left - (side - width) / 2} {top - (side - height) / 2} {side} {side}"
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
@@ -155,7 +161,7 @@ def _svg(icons: dict[str, Any], name: str | None) -> str | None:
 
 
 def as_picture(drawing: Drawing, info: dict[str, Any]) -> Picture:
-    """The file page that an uploader of this style would have made."""
+    """The picture with the file page that an uploader of this style would have written."""
     emoji, author, terms = drawing.emoji, info["author"], info["license"]
     title = re.sub(r'[#<>\[\]|{}/:?*"\\]+', " ", f"{info['name']} {emoji.hexcode} {emoji.label}")
     name = f"{' '.join(title.split())}.png"

@@ -1,8 +1,8 @@
-"""The text beside a picture, as people write it on file pages: HTML, each site in its own markup,
-some with a few keywords, some without.
+"""The text beside a picture, as people write it on file pages: HTML, with markup that differs
+between sites, sometimes with a few keywords.
 
-The wording is drawn from the file's name, not from the site: were every style to have a wording of
-its own, a model could tell apart a batch by style alone and learn that instead of what is drawn.
+The wording is chosen by the file's name, not by the site. If each style had its own wording, a
+model could tell the pairs of a batch apart by style, and would learn that instead of what is drawn.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ WORDINGS = (
     "{label}: {tags}",
     "Emoji of {label}. Keywords: {tags}",
 )
-# Of a dozen that CLDR knows; which ones is drawn from the file's name, too.
+# CLDR has about a dozen tags per emoji; the file's name chooses which of them are used.
 MOST_TAGS = 4
 MARKUP = {
     "noto": '<p>{text}</p>\n<p><a href="https://github.com/googlefonts/noto-emoji"></a></p>',
@@ -32,7 +32,7 @@ MARKUP = {
 
 
 def describe(label: str, tags: Sequence[str], style: str, file_name: str) -> str:
-    """The HTML description of a file; html_to_text of it is the caption."""
+    """The HTML description of a file; its text (html_to_text) is the caption."""
     wording = WORDINGS[_draw("wording", file_name) % len(WORDINGS)]
     few = sorted(tags, key=lambda tag: _draw(tag, file_name))[:MOST_TAGS]
     text = word(wording, f"<b>{html.escape(label)}</b>", [html.escape(tag) for tag in few])
@@ -44,7 +44,8 @@ def _draw(what: str, file_name: str) -> int:
 
 
 def word(wording: str, label: str, tags: Sequence[str]) -> str:
-    """The wording filled in; one that needs tags where there are none is the bare label."""
+    """The wording with label and tags filled in; the bare label if it needs tags and there are
+    none."""
     if "{tags}" in wording and not tags:
         return label
     return wording.format(label=label, tags=", ".join(tags))

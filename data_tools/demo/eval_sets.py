@@ -7,29 +7,31 @@ twemoji_retrieval/  image-text retrieval: dataset_type.txt, test/0.tar of png + 
 from __future__ import annotations
 
 import io
-import os
 import tarfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from data_tools.demo.corpus import Corpus, Drawing
 from data_tools.demo.descriptions import MOST_TAGS, WORDINGS, word
+from data_tools.ground.aside import write_bytes_aside
 
-# The wordings of the pictures' descriptions, without tags, in CLIP_benchmark's form.
+EVAL_SETS = ("twemoji", "twemoji_retrieval")
+"""Folders of the zero-shot and of the retrieval set."""
+# The wordings of the pictures' descriptions without tags, in the form of CLIP_benchmark.
 TEMPLATES = ("{c}", "an emoji of {c}", "{c} emoji", "emoji of {c}.")
 CAPTION = WORDINGS[3]
 
 
 def write_eval_sets(corpus: Corpus, folder: Path) -> dict[str, int]:
-    """Write both sets below `folder`; file by file aside, then renamed. Same corpus, same bytes."""
+    """Write both sets below `folder`, each file aside and then renamed. The same corpus gives the
+    same bytes. Returns counts for the summary."""
     classes = {label: number for number, label in enumerate(corpus.labels)}
-    zero_shot, retrieval = folder / "twemoji", folder / "twemoji_retrieval"
-    _write(zero_shot / "classnames.txt", _lines(corpus.labels))
-    _write(zero_shot / "zeroshot_classification_templates.txt", _lines(TEMPLATES))
+    zero_shot, retrieval = (folder / name for name in EVAL_SETS)
+    write_bytes_aside(zero_shot / "classnames.txt", _lines(corpus.labels))
+    write_bytes_aside(zero_shot / "zeroshot_classification_templates.txt", _lines(TEMPLATES))
     labelled = ((drawing, "cls", str(classes[drawing.emoji.label])) for drawing in corpus.held_out)
     _write_split(zero_shot / "test", labelled)
-    _write(retrieval / "dataset_type.txt", b"retrieval\n")
+    write_bytes_aside(retrieval / "dataset_type.txt", b"retrieval\n")
     captioned = (
         (drawing, "txt", word(CAPTION, drawing.emoji.label, drawing.emoji.tags[:MOST_TAGS]))
         for drawing in corpus.held_out
@@ -46,19 +48,9 @@ def _write_split(folder: Path, samples: Iterator[tuple[Drawing, str, str]]) -> N
                 member = tarfile.TarInfo(f"s{number:07d}.{suffix}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
-    _write(folder / "0.tar", buffer.getvalue())
-    _write(folder / "nshards.txt", b"1\n")
+    write_bytes_aside(folder / "0.tar", buffer.getvalue())
+    write_bytes_aside(folder / "nshards.txt", b"1\n")
 
 
 def _lines(texts: tuple[str, ...] | list[str]) -> bytes:
     return "".join(f"{text}\n" for text in texts).encode()
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        aside.write_bytes(content)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)

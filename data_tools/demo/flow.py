@@ -1,8 +1,10 @@
-"""The demo's data half: corpus, evaluation sets, local Commons, and the real build against it."""
+"""The demo's data half: draws the corpus, writes the evaluation sets, serves the pictures as a
+local Commons, and runs the real build against it."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,11 +16,12 @@ from data_tools.config import ConfigError, load_job
 from data_tools.dataset.manifest import ManifestError
 from data_tools.demo.config import DemoConfig, parse_demo
 from data_tools.demo.corpus import Corpus, build_corpus
-from data_tools.demo.eval_sets import write_eval_sets
+from data_tools.demo.eval_sets import EVAL_SETS, write_eval_sets
 from data_tools.demo.server import ApiFaults, LocalCommons, serve
+from data_tools.ground.aside import write_text_aside
 from data_tools.tables.schema import DataError
 
-# About as often as a busy Commons says so; the client waits a second and asks again.
+# About as often as from a busy Commons; the client waits a second and asks again.
 FAULTS = ApiFaults(maxlag_every=499, ratelimited_every=797, retry_after_s=1)
 
 
@@ -32,12 +35,29 @@ def run(overrides: list[str]) -> None:
     corpus = build_corpus(config)
     counts = {"styles": len(config.styles), "pictures": len(corpus.pictures)}
     counts |= write_eval_sets(corpus, out_dir / "eval")
-    told = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items())
-    print(f"  corpus: {told}", flush=True)
+    summary = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items())
+    print(f"    corpus: {summary}", flush=True)
     queries = out_dir / "queries.txt"
-    queries.write_text("".join(f"{label}\n" for label in corpus.labels))
+    write_text_aside(queries, "".join(f"{label}\n" for label in corpus.labels))
     with served(corpus, config, out_dir) as commons:
         build(load_job([*_server_overrides(commons, queries), *job_overrides]))
+    recipe = next(text.split("=")[1] for text in job_overrides if text.startswith("recipe="))
+    print("\n".join(next_commands(recipe, out_dir)), flush=True)
+
+
+def next_commands(recipe: str, out_dir: Path) -> list[str]:
+    """What can be done after the demo's data half, a line each, aligned with build's output."""
+    sets = ",".join(f"{out_dir}/eval/{name}" for name in EVAL_SETS)
+    overrides = [
+        f"experiment={recipe}",
+        f"data.manifest={out_dir}/manifest.json",
+        f"eval.datasets=[{sets}]",
+    ]
+    return [
+        f"     train: python -m pipeline.train {shlex.join(overrides)}",
+        "  your own: python -m data_tools.build queries.path=my_queries.txt out_dir=data/mine "
+        "source=commons sources.contact=you@example.org",
+    ]
 
 
 def _out_dir(overrides: list[str]) -> Path:
@@ -53,7 +73,7 @@ def _out_dir(overrides: list[str]) -> Path:
 
 
 def _server_overrides(commons: LocalCommons, queries: Path) -> list[str]:
-    """What the job must know of the local server; quoted for Hydra's grammar."""
+    """Overrides that point the job to the local server; values are quoted for Hydra's grammar."""
     hosts = ",".join(f"'{host}'" for host in commons.hosts)
     return [
         "source=commons",
@@ -66,8 +86,12 @@ def _server_overrides(commons: LocalCommons, queries: Path) -> list[str]:
 
 @contextmanager
 def served(corpus: Corpus, config: DemoConfig, out_dir: Path) -> Iterator[LocalCommons]:
-    """Serve the corpus on the ports that an earlier run into `out_dir` had, since its tables hold
-    these addresses; else from `first_port` on; else, where one of these is taken, on free ones."""
+    """Serve the corpus while the block runs.
+
+    A run into `out_dir` that had ports before gets the same ones, because its tables hold these
+    addresses (DataError if one is taken). Otherwise the ports begin at `first_port`; if one of
+    these is taken, free ports are used.
+    """
     record = out_dir / "ports.json"
     names = ["api", *config.styles]
     preferred = {name: config.first_port + number for number, name in enumerate(names)}
@@ -86,12 +110,13 @@ def served(corpus: Corpus, config: DemoConfig, out_dir: Path) -> Iterator[LocalC
             print(f"{taken}: using free ones, so uids differ from other runs'", file=sys.stderr)
             commons = stack.enter_context(serve(corpus.pictures, faults=FAULTS))
         hosts = {"api": urlsplit(commons.endpoint).netloc, **commons.site_hosts}
-        record.write_text(json.dumps({name: int(hosts[name].split(":")[1]) for name in names}))
+        ports = {name: int(hosts[name].split(":")[1]) for name in names}
+        write_text_aside(record, json.dumps(ports))
         yield commons
 
 
 def main(arguments: list[str]) -> int:
-    """Exit codes as of data_tools.build."""
+    """Run the demo's data half. Exit codes are those of data_tools.build."""
     try:
         run(arguments)
     except ConfigError as error:

@@ -1,9 +1,10 @@
-"""The search half of the MediaWiki API, as Commons answers it, over pictures held in memory.
+"""The search of the MediaWiki API as Commons answers it, over pictures in memory.
 
-What a client must cope with is kept: pages unordered (by page id; `index` has the rank), no `query`
-at all when nothing was found, descriptions as HTML, at most `transform_limit` thumbnails a request
-(the rest of the batch comes by `iicontinue`, and `batchcomplete` only then), a result window of
-10,000. https://www.mediawiki.org/wiki/API:Search, https://www.mediawiki.org/wiki/API:Imageinfo
+It has the difficulties that a client of the real API meets: pages are ordered by page id (`index`
+is the rank), there is no `query` if nothing was found, descriptions are HTML, an answer has at most
+`transform_limit` thumbnails (`iicontinue` asks for the rest of the batch, and only then comes
+`batchcomplete`), and the result window is 10,000. https://www.mediawiki.org/wiki/API:Search,
+https://www.mediawiki.org/wiki/API:Imageinfo
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ BITMAPS = {
 
 @dataclass(frozen=True)
 class Picture:
-    """One file of the local server; `name` is unique, its title is "File:" + name.
+    """One file of the local server. `name` is unique; the title of its page is "File:" + name.
 
-    `description` and `artist` are HTML. `served` says what a GET of its URL gives: "ok", "missing"
-    (404) or "moved" (302 to where it is).
+    `description` and `artist` are HTML. `served` decides how a GET of its URL is answered: "ok",
+    "missing" (404) or "moved" (302 to the real place).
     """
 
     name: str
@@ -74,7 +75,7 @@ class Picture:
         return int(hashlib.md5(self.name.encode(), usedforsecurity=False).hexdigest()[:13], 16)
 
     def size(self) -> tuple[int, int]:
-        """(width, height) in pixels; (0, 0) for what is no picture."""
+        """(width, height) in pixels; (0, 0) if the content is no picture."""
         if self.content[:8] == b"\x89PNG\r\n\x1a\n":
             width, height = struct.unpack(">II", self.content[16:24])
             return width, height
@@ -84,7 +85,8 @@ class Picture:
 
 @dataclass
 class SearchIndex:
-    """AND over the folded words of title and description; best title match first, then by name."""
+    """Finds pictures whose title and description contain all words of a search (folded). Best title
+    match first, then by name."""
 
     pictures: Sequence[Picture]
     postings: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
@@ -98,9 +100,8 @@ class SearchIndex:
                 self.postings[word].add(number)
 
     def search(self, expression: str) -> list[Picture]:
-        """All hits, best first. `filetype:bitmap` is the one operator known; others are taken as
-        words.
-        """
+        """All hits, best first. `filetype:bitmap` is the only operator; others are read as
+        words."""
         operators = re.findall(r"\bfiletype:(\w+)", expression)
         words = set(words_of(re.sub(r"\bfiletype:\w+", " ", expression)))
         if not words:
@@ -117,11 +118,13 @@ class SearchIndex:
 
 
 def words_of(text: str) -> list[str]:
+    """The folded words of a text."""
     return re.findall(r"\w+", fold(text).replace("_", " "))
 
 
 class ApiError(Exception):
-    """Told as MediaWiki tells its errors: HTTP 200 and {"error": {"code": ..., "info": ...}}."""
+    """An error of the API. It is sent as MediaWiki does: HTTP 200 with {"error": {"code": ...,
+    "info": ...}}."""
 
     def __init__(self, code: str, info: str) -> None:
         super().__init__(code, info)
@@ -129,7 +132,7 @@ class ApiError(Exception):
 
 
 class MediaWiki:
-    """`answer(params)` is the JSON of one request; `hosts` maps a picture's site to host:port."""
+    """The API. `hosts` maps a picture's site to host:port."""
 
     def __init__(self, pictures: Sequence[Picture], transform_limit: int = 50) -> None:
         self.hosts: dict[str, str] = {}
@@ -138,6 +141,7 @@ class MediaWiki:
         self._search = lru_cache(maxsize=256)(SearchIndex(pictures).search)
 
     def answer(self, params: Mapping[str, str]) -> dict[str, Any]:
+        """The JSON answer to one request. Raises ApiError."""
         if params.get("action") != "query" or params.get("generator") != "search":
             raise ApiError("badvalue", 'Unrecognized value for parameter "action" or "generator".')
         if not params.get("gsrsearch"):
@@ -170,9 +174,7 @@ class MediaWiki:
     def _described(
         self, page: list[Picture], params: Mapping[str, str]
     ) -> tuple[set[str], dict | None]:
-        """The names whose imageinfo this answer holds, and how to ask for the others (None: there
-        are no others).
-        """
+        """(names whose imageinfo is in this answer, parameters that ask for the others or None)."""
         names = sorted(picture.name for picture in page)
         start = params.get("iicontinue", "").rpartition("|")[0]
         names = [name for name in names if name >= start]
@@ -180,7 +182,7 @@ class MediaWiki:
             return set(names), None
         following = names[self.transform_limit]
         rest = {"iicontinue": f"{following}|20200101000000", "continue": "||"}
-        if "gsroffset" in params:  # the batch is not done: its own offset, not the next one
+        if "gsroffset" in params:  # the same batch again, not the next one
             rest["gsroffset"] = params["gsroffset"]
         return set(names[: self.transform_limit]), rest
 
@@ -215,9 +217,8 @@ class MediaWiki:
             "extmetadata": _extmetadata(hit, params.get("iiextmetadatafilter", "")),
         }
         asked = _integer(params, "iiurlwidth", -1)
-        if (
-            0 < asked < width
-        ):  # bitmaps are never enlarged: the thumbnail of a small file is the file
+        # bitmaps are never enlarged: the thumbnail of a small file is the file itself
+        if 0 < asked < width:
             name = quote(hit.file_name)
             info["thumburl"] = f"{origin}/thumb/{hit.folder}/{name}/{asked}px-{name}"
             info["thumbwidth"], info["thumbheight"] = asked, max(1, round(height * asked / width))
@@ -253,7 +254,7 @@ def _integer(params: Mapping[str, str], name: str, default: int) -> int:
 
 
 def _as_version_1(answer: dict[str, Any]) -> dict[str, Any]:
-    """formatversion=1: a flag is an empty string, pages are a dict by page id."""
+    """The answer as formatversion=1: flags are empty strings, pages are a dict by page id."""
     if "batchcomplete" in answer:
         answer["batchcomplete"] = ""
     if "query" in answer:
@@ -262,7 +263,8 @@ def _as_version_1(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def thumbnail(content: bytes, width: int) -> bytes:
-    """PNG of the picture scaled down to `width` pixels; ValueError for what is no picture."""
+    """A PNG of the picture, scaled down to `width` pixels. Raises ValueError if it is no
+    picture."""
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise ValueError("not a picture")

@@ -1,10 +1,10 @@
-"""The demo's raw material: emoji art and emoji names, as npm packages of pinned versions.
+"""The demo's raw material: emoji art and emoji names from npm packages of pinned versions.
 
     @iconify-json/NAME  icons.json (name -> SVG body), info.json (licence), chars.json (code points)
     emojibase-data      en/data.json (CLDR labels and tags)
 
-`npm pack` fetches a package (and checks its integrity) without running anything of it; the tgz is
-read in place.
+`npm pack` fetches a package and checks its integrity, and runs no code of it. The tgz is read
+without being unpacked.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from data_tools.ground.aside import sync, sync_folder
 from data_tools.tables.schema import DataError
 
 PACKAGES = {
@@ -34,7 +35,8 @@ NPM_TIMEOUT_S = 300
 
 
 def fetch(names: list[str], cache: Path) -> None:
-    """Bring the packages that are not in `cache` yet, in one call of npm. Raises DataError."""
+    """Fetch the packages that are not in `cache` yet, with one call of npm. Raises DataError if npm
+    is missing or fails."""
     missing = [PACKAGES[name] for name in names if not _archive(name, cache).exists()]
     if not missing:
         return
@@ -57,17 +59,21 @@ def fetch(names: list[str], cache: Path) -> None:
                 "(npm config get registry), then run again"
             ) from error
         if done.returncode:
-            said = (done.stderr or done.stdout).strip()[-500:]
+            output = (done.stderr or done.stdout).strip()[-500:]
             raise DataError(
-                f"npm pack failed with exit code {done.returncode}: {said}\ncheck the network and "
-                f"the registry (npm config get registry); by hand: npm pack {' '.join(missing)}"
+                f"npm pack failed with exit code {done.returncode}: {output}\ncheck the network "
+                "and the registry (npm config get registry); by hand: npm pack "
+                f"{' '.join(missing)}"
             )
         for file in Path(aside).iterdir():
+            sync(file)
             os.replace(file, cache / file.name)
+    sync_folder(cache)
 
 
 def read_json(name: str, member: str, cache: Path) -> Any:
-    """A JSON file of a package; None if the package has no such file."""
+    """A JSON file of a package; None if the package has no such file. Raises DataError for a
+    damaged package."""
     path = _archive(name, cache)
     try:
         with tarfile.open(path) as archive:
@@ -81,5 +87,5 @@ def read_json(name: str, member: str, cache: Path) -> Any:
 
 
 def _archive(name: str, cache: Path) -> Path:
-    """npm's file name: "@scope/name@1.2.3" -> scope-name-1.2.3.tgz."""
+    """The file that npm writes for a package: "@scope/name@1.2.3" -> scope-name-1.2.3.tgz."""
     return cache / (PACKAGES[name].lstrip("@").replace("/", "-").replace("@", "-") + ".tgz")

@@ -1,6 +1,6 @@
-"""SVG to PNG, in several processes.
+"""Renders SVG to PNG, in several processes.
 
-Kept apart from what imports much: each worker process imports this module anew.
+This module imports little, because each worker process imports it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TIMEOUT_S = 300.0
 
 
 def render(svg: str, side: int) -> bytes:
-    """A PNG of `side` x `side` pixels on white; empty for an SVG that cannot be rendered."""
+    """A PNG of `side` x `side` pixels on white; empty bytes for an SVG that cannot be rendered."""
     try:
         return bytes(
             resvg_py.svg_to_bytes(
@@ -30,9 +30,10 @@ def render(svg: str, side: int) -> bytes:
 def render_all(
     svgs: Sequence[str], side: int, processes: int, advance: Callable[[int], None]
 ) -> list[bytes]:
-    """PNGs in the order of `svgs`; `advance` is called with the number that became ready.
+    """PNGs in the order of `svgs`; `advance` is called with the number of each chunk that is done.
 
-    Processes, not threads: resvg_py keeps the GIL (2 threads: 1.26 times the speed of one).
+    It uses processes and not threads, because resvg_py holds the GIL (2 threads: 1.26 times the
+    speed of one).
     """
     chunks = [svgs[start : start + CHUNK] for start in range(0, len(svgs), CHUNK)]
     pngs: list[bytes] = []

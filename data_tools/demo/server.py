@@ -1,12 +1,11 @@
-"""A local stand-in for Wikimedia Commons and its image sites: 127.0.0.1 only, one port each.
+"""A local server in place of Wikimedia Commons and its image sites, on 127.0.0.1 with a port for
+each.
 
     with serve([Picture("red square.png", png, "<p>A <b>red</b> square</p>")]) as commons:
-        commons.endpoint            # http://127.0.0.1:PORT/w/api.php
-        commons.openverse.endpoint  # http://127.0.0.1:PORT/v1/: the same pictures, as Openverse
-        commons.flickr.endpoint     # http://127.0.0.1:PORT/services/rest/: and as Flickr
-        commons.hosts               # ["127.0.0.1:PORT", ...]: image sites, for crawl.allow_private
+        commons.endpoint  # http://127.0.0.1:PORT/w/api.php
+        commons.hosts     # ["127.0.0.1:PORT", ...]: the image sites, for crawl.allow_private
 
-It refuses and fails as the real one does: 403 without a contact in the User-Agent, 429 above three
+It refuses and fails like the real one: 403 without a contact in the User-Agent, 429 above three
 requests at a time, maxlag and ratelimited as HTTP 200 with Retry-After, dead and moved image URLs.
 """
 
@@ -25,26 +24,31 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from data_tools.demo.flickr import Flickr
 from data_tools.demo.mediawiki import ApiError, MediaWiki, Picture, thumbnail
-from data_tools.demo.openverse import Openverse
-from data_tools.demo.replies import ApiLog, PageFaults, Reply, Scripted
 
-__all__ = ["ApiFaults", "LocalCommons", "PageFaults", "Picture", "Scripted", "serve"]
+__all__ = ["ApiFaults", "LocalCommons", "Picture", "Routes", "Scripted", "serve"]
 
 MAX_CONCURRENT = 3
 ALLOW_ALL = "User-agent: *\nAllow: /\n"
 START_STOP_TIMEOUT_S = 20.0
 Handler = Callable[[web.Request], Awaitable[web.Response]]
-# (HTTP method, path) of each handler of one port.
+# Handlers of one port by (HTTP method, path).
 Routes = Mapping[tuple[str, str], Handler]
 
 
 @dataclass(frozen=True)
+class Scripted:
+    """An answer that is given in place of the next regular one, whatever was asked."""
+
+    status: int
+    body: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ApiFaults:
-    """Every n-th API request is answered with that error; 0 is never. The request is then fine when
-    asked again.
-    """
+    """Errors of the API. Every n-th request gets the error (0: never), and succeeds when it is sent
+    again."""
 
     maxlag_every: int = 0
     ratelimited_every: int = 0
@@ -54,23 +58,18 @@ class ApiFaults:
 
 @dataclass
 class LocalCommons:
-    """The running server: where it listens, and what it was asked."""
+    """The running server: its addresses, and the requests that it got."""
 
     endpoint: str = ""
     site_hosts: dict[str, str] = field(default_factory=dict)
     scripted: deque[Scripted] = field(default_factory=deque)
     api_requests: list[dict[str, str]] = field(default_factory=list)
-    """Parameters of each API request that was given a result (refused and scripted ones are not
-    here).
-    """
+    """Parameters of each API request that got a result; refused and scripted ones are not here."""
     refused: list[str] = field(default_factory=list)
-    """Why API requests were refused: maxlag, ratelimited, scripted, user-agent, concurrency, or an
-    API error's code.
-    """
+    """Why API requests were refused: maxlag, ratelimited, scripted, user-agent, concurrency, or the
+    code of an API error."""
     image_requests: list[tuple[str, str]] = field(default_factory=list)
     """(site, path) of each image request."""
-    openverse: ApiLog = field(default_factory=ApiLog)
-    flickr: ApiLog = field(default_factory=ApiLog)
 
     @property
     def hosts(self) -> list[str]:
@@ -78,7 +77,7 @@ class LocalCommons:
 
 
 class _Api:
-    """Handler of /w/api.php."""
+    """Handles /w/api.php."""
 
     def __init__(self, wiki: MediaWiki, faults: ApiFaults, commons: LocalCommons) -> None:
         self.wiki, self.faults, self.commons = wiki, faults, commons
@@ -133,49 +132,8 @@ class _Api:
             raise ApiError("ratelimited", text)
 
 
-class _OtherApis:
-    """Handlers of the Openverse and the Flickr API."""
-
-    def __init__(self, openverse: Openverse, flickr: Flickr, latency_s: float) -> None:
-        self.openverse, self.flickr, self.latency_s = openverse, flickr, latency_s
-
-    def routes(self) -> Routes:
-        return {
-            ("GET", "/v1/images/"): self.images,
-            ("POST", "/v1/auth_tokens/token/"): self.token,
-            ("GET", "/services/rest/"): self.rest,
-        }
-
-    async def images(self, request: web.Request) -> web.Response:
-        authorization = request.headers.get("Authorization", "")
-        return await self._respond(
-            self.openverse.log, lambda: self.openverse.images(request.query, authorization)
-        )
-
-    async def token(self, request: web.Request) -> web.Response:
-        posted = await request.post()
-        form = {name: value for name, value in posted.items() if isinstance(value, str)}
-        return await self._respond(ApiLog(), lambda: self.openverse.token(form))
-
-    async def rest(self, request: web.Request) -> web.Response:
-        return await self._respond(self.flickr.log, lambda: self.flickr.answer(request.query))
-
-    async def _respond(self, log: ApiLog, answer: Callable[[], Reply]) -> web.Response:
-        await asyncio.sleep(self.latency_s)
-        if log.scripted:
-            scripted = log.scripted.popleft()
-            log.refused.append("scripted")
-            return web.Response(
-                status=scripted.status, text=scripted.body, headers=scripted.headers
-            )
-        reply = answer()
-        if isinstance(reply.body, str):
-            return web.Response(status=reply.status, text=reply.body, headers=reply.headers)
-        return web.json_response(reply.body, status=reply.status, headers=reply.headers)
-
-
 class _Site:
-    """One image site: the pictures, their thumbnails, robots.txt."""
+    """Handles one image site: pictures, thumbnails, robots.txt."""
 
     def __init__(
         self, name: str, pictures: Sequence[Picture], robots: str, commons: LocalCommons
@@ -213,27 +171,18 @@ def serve(
     robots: Mapping[str, str] | None = None,
     ports: Mapping[str, int] | None = None,
     transform_limit: int = 50,
-    openverse: Openverse | None = None,
-    flickr: Flickr | None = None,
+    routes: Routes | None = None,
 ) -> Iterator[LocalCommons]:
     """Serve `pictures` from a background thread while the block runs.
 
-    `ports` gives fixed ports by name ("api" or a picture's site); what it does not name gets a free
-    one. `robots` gives a site's robots.txt (default: all allowed). `openverse` and `flickr` are the
-    other APIs of the same port, where they shall have faults. Raises OSError when a fixed port is
-    taken.
+    `ports` gives fixed ports by name ("api" or a picture's site); the others get free ports.
+    `robots` gives a site's robots.txt (default: everything allowed). `routes` are further handlers
+    on the API's port. Raises OSError if a fixed port is taken.
     """
     commons = LocalCommons()
     wiki = MediaWiki(pictures, transform_limit)
-    faults = faults or ApiFaults()
-    openverse, flickr = openverse or Openverse(pictures), flickr or Flickr(pictures)
-    commons.openverse, commons.flickr = openverse.log, flickr.log
-    handlers: dict[str, Routes] = {
-        "api": {
-            ("GET", "/w/api.php"): _Api(wiki, faults, commons).handle,
-            **_OtherApis(openverse, flickr, faults.latency_s).routes(),
-        }
-    }
+    api = _Api(wiki, faults or ApiFaults(), commons)
+    handlers: dict[str, Routes] = {"api": {("GET", "/w/api.php"): api.handle, **(routes or {})}}
     by_site: dict[str, list[Picture]] = {}
     for picture in pictures:
         by_site.setdefault(picture.site, []).append(picture)
@@ -243,11 +192,8 @@ def serve(
     sockets = _bound_sockets({name: (ports or {}).get(name, 0) for name in handlers})
     hosts = {name: f"127.0.0.1:{sock.getsockname()[1]}" for name, sock in sockets.items()}
     wiki.api_host = hosts.pop("api")
-    openverse.api_host = wiki.api_host
-    wiki.hosts = openverse.hosts = flickr.hosts = commons.site_hosts = hosts
+    wiki.hosts = commons.site_hosts = hosts
     commons.endpoint = f"http://{wiki.api_host}/w/api.php"
-    commons.openverse.endpoint = f"http://{wiki.api_host}/v1/"
-    commons.flickr.endpoint = f"http://{wiki.api_host}/services/rest/"
 
     ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
     thread = threading.Thread(
@@ -289,8 +235,8 @@ async def _listen(
             for (method, path), handler in routes.items():
                 add = app.router.add_get if method == "GET" else app.router.add_post
                 add(path, handler)
-            # short: a keep-alive connection that a client forgot must not hold the end of the block
-            # for a minute
+            # short, because a keep-alive connection that a client left open would delay the end of
+            # the block by a minute
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
             await runner.setup()
             runners.append(runner)

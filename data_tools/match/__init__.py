@@ -1,12 +1,12 @@
-"""Stage 2: which queries occur in the captions of the pools: sub-string match, as CLIP and MetaCLIP
-choose their pairs.
+"""Stage 2: which queries occur in the captions of the pools. This is the sub-string match by which
+CLIP and MetaCLIP choose their pairs.
 
-Both sides are folded (data_tools/text/fold.py). A match must be bounded: "cat" is in "a cat!",
-not in "category". Scripts that write no spaces between words (Chinese, Japanese, Thai, ...) have
-no such bounds, so there every occurrence counts.
+Both sides are folded (data_tools/text/fold.py). A match must be bounded: "cat" is in "a cat!", not
+in "category". Scripts without spaces between words (Chinese, Japanese, Thai, ...) have no such
+bounds, so there every occurrence counts.
 
-tokens.py cuts texts at the bounds, matcher.py finds queries in them, units.py makes a table of a
-piece of a pool, stage.py runs them all.
+data_tools/text/tokens.py cuts texts at the bounds, matcher.py finds queries in them, units.py makes
+the table of one unit (a pool file or a part of it), stage.py runs all units.
 """
 
 from data_tools.match.counts import counts_per_query

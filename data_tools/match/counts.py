@@ -1,4 +1,4 @@
-"""How many pairs of the pools each query found."""
+"""How many distinct pairs of the pools match each query."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ COLUMNS = pa.schema([CANDIDATES.field("uid"), CANDIDATES.field("query_ids")])
 
 
 def counts_per_query(paths: DatasetPaths, num_queries: int) -> np.ndarray:
-    """int64 (num_queries,): distinct (url, caption) pairs in `paths.matched` that each query
-    found; all 0 before the match stage. Flat in memory; DataError for a table that is broken."""
+    """int64 (num_queries,): the distinct (url, caption) pairs in `paths.matched` that match each
+    query; all 0 before the match stage. Memory does not grow with the number of pairs. Raises
+    DataError for a damaged table."""
     counts = np.zeros(num_queries, np.int64)
     files = sorted(paths.matched.glob("*.parquet"))
     if not files:
@@ -26,14 +27,14 @@ def counts_per_query(paths: DatasetPaths, num_queries: int) -> np.ndarray:
     scratch = paths.root / "tables" / f".counts-{os.getpid()}.sort"
     with sorted_by_uid(files, COLUMNS, scratch, MEMORY_BYTES, _distinct) as batches:
         for batch in _distinct(batches):
-            found = pc.list_flatten(batch["query_ids"]).to_numpy()
-            counts += np.bincount(found, minlength=num_queries)
+            query_ids = pc.list_flatten(batch["query_ids"]).to_numpy()
+            counts += np.bincount(query_ids, minlength=num_queries)
     return counts
 
 
 def _distinct(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The first row of each uid. The same pair has the same caption, and with it the same queries,
-    wherever it stands."""
+    """Yield the first row of each uid. The other rows of a uid have the same caption, and so the
+    same queries."""
     last = None
     for batch in batches:
         if batch.num_rows == 0:

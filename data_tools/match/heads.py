@@ -6,27 +6,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# 4 MB each, which stay in the cache beside the text: at 500,000 queries 1 in 8 slots is taken.
+# A table is 4 MB, which stay in the cache beside the text; at 500,000 queries 1 in 8 slots is used.
 SLOT_BITS = 22
-LONG = 255  # stands for any length from it on
+LONG = 255  # stands for this length and all longer ones
 MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio
 
 
 @dataclass(frozen=True)
 class Near:
-    """The tokens near which a match may lie."""
+    """The tokens near which there may be a match."""
 
     at: np.ndarray
-    """Their positions, and that of one token after each run of them, which parts the runs."""
+    """int64: their positions, and the position of one more token after each run, which separates
+    the runs."""
     covered: np.ndarray
-    """False for those that part."""
+    """bool: False for the separating tokens."""
 
 
 class Heads:
-    """The first two tokens of queries of two, the first three of longer ones, as hashes.
+    """Hashes of how queries begin: of both tokens for queries of two tokens, of the first three for
+    longer ones.
 
-    A hash says how long the longest query is that begins so. False alarms cost time only: what is
-    near one is looked at by the automaton.
+    For each hash, a table holds the length of the longest query that begins with these tokens. A
+    collision of hashes costs time only, because the automaton decides what matches.
     """
 
     def __init__(self, numbers: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> None:
@@ -37,11 +39,11 @@ class Heads:
         ]
 
     def near(self, numbers: np.ndarray) -> Near:
-        """`numbers`: the tokens of a text."""
+        """The places where queries may be. `numbers`: int, the token numbers of a text."""
         reach = np.zeros(len(numbers), np.int64)
         for size, table in zip((2, 3), self._reach):
-            found = table[_hashes(numbers, size)]
-            np.maximum(reach[: len(found)], found, out=reach[: len(found)])
+            lengths = table[_hashes(numbers, size)]
+            np.maximum(reach[: len(lengths)], lengths, out=reach[: len(lengths)])
         reach[reach == LONG] = self._longest
         begins = np.flatnonzero(reach)
         ends = np.minimum(begins + reach[begins], len(numbers))
@@ -65,7 +67,7 @@ class Heads:
 
 
 def _hashes(numbers: np.ndarray, size: int) -> np.ndarray:
-    """Of every `size` tokens in a row: slots below 2^SLOT_BITS."""
+    """int64: for every `size` tokens in a row, their slot, below 2^SLOT_BITS."""
     if len(numbers) < size:
         return np.zeros(0, np.int64)
     count = len(numbers) - size + 1

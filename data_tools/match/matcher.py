@@ -1,11 +1,12 @@
 """Which queries occur in which captions, for many captions at a time.
 
-Both sides are cut into tokens (tokens.py); a query is found where its tokens stand in a row. A
-query of one token is a look-up. Longer ones are the patterns of an Aho-Corasick automaton whose
-letters are the bytes of token numbers, not of text: a word is 3 bytes, a space 1, and words that
-are in no longer query are 1 all together, so that a caption of 67 bytes becomes about 25. Measured
-at 500,000 queries on captions of 55 characters: 1.3 us in the automaton and the look before it
-(heads.py) instead of 7.7 us, since what costs is the cache miss of a step.
+Both sides are cut into tokens (text/tokens.py); a query is found where its tokens follow each
+other. A query of one token is a look-up. Longer queries are the patterns of an Aho-Corasick
+automaton over the bytes of token numbers instead of text: a word is 3 bytes, a space is 1, and
+every word that is in no longer query is the same single byte, so that a caption of 67 bytes becomes
+about 25. Measured at 500,000 queries on captions of 55 characters: the automaton and the filter
+before it (heads.py) take 1.3 us instead of 7.7 us per caption, because the cost is the cache miss
+of each step.
 """
 
 from __future__ import annotations
@@ -22,29 +23,28 @@ from data_tools.match.pool.clean import single_spaced
 from data_tools.tables.schema import DataError
 from data_tools.text.tokens import Tokens, cut
 
-# Of text that goes through the automaton at a time: bounds what a query that is everywhere costs
-# (a match is a tuple of 150 bytes until it lies in an array).
+# Text that goes through the automaton at a time. It bounds the memory for the matches of a query
+# that is everywhere (a match is a tuple of 150 bytes until it is in an array).
 CHUNK_BYTES = 1 << 20
-# First bytes of a code; the bytes that follow one are below 0x80, so that no code begins inside
-# another.
+# First bytes of a code. All following bytes are below 0x80, so that no code begins inside another.
 OTHER, SPACE, NUMBERED = 0x80, 0x81, 0xC0
 
 
 @dataclass(frozen=True)
 class Matches:
-    """Distinct pairs of a caption and a query found in it, in the order of captions, queries."""
+    """Distinct (caption, query found in it), ordered by caption, then query."""
 
     row: np.ndarray
-    """int64: the caption's position."""
+    """int64: positions of the captions."""
     query: np.ndarray
-    """int32."""
+    """int32: ids of the queries."""
 
 
 class QueryMatcher:
-    """`queries`: string, no nulls; a query's id is its position.
+    """Finds queries in captions. `queries`: string, no nulls; a query's id is its position.
 
-    Case is folded on both sides, unless `case_sensitive`; both are NFKC. DataError for two queries
-    that are the same in that form.
+    Both sides are brought to NFKC, and case-folded unless `case_sensitive`. Raises DataError if two
+    queries are the same in that form.
     """
 
     def __init__(self, queries: pa.Array, case_sensitive: bool = False) -> None:
@@ -65,26 +65,26 @@ class QueryMatcher:
         self._automaton = self._build(numbers, starts, ends)
 
     def match(self, caption: str) -> list[int]:
-        """Sorted distinct ids of the queries that occur in `caption`."""
+        """Sorted distinct ids of the queries that are in `caption`."""
         return self.match_many(single_spaced(pa.array([caption], pa.string()))).query.tolist()
 
     def match_many(self, captions: pa.Array) -> Matches:
-        """`captions`: string, no nulls, single-spaced (`single_spaced`)."""
+        """All matches in `captions`: string, no nulls, single-spaced (`single_spaced`)."""
         ascii_rows, other_rows = _by_ascii(captions)
         keys = [np.zeros(0, np.int64)]
         for rows in (ascii_rows, other_rows):
             chosen = captions if len(rows) == len(captions) else captions.take(pa.array(rows))
             for start, stop in _chunks(chosen):
                 tokens = cut(chosen.slice(start, stop - start), self._case_sensitive)
-                found, query = self._find(tokens)
-                keys.append(rows[start:stop][found] * self._num_queries + query)
+                row, query = self._find(tokens)
+                keys.append(rows[start:stop][row] * self._num_queries + query)
         key = np.sort(np.concatenate(keys))
         key = key[np.diff(key, prepend=-1) != 0]
         row, query = np.divmod(key, max(self._num_queries, 1))
         return Matches(row, query.astype(np.int32))
 
     def _find(self, tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and queries of all matches, in any order and perhaps repeated."""
+        """(rows, queries) of all matches, in any order and possibly repeated."""
         numbers = self._known(tokens.values)
         single = self._single[numbers]
         at = np.flatnonzero(single >= 0)
@@ -95,10 +95,10 @@ class QueryMatcher:
         haystack, starts = self._codes.encode(
             np.where(near.covered, numbers[near.at], self._unknown)
         )
-        # Overlapping: without it a match hides those inside and across it, and 41 % of the matches
-        # of web captions are lost ("ice hockey" would hide "hockey", and "hockey stick").
-        found = self._automaton.find_matches_as_indexes(haystack, overlapping=True)
-        flat = np.fromiter(itertools.chain.from_iterable(found), np.int64, 3 * len(found))
+        # overlapping: else a match hides those inside and across it ("ice hockey" would hide
+        # "hockey" and "hockey stick"), and 41 % of the matches of web captions are lost
+        matches = self._automaton.find_matches_as_indexes(haystack, overlapping=True)
+        flat = np.fromiter(itertools.chain.from_iterable(matches), np.int64, 3 * len(matches))
         pattern, start = flat[0::3], flat[1::3]
         at = near.at[np.searchsorted(starts, start)]
         return (
@@ -107,8 +107,9 @@ class QueryMatcher:
         )
 
     def _known(self, values: pa.Array) -> np.ndarray:
-        """The number of each token; that of one in no query is the number of known tokens."""
-        # the distinct tokens of a chunk are few: C++ finds them, the large table is asked for those
+        """The number of each token; a token that is in no query gets self._unknown."""
+        # the distinct tokens of a chunk are few: Arrow finds them, and only they are looked up in
+        # the large dictionary
         encoded = values.dictionary_encode()
         distinct = encoded.dictionary.to_pylist()
         unknown = itertools.repeat(self._unknown)
@@ -116,7 +117,7 @@ class QueryMatcher:
         return numbers[encoded.indices.to_numpy()]
 
     def _singles(self, numbers: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """For each token the query that consists of it, or -1."""
+        """int64: for each token number the id of the query that is this token, or -1."""
         single = np.full(len(self._numbers) + 1, -1, np.int64)
         queries = np.flatnonzero(lengths == 1)
         single[numbers[starts[queries]]] = queries
@@ -150,7 +151,8 @@ _REPEATED = "the queries table holds one query twice: delete it and run the quer
 
 
 class TokenCodes:
-    """Tokens as bytes: SPACE, OTHER, or NUMBERED + 2 bytes (3 above a million tokens)."""
+    """Codes tokens as bytes: SPACE, OTHER, or NUMBERED + 2 more bytes (3 above a million
+    tokens)."""
 
     def __init__(self, numbered: np.ndarray, space: int) -> None:
         numbers = np.cumsum(numbered) - 1
@@ -164,7 +166,7 @@ class TokenCodes:
             self._codes[space, 0], self._lengths[space] = SPACE, 1
 
     def encode(self, tokens: np.ndarray) -> tuple[bytes, np.ndarray]:
-        """The codes in a row, and where each begins (int64)."""
+        """(the codes of the tokens one after the other, int64: the offset of each)."""
         lengths = self._lengths[tokens]
         codes = self._codes[tokens]
         used = np.arange(codes.shape[1]) < lengths[:, None]
@@ -172,7 +174,7 @@ class TokenCodes:
 
 
 def _by_ascii(captions: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the captions that are all ASCII, and of the others."""
+    """(positions of the captions that are all ASCII, positions of the others)."""
     offsets = _offsets(captions)
     if offsets[0] == offsets[-1]:
         return np.arange(len(captions)), np.zeros(0, np.int64)
@@ -188,7 +190,8 @@ def _offsets(texts: pa.Array) -> np.ndarray:
 
 
 def _chunks(captions: pa.Array) -> list[tuple[int, int]]:
-    """Ranges of at most CHUNK_BYTES of text, or of one caption."""
+    """(start, stop) ranges of captions with at most CHUNK_BYTES of text, or of one longer
+    caption."""
     if len(captions) == 0:
         return []
     offsets = _offsets(captions).astype(np.int64)

@@ -1,4 +1,4 @@
-"""The match stage: all units of the pools, or one task's share of them."""
+"""The match stage: matches all units of the pools, or one task's share of them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from data_tools.work.processes import in_processes
 from data_tools.work.progress import StageProgress
 from data_tools.work.tasks import ALL, Task
 
-# Files looked at together: a look is a request or two where they are remote.
-LOOKS = 8
-MAX_TOLD = 20
+# Files that are checked at the same time: for a remote file a check is a request or two.
+CHECKS_AT_A_TIME = 8
+MAX_SHOWN_PROBLEMS = 20
 
 
 def inputs(config: PoolConfig) -> list[tuple[str, int, str]]:
@@ -33,7 +33,8 @@ def inputs(config: PoolConfig) -> list[tuple[str, int, str]]:
 
 
 def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
-    """Match every unit that no task has matched; tables of other pools and settings go."""
+    """Match every unit that no task has matched yet, and delete the tables of other pools and
+    settings. Returns the counts."""
     units = _units(job)
     counts = _match(units, units, job, paths)
     current = {unit.table_name for unit in units}
@@ -44,7 +45,8 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
 
 
 def run_share(job: DatasetJob, paths: DatasetPaths, task: Task = ALL) -> dict[str, int]:
-    """Match one task's share of the units, each to a table in `paths.matched`."""
+    """Match one task's share of the units, each to a table in `paths.matched`. Returns its
+    counts."""
     units = _units(job)
     return _match(list(task.share(units)), units, job, paths)
 
@@ -56,7 +58,7 @@ def _units(job: DatasetJob) -> list[Unit]:
 
 
 def _match(
-    mine: list[Unit], units: list[Unit], job: DatasetJob, paths: DatasetPaths
+    own: list[Unit], units: list[Unit], job: DatasetJob, paths: DatasetPaths
 ) -> dict[str, int]:
     paths.matched.mkdir(parents=True, exist_ok=True)
     if not units:
@@ -64,20 +66,20 @@ def _match(
     queries = paths.table("queries")
     digest = queries_digest(queries, job.match.case_sensitive)
     settings = MatchSettings(job.sources.pool, job.match, queries, digest)
-    done = {unit: _counts(unit, settings, paths.matched) for unit in mine}
+    done = {unit: _counts(unit, settings, paths.matched) for unit in own}
     todo = [unit for unit, counts in done.items() if counts is None]
     _check(todo, job.sources.pool)
     total = RowCounts()
     for counts in done.values():
         total.add(counts or RowCounts())
-    with StageProgress("match", total=len(mine)) as progress:
-        progress.update(len(mine) - len(todo))
+    with StageProgress("match", total=len(own)) as progress:
+        progress.update(len(own) - len(todo))
         work = [(unit, settings, paths.matched) for unit in todo]
         for counts in in_processes(match_unit, work, job.match.processes):
             total.add(counts)
             progress.advance()
     return {
-        "pool_units": len(mine),
+        "pool_units": len(own),
         "pool_rows": total.rows,
         "pool_null": total.null,
         "pool_unreadable": total.unreadable,
@@ -94,13 +96,14 @@ def _counts(unit: Unit, settings: MatchSettings, folder: Path) -> RowCounts | No
 
 
 def _check(units: list[Unit], config: PoolConfig) -> None:
-    """DataError with what is wrong with every file, before anything is read."""
+    """Raise a DataError with the problems of all files, before any rows are read."""
     files = list(dict.fromkeys(unit.file for unit in units))
-    with ThreadPoolExecutor(LOOKS) as pool:
+    with ThreadPoolExecutor(CHECKS_AT_A_TIME) as pool:
         problems = [
             line for lines in pool.map(lambda f: problems_of(f, config), files) for line in lines
         ]
     if problems:
-        more = [f"(+{len(problems) - MAX_TOLD} more)"] if len(problems) > MAX_TOLD else []
-        told = "\n  ".join(problems[:MAX_TOLD] + more)
-        raise DataError(f"the pool cannot be read:\n  {told}")
+        hidden = len(problems) - MAX_SHOWN_PROBLEMS
+        more = [f"(+{hidden} more)"] if hidden > 0 else []
+        shown = "\n  ".join(problems[:MAX_SHOWN_PROBLEMS] + more)
+        raise DataError(f"the pool cannot be read:\n  {shown}")

@@ -1,15 +1,13 @@
-"""A unit of work: a pool file, or some row groups of a large one, and the table that it becomes.
+"""A unit of work is a pool file, or some row groups of a large one; it becomes one table.
 
-The table is written aside and renamed when it is whole; its footer says what it was made of, so
-that a run that goes on trusts a table only if file, queries and settings are still the same.
+The table is written aside and renamed when it is whole. Its footer records what it was made of: a
+later run uses it only if file, queries and settings are still the same.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import os
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,6 +19,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from data_tools.config import MatchConfig, PoolConfig, fingerprint
+from data_tools.ground.aside import written_aside
 from data_tools.match.matcher import QueryMatcher
 from data_tools.match.pool import (
     Batch,
@@ -33,11 +32,11 @@ from data_tools.match.pool import (
 )
 from data_tools.tables.schema import CANDIDATES, QUERIES, read_table
 
-# Raised when the same input gives another table: no table of an older version is then trusted.
+# Raised when the same input gives another table, so that tables of older versions are not used.
 FORMAT = 1
 FINGERPRINT, COUNTS = b"match_fingerprint", b"match_counts"
 ROW_GROUP_ROWS = 65_536
-# Columns where values repeat; of the others a dictionary would be built and thrown away.
+# Columns in which values repeat. For the others a dictionary would be built and thrown away.
 REPEATING = [
     "page_url",
     "license",
@@ -50,12 +49,15 @@ REPEATING = [
 
 @dataclass(frozen=True)
 class Unit:
+    """Part `part` of `num_parts` of a pool file."""
+
     file: PoolFile
     part: int
     num_parts: int
 
     @property
     def table_name(self) -> str:
+        """The file name of the unit's table, which no unit of another file has."""
         stem = PurePosixPath(self.file.name.split("?")[0]).name.split(".")[0][:40]
         digest = xxhash.xxh3_64_hexdigest(self.file.name.encode())
         return f"{stem}-{digest}-{self.part:05d}-of-{self.num_parts:05d}.parquet"
@@ -63,7 +65,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class MatchSettings:
-    """What a unit's table depends on besides its file."""
+    """The settings and queries that a unit's table depends on, besides its file."""
 
     pool: PoolConfig
     match: MatchConfig
@@ -71,6 +73,7 @@ class MatchSettings:
     queries_digest: str
 
     def fingerprint(self, unit: Unit) -> str:
+        """Changes with everything that the unit's table depends on."""
         pool, match = (
             {name: getattr(config, name) for name in config.__dataclass_fields__}
             for config in (self.pool, self.match)
@@ -82,7 +85,8 @@ class MatchSettings:
 
 
 def plan_units(files: list[PoolFile], unit_bytes: int) -> list[Unit]:
-    """From sizes alone, so that every task of an array plans the same without opening a file."""
+    """Divide the files into units of about `unit_bytes`. Only the sizes decide, so that every task
+    of an array makes the same units without opening a file."""
     units = []
     for file in files:
         num_parts = -(-file.size // unit_bytes) if file.kind == ".parquet" else 1
@@ -91,7 +95,7 @@ def plan_units(files: list[PoolFile], unit_bytes: int) -> list[Unit]:
 
 
 def queries_digest(queries: Path, case_sensitive: bool) -> str:
-    """Of the forms that are matched, in their order."""
+    """32 hex digits over the queries in the form in which they are matched, in their order."""
     digest = xxhash.xxh3_128()
     for chunk in _patterns(queries, case_sensitive).chunks:
         lines = pc.binary_join_element_wise(chunk, "", "\n")
@@ -101,7 +105,7 @@ def queries_digest(queries: Path, case_sensitive: bool) -> str:
 
 
 def counts_of(table: Path, wanted_fingerprint: str) -> RowCounts | None:
-    """What the unit's rows became; None if the table is absent or made of something else."""
+    """The counts in a unit's table; None if the table is absent or has another fingerprint."""
     try:
         stored = pq.read_metadata(table).metadata or {}
     except (OSError, pa.ArrowException):
@@ -112,33 +116,29 @@ def counts_of(table: Path, wanted_fingerprint: str) -> RowCounts | None:
 
 
 def match_unit(unit: Unit, settings: MatchSettings, folder: Path) -> RowCounts:
-    """Match the unit's captions and write its table (CANDIDATES) into `folder`. DataError names a
-    file that cannot be read."""
+    """Match the unit's captions and write its table (CANDIDATES) into `folder`. Returns its counts.
+    DataError names a file that cannot be read."""
     matcher = _matcher(settings.queries, settings.queries_digest, settings.match.case_sensitive)
     counts = RowCounts()
-    aside = folder / f".{unit.table_name}.{uuid.uuid4().hex[:8]}.tmp"
-    try:
-        with pq.ParquetWriter(
-            aside, CANDIDATES, compression="zstd", use_dictionary=REPEATING
-        ) as out:
-            waiting: list[pa.RecordBatch] = []
-            for batch in _batches(unit, settings.pool):
-                waiting.append(_candidates(batch, settings, matcher, counts))
-                if sum(some.num_rows for some in waiting) >= ROW_GROUP_ROWS:
-                    out.write_table(pa.Table.from_batches(waiting), ROW_GROUP_ROWS * 2)
-                    waiting = []
-            out.write_table(pa.Table.from_batches(waiting, CANDIDATES))
-            out.add_key_value_metadata(
-                {FINGERPRINT: settings.fingerprint(unit), COUNTS: json.dumps(vars(counts))}
-            )
-        os.replace(aside, folder / unit.table_name)
-    finally:
-        aside.unlink(missing_ok=True)
+    with (
+        written_aside(folder / unit.table_name) as aside,
+        pq.ParquetWriter(aside, CANDIDATES, compression="zstd", use_dictionary=REPEATING) as out,
+    ):
+        waiting: list[pa.RecordBatch] = []
+        for batch in _batches(unit, settings.pool):
+            waiting.append(_candidates(batch, settings, matcher, counts))
+            if sum(some.num_rows for some in waiting) >= ROW_GROUP_ROWS:
+                out.write_table(pa.Table.from_batches(waiting), ROW_GROUP_ROWS * 2)
+                waiting = []
+        out.write_table(pa.Table.from_batches(waiting, CANDIDATES))
+        out.add_key_value_metadata(
+            {FINGERPRINT: settings.fingerprint(unit), COUNTS: json.dumps(vars(counts))}
+        )
     return counts
 
 
 def _batches(unit: Unit, pool: PoolConfig) -> Iterator[Batch]:
-    with reading(unit.file):  # errors of reading only, not of what is done with the rows
+    with reading(unit.file):  # converts errors of reading, not those of the code that uses the rows
         yield from read_batches(unit.file, pool, unit.part, unit.num_parts)
 
 
@@ -151,13 +151,13 @@ def _candidates(
         return pa.RecordBatch.from_pylist([], CANDIDATES)
     rows = usable(batch.columns, settings.match.max_caption_chars)
     counts.add(rows.counts)
-    found = matcher.match_many(rows.columns["caption"])
-    firsts = np.flatnonzero(np.diff(found.row, prepend=-1))
+    matches = matcher.match_many(rows.columns["caption"])
+    firsts = np.flatnonzero(np.diff(matches.row, prepend=-1))
     counts.unmatched += len(rows.columns["caption"]) - len(firsts)
-    matched_rows = pa.array(found.row[firsts])
+    matched_rows = pa.array(matches.row[firsts])
     columns = {name: column.take(matched_rows) for name, column in rows.columns.items()}
-    offsets = np.append(firsts, len(found.row)).astype(np.int32)
-    columns["query_ids"] = pa.ListArray.from_arrays(pa.array(offsets), pa.array(found.query))
+    offsets = np.append(firsts, len(matches.row)).astype(np.int32)
+    columns["query_ids"] = pa.ListArray.from_arrays(pa.array(offsets), pa.array(matches.query))
     matched = with_uids(columns)
     counts.add(matched.counts)
     counts.matched += len(matched.columns["uid"])
@@ -181,7 +181,8 @@ def _as_candidates(columns: dict[str, pa.Array], license: str) -> pa.RecordBatch
 
 @functools.lru_cache(maxsize=1)
 def _matcher(queries: Path, digest: str, case_sensitive: bool) -> QueryMatcher:
-    """Built once a process: 2.3 s at 500,000 queries. `digest` makes another table another key."""
+    """The matcher, built once per process (2.3 s at 500,000 queries). `digest` is part of the
+    cache's key, so that another table of queries gives another matcher."""
     patterns = _patterns(queries, case_sensitive).combine_chunks()
     return QueryMatcher(patterns, case_sensitive)
 

@@ -1,1 +1,1 @@
-"""What a data set will cost, before anything is asked of anybody."""
+"""What a data set will cost, computed before any server is asked."""

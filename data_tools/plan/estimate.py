@@ -1,22 +1,22 @@
-"""What a data set will cost, before anything is asked of anybody.
+"""What a data set will cost, computed before any server is asked.
 
     python -m data_tools.plan queries.path=my_queries.txt out_dir=data/mine source=[commons,pool] \\
         'sources.pool.paths=[pool/*.parquet]' sources.contact=you@example.org
 
-With the queries alone: requests, days and money of every search server. After `python -m
-data_tools.match` also how many pairs each query will have, which queries are short of t, what it
-costs to search for those only (search.deficit_only=true), and what balancing will leave to
-download. Writes plan.json and short_queries.parquet below out_dir.
+With the query list alone it prints requests, days and money for every search server. After the
+match stage (python -m data_tools.build --stage match) it also prints how many pairs each query will
+have, which queries have fewer than t, what it costs to search for those only
+(search.deficit_only=true), and how much will be downloaded after balancing. Writes plan.json and
+short_queries.parquet below out_dir.
 
-What a server is asked is an upper bound: a query that has fewer results takes fewer pages. Bytes
-and speed of the download are published figures (data_tools/config/plan.py).
+The numbers of requests are upper bounds: a query with fewer results takes fewer pages. Bytes and
+speed of the download are published figures (data_tools/config/plan.py).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -27,12 +27,13 @@ import pyarrow as pa
 
 from data_tools import balance, build, match
 from data_tools.config import ConfigError, DatasetJob, load_job
+from data_tools.ground.aside import write_text_aside
 from data_tools.plan.figures import DownloadPlan, PairsPlan, Plan, SearchCost, ServerPlan
 from data_tools.plan.text import readable
 from data_tools.search.limits import SourceLimits, limits
 from data_tools.tables.schema import QUERIES, DataError, DatasetPaths, read_table, write_table
 
-# Queries that found fewer than t, the emptiest first.
+# Queries that found fewer than t pairs; those that lack most come first.
 SHORT_QUERIES = pa.schema(
     [
         ("query_id", pa.int32()),
@@ -44,7 +45,8 @@ SHORT_QUERIES = pa.schema(
 
 
 def make_plan(job: DatasetJob, paths: DatasetPaths) -> Plan:
-    """Reads tables, asks nobody. DataError when the query list is not built."""
+    """Compute the plan from the tables in `paths`; no server is asked. Raises DataError if the
+    query list is not built."""
     done = _finished_stages(job, paths)
     if "queries" not in done:
         raise DataError(
@@ -64,7 +66,8 @@ def make_plan(job: DatasetJob, paths: DatasetPaths) -> Plan:
 
 
 def _finished_stages(job: DatasetJob, paths: DatasetPaths) -> dict[str, dict[str, int]]:
-    """The counts of the stages that are done with these settings, up to the first that is not."""
+    """Stage -> counts, for the stages that are done with these settings, up to the first that is
+    not."""
     done: dict[str, dict[str, int]] = {}
     for stage, chain in build.chained(job):
         counts = build.finished(paths, stage, chain)
@@ -77,23 +80,25 @@ def _finished_stages(job: DatasetJob, paths: DatasetPaths) -> dict[str, dict[str
 @dataclass(frozen=True)
 class _Counted:
     counts: np.ndarray
+    """int64 (num_queries,): distinct pairs per query."""
     decision: balance.Decision
     repeats: float
     """Rows of the tables per distinct pair."""
     source: str
+    """Where the pairs come from, for the text."""
 
 
 def _count(job: DatasetJob, paths: DatasetPaths, merged: bool, num_queries: int) -> _Counted:
-    """Matched tables of several pool files can repeat a pair; `counts` has it once. The sums over
-    rows are then scaled by how often a match is repeated."""
+    """Count pairs and decide how to balance them. The tables of several pool files can repeat a
+    pair; `counts` counts it once, and sums over rows are to be divided by `repeats`."""
     tables = [paths.table("candidates")] if merged else sorted(paths.matched.glob("*.parquet"))
 
     def batches() -> Iterator[pa.Array]:
         return balance.id_batches(tables)
 
     rows = np.zeros(num_queries, np.int64)
-    found = balance.count_per_query(batches())
-    rows[: len(found)] = found
+    matches = balance.count_per_query(batches())
+    rows[: len(matches)] = matches
     counts = rows if merged else match.counts_per_query(paths, num_queries)
     decision = balance.decide(counts, batches, job.balance)
     repeats = float(rows.sum() / counts.sum()) if counts.sum() else 1.0
@@ -135,7 +140,7 @@ def _pairs_plan(
 
 def _results_per_query(job: DatasetJob) -> dict[str, int]:
     wanted = job.search.limit_per_query
-    return {name: min(wanted, of.max_per_query) for name, of in limits(job.sources).items()}
+    return {name: min(wanted, each.max_per_query) for name, each in limits(job.sources).items()}
 
 
 def _server_plans(job: DatasetJob, num_queries: int, num_short: int | None) -> list[ServerPlan]:
@@ -143,19 +148,21 @@ def _server_plans(job: DatasetJob, num_queries: int, num_short: int | None) -> l
     return [
         ServerPlan(
             name=name,
-            page_size=of.page_size,
+            page_size=server.page_size,
             results_per_query=results[name],
-            terms=of.terms,
-            all=_cost(of, num_queries, results[name]),
-            short=None if num_short is None else _cost(of, num_short, results[name]),
+            terms=server.terms,
+            all=_cost(server, num_queries, results[name]),
+            short=None if num_short is None else _cost(server, num_short, results[name]),
         )
-        for name, of in limits(job.sources).items()
+        for name, server in limits(job.sources).items()
     ]
 
 
-def _cost(of: SourceLimits, queries: int, results: int) -> SearchCost:
-    requests = queries * of.pages(results)
-    return SearchCost(queries, requests, of.days(requests), of.usd(requests), queries * results)
+def _cost(server: SourceLimits, queries: int, results: int) -> SearchCost:
+    requests = queries * server.pages(results)
+    return SearchCost(
+        queries, requests, server.days(requests), server.usd(requests), queries * results
+    )
 
 
 def _download_plan(job: DatasetJob, pairs: float) -> DownloadPlan:
@@ -179,14 +186,14 @@ def _write_short(paths: DatasetPaths, counts: np.ndarray, short: np.ndarray) -> 
 
 
 def short_queries_path(paths: DatasetPaths) -> Path:
+    """The table of the queries with fewer than t pairs."""
     return paths.root / "short_queries.parquet"
 
 
 def write_plan(plan: Plan, paths: DatasetPaths) -> Path:
+    """Write plan.json; returns its path."""
     path = paths.root / "plan.json"
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(asdict(plan), indent=2) + "\n")
-    os.replace(aside, path)
+    write_text_aside(path, json.dumps(asdict(plan), indent=2) + "\n")
     return path
 
 

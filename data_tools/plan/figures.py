@@ -1,4 +1,4 @@
-"""What `data_tools.plan.estimate` finds: the contents of plan.json."""
+"""The figures that `data_tools.plan.estimate` computes: the content of plan.json."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class SearchCost:
-    """Of asking one server for a number of queries; all but `terms` upper bounds."""
+    """What it costs to ask one server for a number of queries; upper bounds."""
 
     queries: int
     requests: int
     days: float
     usd: float | None
+    """US dollars; None if no price is known."""
     results: int
 
 
 @dataclass(frozen=True)
 class ServerPlan:
-    """`short` is None where it is not known which queries are."""
+    """The costs of one server, for all queries and for those with fewer than t pairs. `short` is
+    None if these are not known yet."""
 
     name: str
     page_size: int
@@ -30,7 +32,7 @@ class ServerPlan:
 
 @dataclass(frozen=True)
 class PairsPlan:
-    """What is known of the pairs: of the pools, or after `candidates` of all sources."""
+    """Figures about the pairs of the pools, or, after the candidates stage, of all sources."""
 
     counted_from: str
     pool_rows: int
@@ -39,7 +41,7 @@ class PairsPlan:
     queries_per_pair: float
     queries_without_pairs: int
     per_query: dict[str, float]
-    """Quantiles and mean of the pairs of a query."""
+    """Quantiles, mean and maximum of the number of pairs per query."""
     max_per_query: int
     capped_queries: int
     tail_share: float
@@ -47,25 +49,28 @@ class PairsPlan:
     expected_survivors: float
     short_queries: int
     short_pairs: int
-    """Sum of what they lack to t."""
+    """Pairs that all queries together lack to reach t."""
     fillable_pairs: int
-    """Of these, what the servers' limits allow to be found."""
+    """How many of `short_pairs` the servers' limits allow to be found."""
 
 
 @dataclass(frozen=True)
 class DownloadPlan:
-    """Of one machine with crawl.processes; N tasks of a Slurm array take an N-th of the days."""
+    """The download on one machine with crawl.processes; N tasks of a Slurm array take 1/N of the
+    days."""
 
     pairs: float
     bytes: float
     disk_bytes: float
-    """Of the shards. The crawl's own archives take as much again until they are deleted."""
+    """Bytes of the shards. The crawl's own archives take as much again until they are deleted."""
     days: float
     megabits_per_s: float
 
 
 @dataclass(frozen=True)
 class Plan:
+    """The content of plan.json. `pairs` and `download` are None before the match stage."""
+
     queries: int
     stages_done: list[str]
     pairs: PairsPlan | None

@@ -1,4 +1,4 @@
-"""The plan as text: what is known, what is asked, what is downloaded."""
+"""The plan as text: the pairs, the searches, the download."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from data_tools.plan.figures import DownloadPlan, PairsPlan, Plan, SearchCost, S
 
 
 def readable(job: DatasetJob, plan: Plan) -> str:
+    """The plan as the text that `python -m data_tools.plan` prints."""
     parts = [f"{plan.queries:,} queries"]
     parts += _pairs(job, plan.pairs) if plan.pairs else _no_pairs(job, plan)
     parts += _servers(job, plan.servers)
@@ -38,7 +39,7 @@ def _pairs(job: DatasetJob, pairs: PairsPlan) -> list[str]:
     )
     rows = [
         ("pairs found", f"{pairs.pairs:,}", f"{pairs.queries_per_pair:.2f} queries each"),
-        ("pairs of a query", f"{pairs.per_query['mean']:,.1f}", spread),
+        ("pairs per query", f"{pairs.per_query['mean']:,.1f}", spread),
         ("queries without a pair", f"{pairs.queries_without_pairs:,}", ""),
         (
             f"capped at t = {pairs.max_per_query:,}",
@@ -68,7 +69,7 @@ def _share(pairs: PairsPlan) -> str:
 def _servers(job: DatasetJob, servers: Sequence[ServerPlan]) -> list[str]:
     if not servers:
         return ["", "Search: no server is enabled"]
-    lines = ["", f"Search, {job.search.limit_per_query} results a query at most"]
+    lines = ["", f"Search, at most {job.search.limit_per_query} results per query"]
     header = ("", "queries", "requests", "time", "USD", "results, at most")
     rows: list[Sequence[str]] = [header]
     for server in servers:
@@ -77,7 +78,7 @@ def _servers(job: DatasetJob, servers: Sequence[ServerPlan]) -> list[str]:
             rows.append((f"{server.name}, deficit_only", *_cost(server.short)))
     lines += _aligned(rows, numbers={1, 2, 3, 4, 5})
     lines += [
-        f"  {server.name}: {server.results_per_query} results of a query in pages of "
+        f"  {server.name}: {server.results_per_query} results per query in pages of "
         f"{server.page_size}; terms: {server.terms}"
         for server in servers
     ]
@@ -106,7 +107,7 @@ def _download(job: DatasetJob, download: DownloadPlan) -> list[str]:
             _bytes(download.disk_bytes),
             f"at {job.crawl.image_size} px, and as much again in crawl/ until it is deleted",
         ),
-        ("time", _duration(download.days), f"{pace}; N array tasks take an N-th"),
+        ("time", _duration(download.days), f"{pace}; N array tasks take 1/N of it"),
     ]
     return ["", "Download of what the counts above keep", *_aligned(rows, numbers={1})]
 

@@ -1,8 +1,8 @@
-"""Text to count words in: plain text, Wikipedia dumps, and what wikiextractor made of them.
+"""Text to count words in: plain text, Wikipedia dumps, and the output of wikiextractor.
 
-wikiextractor's output is read at the speed of the word counts, 4 MB/s. Of a dump
-(pages-articles.xml.bz2) a process of mwparserfromhell reads about 0.3 MB of mark-up a second:
-English Wikipedia (95 GB) takes 90 core-hours, so give it processes or take wikiextractor.
+wikiextractor's output is read as fast as words are counted, 4 MB/s. For a dump
+(pages-articles.xml.bz2), one process of mwparserfromhell reads about 0.3 MB of mark-up per second:
+English Wikipedia (95 GB) takes 90 core-hours, so use several processes or wikiextractor.
 """
 
 from __future__ import annotations
@@ -27,26 +27,28 @@ from data_tools.tables.schema import DataError
 from data_tools.work.processes import prepare_worker
 
 WIKIEXTRACTOR = re.compile(r"wiki_\d+$|.*\.jsonl?$")
-# Links that are no part of the sentence: [[File:Cat.jpg|thumb|left]], [[Category:Cats]]
+# Links that are not part of a sentence: [[File:Cat.jpg|thumb|left]], [[Category:Cats]]
 NOT_PROSE = ("file:", "image:", "category:")
 NOT_PROSE_TAGS = ("ref", "table", "gallery", "math", "timeline", "syntaxhighlight", "score")
 
-PAGES_A_BATCH = 64
+PAGES_PER_BATCH = 64
 BATCHES_AHEAD = 4
 LONGEST_BATCH_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Article:
+    """One article, or one line of a plain text."""
+
     title: str
     """Empty where the file has no titles."""
     text: str
 
 
 def read_articles(path: Path, num_processes: int = 1) -> Iterator[Article]:
-    """The articles of one file, a few in memory at a time; of plain text, the lines. A dump's
-    mark-up is read by `num_processes`. DataError names the file and the line that cannot be
-    read."""
+    """The articles of one file, a few in memory at a time. A plain text gives one article per line.
+    A dump's mark-up is read by `num_processes` processes. DataError names the file and the line
+    that cannot be read."""
     name = plain_name(path)
     if name.endswith(".xml"):
         return _dump(path, num_processes)
@@ -71,8 +73,8 @@ def _extracted(path: Path) -> Iterator[Article]:
 
 
 def _dump(path: Path, num_processes: int) -> Iterator[Article]:
-    """Pages of the main name space that are no redirects, without their mark-up, in the order of
-    the dump."""
+    """Pages of the main name space, without redirects and without mark-up, in the order of the
+    dump."""
     load("mwparserfromhell", f"the Wikipedia dump {path}")
     with opened(path) as file:
         try:
@@ -87,29 +89,29 @@ def _pages(file: IO[bytes]) -> Iterator[Article]:
         if root is None:
             root = element
         if event == "end" and _local(element) == "page":
-            found = {_local(child): child for child in element.iter()}
-            text = found["text"].text if "text" in found else None
-            is_article = "ns" not in found or found["ns"].text == "0"
-            if text and is_article and "redirect" not in found and "title" in found:
-                yield Article(found["title"].text or "", text)
+            fields = {_local(child): child for child in element.iter()}
+            text = fields["text"].text if "text" in fields else None
+            is_article = "ns" not in fields or fields["ns"].text == "0"
+            if text and is_article and "redirect" not in fields and "title" in fields:
+                yield Article(fields["title"].text or "", text)
             root.clear()
 
 
 def _local(element: ET.Element) -> str:
-    """The tag without the name space of the export's version."""
+    """The tag without its XML name space, which names the version of the dump."""
     return element.tag.rpartition("}")[2]
 
 
 def _without_markup(pages: Iterator[Article], num_processes: int) -> Iterator[Article]:
-    """Batches of pages go to `num_processes` processes, a few for each at a time, so that neither
-    the dump nor the answers pile up."""
+    """Remove the mark-up in `num_processes` processes. Only a few batches per process are on their
+    way at a time, so that neither pages nor results fill the memory."""
     if num_processes == 1:
         yield from map(_prose, pages)
         return
     waiting: deque[Future[list[Article]]] = deque()
     with ProcessPoolExecutor(num_processes, get_context("spawn"), prepare_worker) as pool:
         try:
-            while batch := list(islice(pages, PAGES_A_BATCH)):
+            while batch := list(islice(pages, PAGES_PER_BATCH)):
                 waiting.append(pool.submit(_prose_of_all, batch))
                 if len(waiting) > BATCHES_AHEAD * num_processes:
                     yield from waiting.popleft().result(LONGEST_BATCH_S)
@@ -135,7 +137,7 @@ def _prose(page: Article) -> Article:
 
 
 def _is_aside(node: object) -> bool:
-    """Whether a node of the page is a link or a tag that is no part of a sentence."""
+    """Whether a node of the page is a link or a tag that is not part of a sentence."""
     name = str(getattr(node, "tag", "")).strip().lower()
     link = str(getattr(node, "title", "")).strip().lower()
     return name in NOT_PROSE_TAGS or link.startswith(NOT_PROSE)

@@ -1,7 +1,8 @@
-"""Phrases made of lists of words: attribute x noun grids, and sentences with a noun's hypernym.
+"""Phrases composed from lists of words: attribute x noun grids, and sentences with a noun's
+hypernym.
 
-A query list of single words finds captions of single words. A phrase such as "rusty bicycle" asks
-for a caption that says more of the picture than its subject.
+Queries of one word find captions of one word. A phrase such as "rusty bicycle" finds captions that
+say more about the picture than its subject.
 """
 
 from __future__ import annotations
@@ -25,17 +26,18 @@ from data_tools.queries.word_frequencies import zipf_of
 from data_tools.queries.wordnet import Noun, WordNet
 from data_tools.tables.schema import DataError
 
-# Phrases of a grid that are put in order at a time: 2^17 of them take 2 MB.
+# Phrases of a grid that are sorted at a time: 2^17 of them take 2 MB.
 SLICE = 1 << 17
+# Hashes of a grid that are computed at a time.
 CHUNK = 1 << 20
 
 
 def phrases(
     config: ComposedConfig, seed: int, wordnet: WordNet | None
 ) -> Iterator[tuple[str, str]]:
-    """(phrase, "composed:TEMPLATE"): the templates in turn, each in the order of its phrases'
-    hashes, so that a smaller budget takes a part of what a larger one takes, and a template with a
-    small grid leaves its share to the others."""
+    """Yield (phrase, "composed:TEMPLATE"), one phrase of each template in turn, in the order of the
+    phrases' hashes. So a smaller limit gives a subset of a larger one, and a template with a small
+    grid leaves its share to the others."""
     words = _word_lists(config, wordnet)
     grids = [Grid(template, words, seed) for template in config.templates]
     streams = [(iter(grid), f"composed:{grid.template}") for grid in grids]
@@ -50,7 +52,8 @@ def phrases(
 
 
 def _word_lists(config: ComposedConfig, wordnet: WordNet | None) -> dict[str, list[Noun]]:
-    """The words of every field but the hypernym; each list without duplicates."""
+    """Field name -> its words, without duplicates. The field hypernym is left out: it follows from
+    the noun."""
     lists = {
         name: [Noun(" ".join(word.split()), None) for word in dict.fromkeys(words)]
         for name, words in config.words.items()
@@ -69,25 +72,25 @@ def _word_lists(config: ComposedConfig, wordnet: WordNet | None) -> dict[str, li
 
 
 def _nouns(category: str, config: ComposedConfig, wordnet: WordNet) -> list[Noun]:
-    found = [
+    nouns = [
         noun
         for noun in wordnet.nouns(category)
         if len(noun.text.split()) <= config.noun_max_words
         and (config.noun_min_zipf <= 0 or zipf_of(noun.text) >= config.noun_min_zipf)
     ]
-    if not found:
+    if not nouns:
         raise DataError(
             f"no noun of the category {category} has at most queries.composed.noun_max_words = "
             f"{config.noun_max_words} words and queries.composed.noun_min_zipf = "
             f"{config.noun_min_zipf}: allow more words or rarer nouns"
         )
-    return found
+    return nouns
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Every combination of the words of a template's fields; the phrases come in the order of a
-    hash of (seed, template, words), whatever the order of the lists."""
+    """Every combination of the words of a template's fields. The phrases come in the order of a
+    hash of (seed, template, words), which does not depend on the order of the lists."""
 
     template: str
     words: dict[str, list[Noun]]
@@ -102,8 +105,8 @@ class Grid:
         return math.prod(len(axis) for axis in self.axes)
 
     def __iter__(self) -> Iterator[str]:
-        """Lazily, by slices of the range of the hash: memory does not grow with the grid, and what
-        is not asked for is not made."""
+        """Yield the phrases, computed slice by slice of the range of the hash: memory does not grow
+        with the grid, and phrases that nobody asks for are not computed."""
         axes = self.axes
         hashes = [_hashes([noun.text for noun in axis], self.seed) for axis in axes]
         start = np.uint64(xxhash.xxh64_intdigest(self.template.encode(), self.seed))
@@ -117,7 +120,8 @@ class Grid:
                     yield phrase
 
     def _phrase(self, axes: Sequence[Sequence[Noun]], index: int) -> str | None:
-        """None for a noun without hypernym, and where a word would stand twice."""
+        """The phrase at `index` of the grid; None if its noun has no hypernym, or if a word would
+        be in it twice."""
         chosen: list[Noun] = []
         for axis in reversed(axes):
             index, place = divmod(index, len(axis))
@@ -145,9 +149,10 @@ def _hashes(words: Sequence[str], seed: int) -> np.ndarray:
 
 
 def _indexes(hashes: Sequence[np.ndarray], start: np.uint64, first: int, last: int) -> np.ndarray:
-    """Places in the grid (the last axis fastest) whose hash is in [first, last], by hash."""
+    """int64: the indexes in the grid (last axis fastest) whose hash is in [first, last], ordered by
+    hash."""
     size = math.prod(len(axis) for axis in hashes)
-    found, keys = [], []
+    places_of_chunks, keys = [], []
     for begin in range(0, size, CHUNK):
         rest = np.arange(begin, min(begin + CHUNK, size), dtype=np.int64)
         places = []
@@ -158,9 +163,9 @@ def _indexes(hashes: Sequence[np.ndarray], start: np.uint64, first: int, last: i
         for axis, place in zip(hashes, reversed(places), strict=True):
             key = _mix(key ^ axis[place])
         chosen = np.flatnonzero((key >= np.uint64(first)) & (key <= np.uint64(last)))
-        found.append(chosen + begin)
+        places_of_chunks.append(chosen + begin)
         keys.append(key[chosen])
-    every = np.concatenate(found)
+    every = np.concatenate(places_of_chunks)
     return every[np.argsort(np.concatenate(keys), kind="stable")]
 
 

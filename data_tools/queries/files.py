@@ -9,7 +9,6 @@ import gzip
 import json
 import lzma
 import os
-import uuid
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import IO
 import pyarrow as pa
 import xxhash
 
+from data_tools.ground.aside import write_text_aside
 from data_tools.tables.schema import DataError
 from data_tools.tables.stream import open_table
 
@@ -27,23 +27,24 @@ OPENERS: dict[str, Callable] = {
     ".bz2": bz2.open,
     ".xz": lzma.open,
 }
-# A text without line breaks is cut at a space about here, so that memory stays flat; one without
-# spaces is no text.
+# A line that is longer than a piece is cut at a space, so that memory stays flat; a file without
+# spaces for LONGEST_WORD_BYTES is refused as no text.
 LONGEST_PIECE_BYTES = 1 << 20
 LONGEST_WORD_BYTES = 1 << 26
 
 
 def expand(patterns: Sequence[str]) -> list[Path]:
-    """The files of all patterns: each pattern's sorted by name, none twice. A name that is a file
-    is no pattern. DataError when a pattern has no file."""
-    found: dict[Path, None] = {}
+    """The files of all patterns, none twice; those of one pattern are sorted by name. A pattern
+    that is itself the name of a file means that file, even with "[" in it. Raises DataError if a
+    pattern matches no file."""
+    distinct: dict[Path, None] = {}
     for pattern in patterns:
         names = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern, recursive=True))
         files = [Path(name) for name in names if os.path.isfile(name)]
         if not files:
             raise DataError(f"{pattern}: no such file; give a file or a glob pattern")
-        found.update(dict.fromkeys(files))
-    return list(found)
+        distinct.update(dict.fromkeys(files))
+    return list(distinct)
 
 
 def plain_name(path: Path) -> str:
@@ -53,8 +54,8 @@ def plain_name(path: Path) -> str:
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """The file's bytes, decompressed; what is wrong with the file is a DataError that names it,
-    raised from wherever it is read."""
+    """Open a file for its decompressed bytes. Errors of reading, also later in the `with` block,
+    become a DataError that names the file."""
     try:
         with OPENERS.get(path.suffix, open)(path, "rb") as file:
             yield file
@@ -66,8 +67,8 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number from 1, line without its end) of a UTF-8 text file; a line of megabytes comes in
-    pieces. DataError names the line that is not UTF-8."""
+    """Yield (number from 1, line without its end) of a UTF-8 text file. A line of megabytes comes
+    in pieces, which have the same number. DataError names a line that is not UTF-8."""
     with opened(path) as file:
         number, kept = 1, b""
         while piece := file.readline(LONGEST_PIECE_BYTES):
@@ -75,7 +76,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
                 piece = piece.removeprefix(b"\xef\xbb\xbf")
             ended = piece.endswith(b"\n") or len(piece) < LONGEST_PIECE_BYTES
             piece = kept + piece
-            # a piece that the limit cut goes on after its last space
+            # a piece that ends at the limit is cut after its last space; the rest goes to the next
             cut = len(piece) if ended else piece.rfind(b" ") + 1
             if cut:
                 yield number, _decoded(piece[:cut], path, number)
@@ -98,11 +99,12 @@ def _decoded(piece: bytes, path: Path, number: int) -> str:
 
 
 def is_table(path: Path) -> bool:
+    """Whether the name is that of a csv, tsv or parquet table; csv and tsv may be compressed."""
     return path.suffix == ".parquet" or Path(plain_name(path)).suffix in (".csv", ".tsv")
 
 
 def table_rows(path: Path, columns: Sequence[str], setting: str) -> Iterator[tuple[str, ...]]:
-    """The named columns of a csv, tsv or parquet table, as text ("" for null), row by row.
+    """Yield the named columns of a csv, tsv or parquet table row by row, as text ("" for null).
 
     Raises DataError when a column is missing (naming those present and the `setting` to change) or
     the table is not readable.
@@ -125,7 +127,7 @@ def _check_columns(
 def _csv_rows(path: Path, columns: Sequence[str], setting: str) -> Iterator[tuple[str, ...]]:
     tabs = Path(plain_name(path)).suffix == ".tsv"
     texts = (f"{text}\n" for _, text in lines(path))
-    # what is tab-separated has quotes that are part of the text
+    # in tab-separated files quotes are part of the text
     rows = csv.reader(texts, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(texts)
     try:
         header = next(rows, [])
@@ -161,9 +163,9 @@ def _parquet_rows(path: Path, columns: Sequence[str], setting: str) -> Iterator[
 def content_hashes(paths: Sequence[Path], memory: Path) -> list[str]:
     """32 hex digits of xxh3-128 over each file's bytes.
 
-    `memory` is a file that keeps them by name, size and times of change: every command of a job
-    asks for these hashes, and a dump of 20 GB is to be read once. It is written only where its
-    folder exists.
+    The file `memory` keeps the hashes by name, size and times of change, because every command of a
+    job asks for them, and a dump of 20 GB should be read once. It is not written if its folder does
+    not exist.
     """
     known = _remembered(memory)
     hashes: dict[str, list[int | str]] = {}
@@ -172,22 +174,20 @@ def content_hashes(paths: Sequence[Path], memory: Path) -> list[str]:
         entry = known.get(name, [])
         hashes[name] = entry if entry[:-1] == stamp else [*stamp, content_hash(path)]
     if hashes != known and memory.parent.is_dir():
-        aside = memory.with_name(f"{memory.name}.{uuid.uuid4().hex[:8]}.tmp")
-        aside.write_text(json.dumps(hashes))
-        os.replace(aside, memory)
+        write_text_aside(memory, json.dumps(hashes))
     return [str(hashes[str(path.absolute())][-1]) for path in paths]
 
 
 def _remembered(memory: Path) -> dict[str, list[int | str]]:
     try:
-        found = json.loads(memory.read_text())
-        return {name: list(entry) for name, entry in found.items()}
+        stored = json.loads(memory.read_text())
+        return {name: list(entry) for name, entry in stored.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 
 def _stamp(path: Path) -> list[int | str]:
-    # the inode's time too: cp -p and touch set the other one back
+    # the time of the inode too: cp -p and touch can set the time of change back
     try:
         state = path.stat()
     except OSError as error:
@@ -196,6 +196,7 @@ def _stamp(path: Path) -> list[int | str]:
 
 
 def content_hash(path: Path) -> str:
+    """32 hex digits of xxh3-128 over a file's bytes. Raises DataError if it can't be read."""
     digest = xxhash.xxh3_128()
     try:
         with path.open("rb") as file:

@@ -28,15 +28,15 @@ from data_tools.queries.wordnet import WordNet
 from data_tools.text.fold import fold
 from data_tools.work.progress import StageProgress
 
-# Combining marks, and the joiners of Indic and Persian words: `\w` has none of them and would cut
-# Hindi into pieces.
+# Combining marks, and the joiners inside Indic and Persian words. `\w` matches none of them, and
+# would cut Hindi words into pieces.
 MARKS = frozenset(
     char
     for char in map(chr, range(0x300, 0x20000))
     if unicodedata.category(char) in ("Mn", "Mc") or char in "\u200c\u200d"
 )
-# "rock'n'roll" and "black-and-white" are words. What has no spaces between its words (Chinese,
-# Thai) must come with spaces put in; without, whole clauses count as words.
+# "rock'n'roll" and "black-and-white" are words. Text in scripts without spaces between words
+# (Chinese, Thai) must be segmented before; else whole clauses count as words.
 ASCII_WORD = re.compile(r"[a-z0-9]+(?:['-][a-z0-9]+)*")
 WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
 MARKED = rf"[\w{''.join(sorted(MARKS))}]+"
@@ -46,7 +46,7 @@ LONGEST_WORD_CHARS = 64
 
 @dataclass
 class TextCounts:
-    """What one pass over the text gives. Titles are counted by the length of their articles."""
+    """The counts of one pass over the text. The count of a title is the length of its articles."""
 
     words: SpilledCounts
     pairs: SpilledCounts
@@ -55,7 +55,7 @@ class TextCounts:
 
 
 def count_text(config: QueriesConfig, wordnet: WordNet | None, folder: Path) -> TextCounts:
-    """Read the text once; counts lie in `folder` and, up to a limit, in memory."""
+    """Read the text once. Counts that exceed queries.text.max_keys_in_memory go to `folder`."""
     max_keys = config.text.max_keys_in_memory
     words, pairs, titles = (
         SpilledCounts(folder, name, max_keys) for name in ("words", "pairs", "titles")
@@ -79,16 +79,16 @@ def _count(text: str, config: QueriesConfig, counts: TextCounts) -> None:
     if not (config.bigrams.limit or config.unigrams.counts is WordCounts.text):
         return
     for line in text.splitlines():
-        found, pairs = words_and_pairs(line)
-        counts.num_words += len(found)
-        counts.words.update(found)
+        words, pairs = words_and_pairs(line)
+        counts.num_words += len(words)
+        counts.words.update(words)
         if config.bigrams.limit:
             counts.pairs.update(pairs)
 
 
 def words_and_pairs(line: str) -> tuple[list[str], list[str]]:
-    """Folded words, and "a b" for neighbours with only a space between them: the pair is then in
-    the text as it stands, which is how it will be looked for in captions."""
+    """(folded words, pairs). A pair is "a b" for neighbours with only a space between them, because
+    captions are searched for exactly that text."""
     folded = fold(line).replace("_", "|")
     words: list[str] = []
     pairs: list[str] = []
@@ -106,7 +106,8 @@ def words_and_pairs(line: str) -> tuple[list[str], list[str]]:
 
 
 def _expression(folded: str) -> re.Pattern[str]:
-    """The cheapest that is right for the text: 10, 5 and 1 times the speed of the last."""
+    """The fastest of the expressions that is correct for the text. The three differ in speed by 10
+    : 5 : 1."""
     if folded.isascii():
         return ASCII_WORD
     return WORD if MARKS.isdisjoint(folded) else MARKED_WORD
@@ -115,7 +116,8 @@ def _expression(folded: str) -> re.Pattern[str]:
 def unigrams(
     counts: TextCounts, min_count: int, folder: Path, memory_limit_mib: int
 ) -> Iterator[tuple[str, str]]:
-    """(word, "unigrams:COUNT"), most frequent first; ties in the order of their code points."""
+    """Yield (word, "unigrams:COUNT"), most frequent first; ties in the order of their code
+    points."""
     sql = (
         f"SELECT key, count FROM {counts.words.summed()} WHERE count >= ? ORDER BY count DESC, key"
     )
@@ -126,8 +128,8 @@ def unigrams(
 def bigrams(
     counts: TextCounts, min_pair_count: int, folder: Path, memory_limit_mib: int
 ) -> Iterator[tuple[str, str]]:
-    """("a b", "bigrams:PMI"), best PMI first; ties by count, then in the order of their code
-    points. Pairs that chance alone would bring together as often (PMI <= 0) are left out."""
+    """Yield ("a b", "bigrams:PMI"), highest PMI first; ties by count, then in the order of their
+    code points. Pairs that are no more frequent than by chance (PMI <= 0) are left out."""
     sql = f"""
         WITH words AS {counts.words.summed()}, pairs AS {counts.pairs.summed()}
         SELECT pairs.key, log2(pairs.count * ?::DOUBLE / first.count / second.count)

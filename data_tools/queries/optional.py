@@ -1,4 +1,4 @@
-"""Libraries that only some sources of queries need; they are the extra `queries`."""
+"""Libraries that only some sources of queries need: the extra `queries` installs them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from data_tools.tables.schema import DataError
 
 
 def load(module: str, needed_by: str) -> ModuleType:
-    """Import `module`; a DataError that names the command to install it when it is missing."""
+    """Import `module`. Raises DataError, which names the command to install it, if it is
+    missing."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

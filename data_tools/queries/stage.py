@@ -1,8 +1,8 @@
 """Stage 1: the sources of queries become one table, without duplicates.
 
-Sources are read in a fixed order, and each in an order of its own that depends on content only
-(rank, file, hash): the same inputs give the same ids on any machine. A query that several sources
-have counts for the first.
+Sources are read in a fixed order, and the queries of each in an order that depends on its content
+only (rank, file, hash), so that the same inputs give the same ids on any machine. A query that is
+in several sources belongs to the first.
 """
 
 from __future__ import annotations
@@ -35,22 +35,23 @@ PUBLISHED = {"wordnet": 86_654, "unigrams": 251_465, "bigrams": 100_646, "titles
 
 @dataclass
 class Source:
-    """A source of (query, origin) and what became of its queries. What it would have given beyond
-    its limit, or the total, is not read."""
+    """A source of (query, origin), and counts of what became of its queries. It is read only up to
+    its limit and that of the whole list."""
 
     name: str
     queries: Queries
     limit: int = 0
+    """0: no limit."""
     num_read: int = 0
     num_unusable: int = 0
-    """Without a letter or digit."""
+    """Queries without a letter or digit."""
     num_duplicates: int = 0
     num_kept: int = 0
 
 
 def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
-    """Read every source, write the queries table, print how many queries each gave. DataError names
-    what cannot be read."""
+    """Read every source, write the queries table, and print how many queries each source gave;
+    returns the counts. DataError names what cannot be read."""
     config = job.queries
     counts: dict[str, int] = {}
     sources = []
@@ -88,7 +89,8 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
 
 
 def inputs(job: DatasetJob) -> list[str]:
-    """What of the outside the table depends on: the content of every file read."""
+    """Hashes of every file that the queries table is made of: the stage runs again if one
+    changes."""
     config = job.queries
     files = expand([config.path]) if config.path else []
     if _needs_wordnet(config):
@@ -114,7 +116,7 @@ def _needs_text(config: QueriesConfig) -> bool:
 
 
 def _generated(config: QueriesConfig, folder: Path) -> list[Source]:
-    """The sources but the user's file, in their order."""
+    """The sources other than the user's file, in their fixed order."""
     wordnet = WordNet(config.wordnet.dict_dir) if _needs_wordnet(config) else None
     counts = count_text(config, wordnet, folder) if _needs_text(config) else None
     sources = []
@@ -152,8 +154,8 @@ def _titles(config: QueriesConfig, counts: TextCounts | None, folder: Path) -> Q
 
 
 def _merged(sources: list[Source], total: int) -> pa.Table:
-    """The first `total` distinct queries (0 = all), in the order of the sources; marks in each what
-    became of its queries."""
+    """The table of the first `total` distinct queries (0: all), in the order of the sources. Sets
+    the counts of each source."""
     kept: dict[str, tuple[str, str]] = {}
     for source in sources:
         budget = total - len(kept) if total else sys.maxsize
@@ -186,13 +188,14 @@ def _take(source: Source, budget: int, kept: dict[str, tuple[str, str]]) -> None
 
 
 def _account(sources: list[Source]) -> str:
-    """Read, left out and kept queries of each source, beside the sizes that MetaCLIP published."""
+    """The printed table: queries read, left out and kept per source, and MetaCLIP's published
+    sizes."""
     table: list[tuple[str, ...]] = [("source", "read", "unusable", "duplicate", "kept", "MetaCLIP")]
     for source in sources:
         published = PUBLISHED.get(source.name)
         numbers = (source.num_read, source.num_unusable, source.num_duplicates, source.num_kept)
-        told = tuple(f"{number:,}" for number in numbers)
-        table.append((source.name, *told, f"{published:,}" if published else "-"))
+        cells = tuple(f"{number:,}" for number in numbers)
+        table.append((source.name, *cells, f"{published:,}" if published else "-"))
     sums = [
         sum(source.num_read for source in sources),
         sum(source.num_unusable for source in sources),

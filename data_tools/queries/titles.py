@@ -12,20 +12,20 @@ from data_tools.queries.counting import SpilledCounts, rows
 from data_tools.queries.files import expand, is_table, lines, plain_name, table_rows
 from data_tools.tables.schema import DataError
 
-# "Mercury (planet)" is called Mercury in captions
+# captions say Mercury, not "Mercury (planet)"
 QUALIFIER = re.compile(r"(?<=\S)\s*\([^()]*\)$")
 
 
 def readable(title: str) -> str:
-    """The name as it is written in a sentence: no underscores, no qualifier in brackets."""
+    """The name as in a sentence: without underscores and without a qualifier in brackets."""
     return QUALIFIER.sub("", " ".join(title.replace("_", " ").split()))
 
 
 def viewed_titles(
     config: TitlesConfig, folder: Path, max_keys: int, memory_limit_mib: int
 ) -> Iterator[tuple[str, str]]:
-    """(title, "titles:VIEWS"), most viewed first; views are summed over rows, files, and pages that
-    differ in the qualifier only. Ties in the order of their code points."""
+    """Yield (title, "titles:VIEWS"), most viewed first; ties in the order of their code points.
+    Views are summed over rows, files, and pages whose titles differ only in the qualifier."""
     views = SpilledCounts(folder, "views", max_keys)
     for path in expand(config.paths):
         for title, count in _rows(path, config):
@@ -38,7 +38,7 @@ def viewed_titles(
 def text_titles(
     titles: SpilledCounts, folder: Path, memory_limit_mib: int
 ) -> Iterator[tuple[str, str]]:
-    """(title, "titles:text"), longest article first."""
+    """Yield (title, "titles:text") of the counted articles, longest article first."""
     sql = f"SELECT key FROM {titles.summed()} ORDER BY count DESC, key"
     for (title,) in rows(sql, [], folder, memory_limit_mib):
         yield readable(title), "titles:text"
@@ -60,7 +60,8 @@ def _rows(path: Path, config: TitlesConfig) -> Iterator[tuple[str, int]]:
 
 
 def _pageviews(path: Path, domain: str) -> Iterator[tuple[str, int]]:
-    """Lines "en Main_Page 242332 4737756101" of one hour; other name spaces have a colon."""
+    """(title, views) of one hour, from lines such as "en Main_Page 242332 4737756101". Titles with
+    a colon are left out: they are pages of other name spaces."""
     for number, line in lines(path):
         fields = line.split(" ")
         if fields[0] == domain and len(fields) == 4 and ":" not in fields[1]:

@@ -1,4 +1,5 @@
-"""The user's own queries: a text file of one a line, or a column of a csv, tsv or parquet table."""
+"""The user's own queries: a text file with one per line, or a column of a csv, tsv or parquet
+table."""
 
 from __future__ import annotations
 
@@ -17,26 +18,28 @@ SHOWN = 10
 
 @dataclass
 class UserList:
-    """(query, "FILE:LINE") without duplicates. `num_lines` counts blank lines and comments too."""
+    """What was read from the user's files."""
 
     queries: list[tuple[str, str]] = field(default_factory=list)
+    """(query, "FILE:LINE"), without duplicates."""
     num_lines: int = 0
+    """All lines, also blank ones and comments."""
     num_duplicates: int = 0
 
 
 def read_user_list(config: QueriesConfig) -> UserList:
     """Read the files of `queries.path`; duplicates within them are reported on stderr.
 
-    Raises DataError with every bad line at once: not UTF-8, or without a letter or digit.
+    Raises one DataError that lists every bad line: not UTF-8, or without a letter or digit.
     """
-    found = UserList()
+    user = UserList()
     first_place: dict[str, str] = {}
     duplicates, problems = [], []
     files = [Path(config.path)] if Path(config.path).exists() else expand([config.path])
     for path in files:
         named = f"{path.name} " if len(files) > 1 else ""
         for place, number, query in _rows(path, config.column):
-            found.num_lines += 1
+            user.num_lines += 1
             place = f"{named}{place} {number}"
             if isinstance(query, bytes):
                 problems.append(f"{place} is not UTF-8 ({query[:40]!r}): save the file as UTF-8")
@@ -48,23 +51,23 @@ def read_user_list(config: QueriesConfig) -> UserList:
                 duplicates.append(f"{place}: {query!r} repeats {first_place[folded]}")
             else:
                 first_place[folded] = place
-                found.queries.append((query, f"{path.name}:{number}"))
+                user.queries.append((query, f"{path.name}:{number}"))
     if problems:
         raise DataError(f"{config.path} cannot be used as a query list:\n  {_shown(problems)}")
-    if not found.queries:
+    if not user.queries:
         raise DataError(
-            f"{config.path} holds no query: write one a line (blank and # lines do not count)"
+            f"{config.path} holds no query: write one per line (blank and # lines do not count)"
         )
     if duplicates:
         counted = f"{len(duplicates)} duplicate(s) in {config.path}, left out:"
         print(f"{counted}\n  {_shown(duplicates)}", file=sys.stderr)
-    found.num_duplicates = len(duplicates)
-    return found
+    user.num_duplicates = len(duplicates)
+    return user
 
 
 def _rows(path: Path, column: str) -> Iterator[tuple[str, int, str | bytes]]:
-    """("line" or "row", number from 1, query): "" for what is skipped, bytes for what is not
-    UTF-8."""
+    """Yield ("line" or "row", number from 1, query). The query is "" for a line to be skipped, and
+    bytes for one that is not UTF-8."""
     if is_table(path):
         for number, (cell,) in enumerate(table_rows(path, [column], "queries.column"), start=1):
             yield "row", number, " ".join(cell.split())

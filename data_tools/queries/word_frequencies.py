@@ -1,4 +1,4 @@
-"""wordfreq's list of a language: stands in for the counts of a large text where none is at hand.
+"""Word frequencies from the library wordfreq, for users who have no large text to count.
 
 Its English list has 321,180 words, the data frozen in 2021; CLIP's "at least 100 times in English
 Wikipedia" (2.4e9 words) is zipf >= log10(100 / 2.4) = 1.62 and leaves 150,354.
@@ -15,12 +15,13 @@ from types import ModuleType
 from data_tools.queries.optional import load
 from data_tools.tables.schema import DataError
 
-# wordfreq counts 2019 and 1984 as one word, "0000"
+# numbers of several digits: wordfreq counts 2019 and 1984 as one word, "0000"
 SEVERAL_NUMBERS = re.compile(r"\d[\d.,]+")
 
 
 def frequent_words(language: str, min_zipf: float) -> Iterator[tuple[str, str]]:
-    """(word, "unigrams:zipf ZIPF"), most frequent first; ties in the order of their code points."""
+    """Yield (word, "unigrams:zipf ZIPF") down to `min_zipf`, most frequent first; ties in the order
+    of their code points."""
     wordfreq, wordlist = _list_of(language)
     frequencies = wordfreq.get_frequency_dict(language, wordlist)
     for word, frequency in sorted(frequencies.items(), key=lambda item: (-item[1], item[0])):
@@ -34,8 +35,8 @@ def frequent_words(language: str, min_zipf: float) -> Iterator[tuple[str, str]]:
 def zipf_of(noun: str) -> float:
     """log10 of the occurrences of an English noun per 1e9 words; 0 for unknown words.
 
-    wordfreq knows words only, and takes a phrase to be about as frequent as its rarest word (polar
-    bear 3.9, traffic light 4.7); here each further word makes it ten times rarer.
+    wordfreq knows single words, and rates a phrase about as frequent as its rarest word (polar bear
+    3.9, traffic light 4.7); here each further word makes a phrase ten times rarer.
     """
     wordfreq, _ = _list_of("en")
     num_words = len(re.split(r"[\s-]+", noun))
@@ -43,13 +44,13 @@ def zipf_of(noun: str) -> float:
 
 
 def data_file(language: str) -> Path:
-    """Where the language's list lies: what it is can change with wordfreq's version only."""
+    """The file of the language's list; its content changes only with wordfreq's version."""
     wordfreq, wordlist = _list_of(language)
     return Path(wordfreq.available_languages(wordlist)[language])
 
 
 def _list_of(language: str) -> tuple[ModuleType, str]:
-    """wordfreq, and the name of its longest list for the language. DataError when it has none."""
+    """(wordfreq, name of its longest list for the language). Raises DataError if it has none."""
     wordfreq = load(
         "wordfreq", "queries.unigrams.counts=wordfreq or queries.composed.noun_min_zipf"
     )

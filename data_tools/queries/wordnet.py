@@ -1,9 +1,9 @@
-"""WordNet's dict folder (index.*, data.*; wndb(5WN)): lemmas as queries, nouns with hypernyms for
-phrases, glosses as text.
+"""Reads WordNet's dict folder (index.*, data.*; format: wndb(5WN)): lemmas as queries, nouns with
+hypernyms for phrases, glosses as text.
 
 CLIP adds "all WordNet synsets not already in the query list"; MetaCLIP counts 86,654 of them: one
-query a synset, its head lemma. WordNet 3.0 has 117,659 synsets with 86,571 distinct head lemmas and
-147,306 distinct lemmas in all (lower-cased).
+query per synset, its head lemma. WordNet 3.0 has 117,659 synsets with 86,571 distinct head lemmas
+and 147,306 distinct lemmas in all (lower-cased).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 from data_tools.config.queries import NOUN_CATEGORIES, Lemmas
 from data_tools.tables.schema import DataError
 
-# Part of speech as in synset ids and pointers. Satellite adjectives (s) lie in data.adj.
+# Part of speech as in synset ids and pointers. Satellite adjectives (s) are in data.adj.
 FILES = {"n": "noun", "v": "verb", "a": "adj", "r": "adv"}
 # data.adj marks where an adjective may stand: "galore(ip)"
 MARKER = re.compile(r"\((?:p|a|ip)\)$")
-# What a scientific name stands under: "Lutra" is a mammal genus; nobody captions a picture with it
+# Hypernyms of scientific names: "Lutra" is a "mammal genus", and no caption says Lutra.
 TAXON = re.compile(r"\b(?:genus|family|order|class|phylum|division|kingdom)$")
 LIVING = ("animal", "plant")
 HYPERNYM, INSTANCE_HYPERNYM = "@", "@i"
@@ -29,26 +29,30 @@ HYPERNYM, INSTANCE_HYPERNYM = "@", "@i"
 
 @dataclass(frozen=True, slots=True)
 class Synset:
-    """`id` is ImageNet's form: part of speech and offset, "n02084071"."""
+    """One meaning and its words. `id` has ImageNet's form, part of speech and offset:
+    "n02084071"."""
 
     id: str
     category: int
     lemmas: tuple[str, ...]
     hypernyms: tuple[str, ...]
     is_instance: bool
-    """Of something that there is one of, such as a city."""
+    """The synset names one thing, such as a city."""
     gloss: str
 
 
 @dataclass(frozen=True, slots=True)
 class Noun:
+    """A noun for phrases."""
+
     text: str
     hypernym: str | None
     """Head lemma of the synset above; None at the root."""
 
 
 class WordNet:
-    """Reads the folder once. Raises DataError when a file is missing or a line is not WordNet's."""
+    """The synsets of a dict folder, read once. Raises DataError if a file is missing or a line has
+    another format."""
 
     def __init__(self, dict_dir: Path | str) -> None:
         self._folder = Path(dict_dir)
@@ -66,17 +70,17 @@ class WordNet:
             raise DataError(f"queries.wordnet.dict_dir = {self._folder}: its data.* hold no synset")
 
     def queries(self, lemmas: Lemmas) -> Iterator[tuple[str, str]]:
-        """(lemma, "wordnet:SYNSET"), in the order noun, verb, adjective, adverb and of the
-        files."""
+        """Yield (lemma, "wordnet:SYNSET"): nouns, verbs, adjectives, adverbs, each in the order of
+        their file."""
         for synset in self.synsets.values():
             chosen = synset.lemmas if lemmas is Lemmas.all else synset.lemmas[:1]
             for lemma in chosen:
                 yield lemma, f"wordnet:{synset.id}"
 
     def nouns(self, category: str) -> Iterator[Noun]:
-        """Head lemmas of a noun category ("animal") in their most frequent sense: "crane" is an
-        animal, or a machine, not both. What there is one of (cities, persons) is left out, and so
-        are the scientific names of animals and plants."""
+        """Yield the head lemmas of a noun category ("animal") whose most frequent sense is in it:
+        "crane" is an animal or a machine, not both. Names of single things (cities, persons) and
+        the scientific names of animals and plants are left out."""
         for synset in self.synsets.values():
             if synset.id[0] != "n" or NOUN_CATEGORIES.get(synset.category) != category:
                 continue
@@ -88,7 +92,7 @@ class WordNet:
                 yield Noun(head, above)
 
     def glosses(self) -> Iterator[str]:
-        """Definition and examples of each synset; its examples are between quotation marks."""
+        """Definition and examples of each synset; the examples are in quotation marks."""
         return (synset.gloss for synset in self.synsets.values())
 
     def _head_above(self, synset: Synset) -> str | None:
@@ -104,7 +108,8 @@ class WordNet:
 
     @cached_property
     def _first_sense(self) -> dict[str, str]:
-        """Noun -> the synset that index.noun lists first, which is the most frequent sense."""
+        """Noun -> id of the synset that index.noun lists first, which is its most frequent
+        sense."""
         first = {}
         path = self._folder / "index.noun"
         for number, line in _entries(path):
@@ -125,11 +130,13 @@ class WordNet:
 
 
 def wordnet_files(folder: Path) -> list[Path]:
+    """The files of a dict folder that are read."""
     return [folder / f"{kind}.{name}" for kind in ("index", "data") for name in FILES.values()]
 
 
 def _entries(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines, without those of the licence, which start with two spaces."""
+    """Yield (number from 1, line), without the lines of the licence, which start with two
+    spaces."""
     try:
         for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
             if line.strip() and not line.startswith(b"  "):
@@ -141,8 +148,8 @@ def _entries(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _synset(letter: str, line: str) -> Synset:
-    """offset category type num_words(hex) [word lex_id]... num_pointers [symbol offset type
-    source/target]... [frames] | gloss"""
+    """The synset of a line of data.*, whose fields are: offset category type num_words(hex) [word
+    lex_id]... num_pointers [symbol offset type source/target]... [frames] | gloss"""
     data, _, gloss = line.partition(" | ")
     fields = data.split()
     num_words = int(fields[3], 16)

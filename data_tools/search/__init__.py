@@ -1,5 +1,5 @@
-"""Stage 3: search servers are asked for the queries, each server in a module of its own behind one
-Protocol (base.py)."""
+"""Stage 3: search servers are asked for the queries. Each server is a module of its own that
+implements the Protocol in base.py."""
 
 from data_tools.search.stage import card_facts, run, target
 

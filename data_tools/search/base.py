@@ -1,4 +1,4 @@
-"""What a source gives, and what the search stage needs of one."""
+"""What a search source gives, and the methods that the search stage calls."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from typing import Protocol
 
 
 class SourceError(RuntimeError):
-    """One query got no answer, for good; the message holds what the server said."""
+    """One query got no answer, and another attempt would not help; the message holds what the
+    server said."""
 
 
 class SourceStopped(SourceError):
-    """The server is not to be asked anything more in this run: a quota is used up, the key is
-    refused, it asks for a longer pause than may be waited. The message says what to do."""
+    """The server must not be asked again in this run: a quota is used up, the key is refused, or it
+    asks for a pause longer than sources.max_wait_s. The message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A picture and its text, as the source tells them; what it does not tell is empty or None.
+    """A picture and its text as the source gives them; a field that it does not give is empty or
+    None.
 
-    `width` and `height` are of the original file, in pixels, also where `url` is a thumbnail.
+    `width` and `height` are pixels of the original file, even if `url` is that of a thumbnail.
     """
 
     url: str
@@ -35,21 +37,21 @@ class Candidate:
 
 
 class SearchSource(Protocol):
-    """A server that is asked query by query. `search` is called from `concurrency` threads."""
+    """A server that is asked one query at a time. `search` is called from `concurrency` threads."""
 
     name: str
-    """Goes into the `source` column and names the cursor file."""
+    """Written to the column `source`, and part of the cursor file's name."""
     address: str
-    """The server, for messages."""
+    """The server's address, for messages."""
     concurrency: int
     settings: dict[str, object]
-    """Everything an answer depends on, and no key; other settings, other cursor file."""
+    """Everything an answer depends on, without keys; other settings give another cursor file."""
 
     def search(self, query: str, limit: int) -> Iterator[Candidate]:
-        """At most `limit` candidates, best first, none of them twice. Raises SourceError."""
+        """Yield at most `limit` candidates, best first, none of them twice. Raises SourceError."""
 
     def counts(self) -> dict[str, int]:
-        """For the stage's summary: requests, retries."""
+        """Numbers of requests and of retries, for the stage's summary."""
 
     def close(self) -> None:
         """Give up waiting requests and close connections."""

@@ -1,7 +1,7 @@
 """Brave image search, https://api-dashboard.search.brave.com/documentation/services/image-search.
 
-Asked only with a permission (sources.brave.permission: the plan) and the key in BRAVE_API_KEY. One
-request a query: there are no further pages.
+It is asked only with a permission (sources.brave.permission: the plan) and the key in
+BRAVE_API_KEY. One request per query: the API has no further pages.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CONCURRENCY = 2
 KEY = "BRAVE_API_KEY"
 KEY_FROM = "https://api-dashboard.search.brave.com/app/keys"
 MAX_QUERY_CHARS, MAX_QUERY_WORDS = 400, 50
-# Shorter windows are the bucket's business, and the pause's.
+# Shorter windows are kept by the pace, and by the pause that a header asks for.
 SHORTEST_QUOTA_S = 60.0
 
 
@@ -57,7 +57,7 @@ class BraveSource:
         )
 
     def search(self, query: str, limit: int) -> Iterator[Candidate]:
-        """One answer of at most 200. Raises SourceError."""
+        """Ask once, for at most 200 results. Raises SourceError."""
         words = search_words(query, MAX_QUERY_CHARS, MAX_QUERY_WORDS)
         if not words:
             return
@@ -67,7 +67,7 @@ class BraveSource:
             "country": self.config.country,
             "search_lang": self.config.search_lang,
             "safesearch": "strict",
-            "spellcheck": "false",  # true answers another query than was asked
+            "spellcheck": "false",  # with "true" the server may answer another query
         }
         try:
             answer = self._client.get(params, headers=self._headers)
@@ -95,9 +95,12 @@ class BraveSource:
 
 
 def heed(headers: Mapping[str, str], limiter: RateLimiter) -> None:
-    """Each header has an entry a window: `X-RateLimit-Policy: 1;w=1, 15000;w=2592000`,
-    `X-RateLimit-Remaining: 0, 14523`, `X-RateLimit-Reset: 1, 1419704` (seconds). A limit of 0 is
-    none."""
+    """Take over the quotas and pauses that an answer's headers state.
+
+    Each header has one entry per window: `X-RateLimit-Policy: 1;w=1, 15000;w=2592000`,
+    `X-RateLimit-Remaining: 0, 14523`, `X-RateLimit-Reset: 1, 1419704` (seconds). A limit of 0 means
+    no limit.
+    """
     policy = re.findall(r"\b(\d{1,12})\s*;\s*w=(\d{1,12})\b", headers.get("X-RateLimit-Policy", ""))
     remaining = re.findall(r"\b\d{1,12}\b", headers.get("X-RateLimit-Remaining", ""))
     resets = re.findall(r"\b\d{1,12}\b", headers.get("X-RateLimit-Reset", ""))
@@ -119,7 +122,8 @@ def heed(headers: Mapping[str, str], limiter: RateLimiter) -> None:
 
 
 def _candidate(result: dict[str, Any], offensive: bool) -> Candidate | None:
-    """None without an image address or a title. Brave tells no licence and no author."""
+    """The candidate of a result; None if it has no image address or no title. Brave gives no
+    licence and no author."""
     properties = result.get("properties")
     image = properties if isinstance(properties, dict) else {}
     url, caption = web_address(image.get("url")), visible(result.get("title"))

@@ -19,9 +19,9 @@ from data_tools.search.limits import commons_limits
 from data_tools.search.pages import page_store
 from data_tools.search.rates import limiter_for
 
-# Told as HTTP 200 with {"error": {"code": ...}}; they pass.
+# Errors that are gone after a while. Commons sends them as HTTP 200 with {"error": {"code": ...}}.
 BUSY_CODES = frozenset({"maxlag", "ratelimited", "readonly", "cirrussearch-too-busy-error"})
-# Commons has no result beyond the 10,000th; a server with more to continue never ends.
+# Commons gives no result beyond the 10,000th; this ends a search on a server that always continues.
 MAX_ANSWERS = 10_000
 METADATA = (
     "ImageDescription",
@@ -58,13 +58,13 @@ class CommonsSource:
         )
 
     def search(self, query: str, limit: int) -> Iterator[Candidate]:
-        """Follows `continue` until `limit` candidates or the end. Raises SourceError.
+        """Follow `continue` until `limit` candidates or the end. Raises SourceError.
 
-        The imageinfo of one batch of results can come in several answers; the batch is complete,
-        and can be put in order, with the answer that says `batchcomplete`.
+        The imageinfo of one batch of results can come in several answers. The batch is complete,
+        and can be sorted, with the answer that has `batchcomplete`.
         """
         words = search_words(query)
-        if not words:  # else Commons gives every picture it has
+        if not words:  # for an empty search Commons gives every picture it has
             return
         params = self._params(words, limit)
         seen: set[int] = set()
@@ -79,7 +79,7 @@ class CommonsSource:
                 for page in sorted(batch.values(), key=lambda page: page["index"]):
                     candidate = _candidate(page)
                     if candidate is None or page["pageid"] in seen:
-                        continue  # it moved to a later batch while we read
+                        continue  # it moved to a later batch between two requests
                     seen.add(page["pageid"])
                     yield candidate
                     if len(seen) == limit:
@@ -129,14 +129,15 @@ def _busy_reason(answer: Any) -> str | None:
 
 
 def _pages(answer: Any, query: str) -> list[dict[str, Any]]:
-    """The pages of one answer that have what merging and sorting need."""
+    """The pages of one answer that have the fields needed to merge and sort them. Raises
+    SourceError for an answer that is an error or no object."""
     if not isinstance(answer, dict):
         raise SourceError(f"{query!r}: the answer is JSON but no object: {str(answer)[:100]}")
     if error := answer.get("error"):
-        told = f"{error.get('code')}: {error.get('info')}" if isinstance(error, dict) else error
-        raise SourceError(f"{query!r}: {told}")
-    found = answer.get("query")
-    pages = found.get("pages") if isinstance(found, dict) else None
+        reason = f"{error.get('code')}: {error.get('info')}" if isinstance(error, dict) else error
+        raise SourceError(f"{query!r}: {reason}")
+    result = answer.get("query")
+    pages = result.get("pages") if isinstance(result, dict) else None
     return [
         page
         for page in (pages if isinstance(pages, list) else [])
@@ -147,13 +148,15 @@ def _pages(answer: Any, query: str) -> list[dict[str, Any]]:
 
 
 def _continuation(answer: dict[str, Any]) -> dict[str, str]:
-    """The parameters that bring the next answer, verbatim; empty after the last."""
+    """The parameters that ask for the next answer, as the server gave them; empty after the
+    last."""
     continued = answer.get("continue")
     return continued if isinstance(continued, dict) else {}
 
 
 def _candidate(page: dict[str, Any]) -> Candidate | None:
-    """None for a page without a usable image address (deleted files have no imageinfo)."""
+    """The candidate of a page; None if it has no usable image address, as deleted files, which have
+    no imageinfo."""
     infos = page.get("imageinfo")
     info = infos[0] if isinstance(infos, list) and infos else None
     if not isinstance(info, dict):
@@ -176,7 +179,7 @@ def _candidate(page: dict[str, Any]) -> Candidate | None:
 
 
 def clean_title(title: str) -> str:
-    """ "File:Ice_hockey 01.jpg" -> "Ice hockey 01"."""
+    """A file's title as text: "File:Ice_hockey 01.jpg" -> "Ice hockey 01"."""
     name = re.sub(r"^File:", "", title)
     name = re.sub(r"\.\w{2,5}$", "", name)
     return encodable(" ".join(name.replace("_", " ").split()))

@@ -1,10 +1,10 @@
-"""Where a search stands: an append-only file with one line for each query that got its answer.
+"""How far a search has come: an append-only file with one line per query that was answered.
 
     {"query": "ice hockey", "candidates": [{"url": ..., "caption": ..., ...}, ...]}
 
 A line is written by one write() when the query's last page has come. A killed run can therefore
-leave at most one torn line, the last; it is cut off, and its query asked again. Memory holds where
-each query's line begins, not what is in it.
+leave at most one torn line, the last one; it is cut off, and its query is asked again. Memory holds
+the offsets of the lines, not their content.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ END = b"]}\n"
 
 
 class Cursor:
-    """The answers of one source to one limit; `query in cursor` tells whether one is there."""
+    """The answers of one source for one limit; `query in cursor` is true if it was answered."""
 
     def __init__(self, folder: Path, source: SearchSource, limit: int) -> None:
         name = f"{source.name}-{fingerprint(FORMAT, source.name, limit, source.settings)}.jsonl"
@@ -58,7 +58,7 @@ class Cursor:
         return len(self._offsets)
 
     def add(self, query: str, candidates: Iterable[Candidate]) -> None:
-        """Append an answer. Raises OSError when the disk is full; what is there stays."""
+        """Append an answer. Raises OSError if the disk is full; earlier answers stay whole."""
         record = {"query": query, "candidates": [asdict(candidate) for candidate in candidates]}
         line = json.dumps(record).encode() + b"\n"
         written = self._file.write(line)
@@ -69,7 +69,8 @@ class Cursor:
         self._size += len(line)
 
     def read(self, query: str) -> list[Candidate]:
-        """The answer to a query that is there, best first."""
+        """The answer to a query that is in the cursor, best first. Raises DataError for a damaged
+        line."""
         offset = self._offsets[query]
         with self.path.open("rb") as file:
             file.seek(offset)
@@ -84,8 +85,8 @@ class Cursor:
             ) from error
 
     def _read(self) -> None:
-        """Find where each line begins, and cut off a torn one. Only the head of a line is parsed:
-        the file holds gigabytes at 500,000 queries."""
+        """Find the offset of each line, and cut off a torn one. Only the beginning of a line is
+        parsed, because the file holds gigabytes at 500,000 queries."""
         with self.path.open("rb") as file:
             for line in file:
                 if not line.endswith(b"\n"):
@@ -99,7 +100,7 @@ class Cursor:
 
 
 def _query_of(line: bytes) -> str | None:
-    """None for a line that is no whole record."""
+    """The query of a line; None if the line is no whole record."""
     try:
         text = line.decode("ascii")  # json.dumps escapes all else
         query, _ = json.JSONDecoder().raw_decode(text, len(START))

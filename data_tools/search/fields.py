@@ -1,5 +1,5 @@
-"""Fields of strangers' JSON as the candidate table needs them: text, pixels, addresses, licences;
-and queries as the servers take them."""
+"""Converts fields of the servers' JSON, which can hold anything, to those of the candidate table
+(text, pixels, addresses, licences), and queries to what the servers accept."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ OPERATORS = r"""["*?~!:|\\^=(){}\[\]<>]"""
 
 
 def search_words(query: str, max_chars: int = 300, max_words: int = 50) -> str:
-    """The query as plain words: servers read `-x`, `x:`, `"x"`, `~`, `*`, `OR` as operators. Cut
-    between words to what a server takes; empty when nothing is left to search for."""
+    """The query as plain words, without what servers read as operators: `-x`, `x:`, `"x"`, `~`,
+    `*`, `OR`. It is cut between words to the length that the server accepts; empty if nothing is
+    left to search for."""
     words = (word.lstrip("-+") for word in re.sub(OPERATORS, " ", query).split())
     plain = [word.lower() if word in ("AND", "OR", "NOT") else word for word in words if word]
     text = " ".join(plain[:max_words])
@@ -26,28 +27,29 @@ def search_words(query: str, max_chars: int = 300, max_words: int = 50) -> str:
 
 
 def plain(value: Any) -> str:
-    """Text as it is, white space collapsed; empty for what is no text."""
+    """The text with runs of white space as one space; empty if `value` is no text."""
     return encodable(" ".join(value.split())) if isinstance(value, str) else ""
 
 
 def visible(value: Any) -> str:
-    """The visible text of an HTML fragment; empty for what is no text."""
+    """The visible text of an HTML fragment; empty if `value` is no text."""
     return encodable(html_to_text(value)) if isinstance(value, str) else ""
 
 
 def encodable(text: str) -> str:
-    """JSON can hold half a surrogate pair ("\\ud83d"), which no UTF-8 table can."""
+    """`text` with "?" in place of half surrogate pairs ("\\ud83d"): JSON can hold them, but no
+    UTF-8 table can."""
     return text.encode("utf-8", "replace").decode()
 
 
 def pixels(value: Any) -> int | None:
-    """A width or height, given as a number or in digits; None for what is none."""
+    """A width or height, given as a number or in digits; None if `value` is none."""
     count = number(value)
     return count if count is not None and 0 < count < 2**31 else None
 
 
 def number(value: Any) -> int | None:
-    """A count, given as a number or in digits; None for what is none, and from 10^15 on."""
+    """A count, given as a number or in digits; None if `value` is none, or 10^15 or more."""
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,15}", value):
         return int(value)
     whole = isinstance(value, int) and not isinstance(value, bool)
@@ -55,19 +57,20 @@ def number(value: Any) -> int | None:
 
 
 def web_address(value: Any) -> str:
-    """An http(s) address, `//host/path` taken as https; empty for what is none."""
+    """An http(s) address; `//host/path` is read as https. Empty if `value` is no such address."""
     text = plain(value)
     text = f"https:{text}" if text.startswith("//") else text
     return text if text.lower().startswith(("http://", "https://")) else ""
 
 
 def creative_commons_name(license_url: str) -> str:
-    """ "https://creativecommons.org/licenses/by-sa/4.0/" -> "CC BY-SA 4.0"; empty for others."""
-    found = re.search(
+    """The name of a licence by its address: "https://creativecommons.org/licenses/by-sa/4.0/" ->
+    "CC BY-SA 4.0"; empty for other licences."""
+    match = re.search(
         r"creativecommons\.org/(licenses|publicdomain)/([a-z-]+)/(\d\.\d)", license_url
     )
-    if not found:
+    if not match:
         return ""
-    if found[1] == "licenses":
-        return f"CC {found[2].upper()} {found[3]}"
-    return {"zero": f"CC0 {found[3]}", "mark": f"Public Domain Mark {found[3]}"}.get(found[2], "")
+    if match[1] == "licenses":
+        return f"CC {match[2].upper()} {match[3]}"
+    return {"zero": f"CC0 {match[3]}", "mark": f"Public Domain Mark {match[3]}"}.get(match[2], "")

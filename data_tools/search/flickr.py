@@ -1,7 +1,7 @@
 """Flickr search, https://www.flickr.com/services/api/flickr.photos.search.html.
 
-Asked only with a permission (sources.flickr.permission) and the key in FLICKR_API_KEY, which the
-API wants as a URL parameter: nothing that leaves here may hold a URL of a request.
+It is asked only with a permission (sources.flickr.permission) and the key in FLICKR_API_KEY. The
+API wants the key as a URL parameter, so no message may contain the URL of a request.
 """
 
 from __future__ import annotations
@@ -33,20 +33,21 @@ from data_tools.search.rates import limiter_for
 CONCURRENCY = 2
 KEY = "FLICKR_API_KEY"
 KEY_FROM = "https://www.flickr.com/services/api/misc.api_keys.html"
-# Beyond so many results of one search the pages repeat.
+# After this number of results of one search, the server repeats its last page.
 RESULT_WINDOW = 4000
-# Upload dates, seconds of the epoch: Flickr began in February 2004. The end is fixed, not "now", so
-# that a search that is asked again is cut into the same windows.
+# Upload dates in seconds since the epoch; Flickr began in February 2004. The end is fixed, not
+# "now", so that a search that is repeated is cut into the same windows.
 FIRST_UPLOAD, LAST_UPLOAD = 1_075_593_600, 2**31 - 1
-# A server whose totals never fit would have us halve windows for ever.
+# Ends a search on a server with wrong totals, for which windows would be halved for ever.
 MAX_REQUESTS = 2000
-# Told as HTTP 200 with {"stat": "fail", "code": ...}; they pass.
+# Errors that are gone after a while. Flickr sends them as HTTP 200 with {"stat": "fail", "code":
+# ...}.
 BUSY_CODES = frozenset({10, 105, 106})
 INVALID_KEY_CODE = 100
 # Best first: 1024 px spares Flickr the originals and leaves enough for any training size.
 SIZES = ("l", "c", "z", "o", "n")
 EXTRAS = "description,license,date_upload,owner_name,original_format,o_dims,tags,url_o,url_l,url_c"
-# What a camera calls a picture says nothing: "IMG_1234", "DSC00017", "P1010042".
+# Titles given by a camera, which say nothing: "IMG_1234", "DSC00017", "P1010042".
 CAMERA_NAME = re.compile(
     r"(_?IMG|DSC[FN]?|_?MG|PICT|DCP|SAM|P|MVI|CIMG|HPIM)?[-_ ]*\d{3,}\w?", re.I
 )
@@ -54,7 +55,7 @@ CAMERA_NAME = re.compile(
 
 @dataclass
 class _Search:
-    """One query's progress over its windows."""
+    """The state of one query's search over its windows of upload dates."""
 
     query: str
     words: str
@@ -103,8 +104,9 @@ class FlickrSource:
         self._licenses_lock = threading.Lock()
 
     def search(self, query: str, limit: int) -> Iterator[Candidate]:
-        """The most relevant RESULT_WINDOW; for a higher limit then windows of the upload date,
-        newest first, each halved until it holds no more than that. Raises SourceError."""
+        """Yield the RESULT_WINDOW most relevant results. For a higher limit, go on with windows of
+        the upload date, newest first; a window with more than RESULT_WINDOW results is halved.
+        Raises SourceError."""
         words = search_words(query)
         if not words:
             return
@@ -135,14 +137,14 @@ class FlickrSource:
         dates: dict[str, str],
         halve: bool = False,
     ) -> Generator[Candidate, None, int]:
-        """The results between two dates, page by page; returns how many there are in all. With
-        `halve`, one that holds too many is left after its first page."""
+        """Yield the results between two dates, page by page; returns their total. With `halve`, a
+        window that holds too many is left after its first page."""
         page_size = min(self._page_size, RESULT_WINDOW, max(1, search.limit))
         most_pages = RESULT_WINDOW // page_size
         total = 0
         for number_of_page in range(1, most_pages + 1):
             page = self._page(search, licenses, dates, page_size, number_of_page)
-            total = max(total, page.total)  # it shrinks and grows between pages
+            total = max(total, page.total)  # the total can change between pages
             for photo in page.photos:
                 key = str(photo.get("id"))
                 candidate = _candidate(photo, licenses)
@@ -194,8 +196,8 @@ class FlickrSource:
         )
 
     def _known_licenses(self) -> dict[int, tuple[str, str]]:
-        """(name, address) by id; asked once. Ids were added over the years, and mean nothing by
-        themselves."""
+        """Licence id -> (name, address); the server is asked once. The ids are listed by the API
+        alone: they were added over the years, in no order."""
         with self._licenses_lock:
             if not self._licenses:
                 answer = self._ask({"method": "flickr.photos.licenses.getInfo"})
@@ -222,10 +224,10 @@ class FlickrSource:
                 f"the answer is JSON but no object: {self._client.shown(str(answer))}"
             )
         if answer.get("stat") != "ok":
-            told = self._client.shown(f"{answer.get('code')}: {answer.get('message')}")
+            reason = self._client.shown(f"{answer.get('code')}: {answer.get('message')}")
             if number(answer.get("code")) == INVALID_KEY_CODE:
-                raise SourceStopped(f"{KEY} is refused: {told}")
-            raise SourceError(f"{params['method']}: {told}")
+                raise SourceStopped(f"{KEY} is refused: {reason}")
+            raise SourceError(f"{params['method']}: {reason}")
         return answer
 
 
@@ -240,7 +242,7 @@ def _busy_reason(answer: Any) -> str | None:
 
 
 def _candidate(photo: dict[str, Any], licenses: dict[int, tuple[str, str]]) -> Candidate | None:
-    """None without an image address or any text."""
+    """The candidate of a photo; None if it has no image address or no text."""
     size, url = next(
         ((size, url) for size in SIZES if (url := web_address(photo.get(f"url_{size}")))), ("", "")
     )
@@ -268,7 +270,8 @@ def _candidate(photo: dict[str, Any], licenses: dict[int, tuple[str, str]]) -> C
 
 
 def caption_of(title: str, description: str, tags: list[str]) -> str:
-    """Title and description, "Roof. A cat sleeps on it"; the tags where neither says anything."""
+    """The caption: title and description, "Roof. A cat sleeps on it"; the tags if both are
+    empty."""
     if CAMERA_NAME.fullmatch(title):
         title = ""
     if title and description and title.lower() not in description.lower():

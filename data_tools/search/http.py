@@ -1,4 +1,5 @@
-"""HTTP for search sources: says who asks, waits its turn and when told to, gives up in time."""
+"""HTTP for search sources: identifies the project, keeps the pace, obeys Retry-After, and gives up
+in time."""
 
 from __future__ import annotations
 
@@ -22,32 +23,33 @@ from data_tools.search.pages import PageStore, page_key
 from data_tools.search.rates import LONGEST_PAUSE_S, RateLimiter, come_back
 from data_tools.work.identity import user_agent
 
-# 50 results with long descriptions are 0.5 MB; what is larger is no answer to what was asked.
+# 50 results with long descriptions are 0.5 MB; a larger body is no answer to our request.
 MAX_ANSWER_BYTES = 20_000_000
 CONNECT_TIMEOUT_S = 10.0
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.5, 10.0
 SHOWN_CHARS = 300
 
-# Retries are counted into the stage's summary; one warning line each would hide the progress bar.
+# Retries are counted in the stage's summary; a warning line for each would hide the progress bar.
 logging.getLogger("stamina").setLevel(logging.ERROR)
-# At INFO these write every URL, at DEBUG every header: with them the keys.
+# At INFO these log every URL, at DEBUG every header, and so the keys.
 for library in ("httpx", "httpcore"):
     logging.getLogger(library).setLevel(logging.WARNING)
 
 
 class HttpError(SourceError):
-    """The server answered with a status that is no success and does not pass by itself."""
+    """The server answered with an error status that will not change by itself."""
 
-    def __init__(self, status: int, told: str) -> None:
-        super().__init__(status, told)
-        self.status, self.told = status, told
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(status, message)
+        self.status, self.message = status, message
 
     def __str__(self) -> str:
-        return self.told
+        return self.message
 
 
 class _TryAgain(Exception):
-    """The request failed in a way that may pass. `paused`: the limiter already holds the wait."""
+    """The request failed, and another attempt may succeed. `paused`: the limiter already has the
+    pause that the server asked for."""
 
     def __init__(self, reason: str, paused: bool = False) -> None:
         super().__init__(reason, paused)
@@ -55,17 +57,17 @@ class _TryAgain(Exception):
 
 
 def never_busy(answer: Any) -> str | None:
-    """For servers that tell their errors by the HTTP status."""
+    """For servers whose errors have an HTTP status of their own."""
     return None
 
 
 class JsonClient:
     """Asks one endpoint for JSON; safe to call from several threads.
 
-    `limiter` can be shared by clients of one server. `secrets` are taken out of every text that
-    leaves here. `hints` adds to the message of an HTTP status what to do about it. `heed` reads the
-    headers of every answer, for what they say of the server's quotas. What is in `pages` is not
-    asked again.
+    `limiter` can be shared by clients of one server. `secrets` are removed from every message.
+    `hints` maps an HTTP status to what the user can do about it. `heed` is called with the headers
+    of every answer, which may state the server's quotas. A request whose answer is in `pages` is
+    not sent again.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class JsonClient:
             headers={"User-Agent": user_agent(sources.contact)},
             timeout=httpx.Timeout(self.timeout_s, connect=min(self.timeout_s, CONNECT_TIMEOUT_S)),
             limits=httpx.Limits(max_connections=concurrency),
-            # a proxy of the environment cannot reach this machine's own loopback
+            # a proxy that the environment names cannot reach the loopback of this machine
             trust_env=urlsplit(endpoint).hostname not in ("127.0.0.1", "::1", "localhost"),
         )
 
@@ -102,10 +104,11 @@ class JsonClient:
     ) -> Any:
         """The answer to a GET as parsed JSON.
 
-        Connection failures, 5xx, 429, and answers for which `busy` gives a reason are tried again,
-        `max_attempts` in all, after the server's Retry-After or else an exponential backoff.
-        Raises SourceStopped for a wait longer than the limiter's max_wait_s, and SourceError (for
-        an HTTP status HttpError) for everything else, and when the attempts are used up.
+        After connection failures, 5xx, 429, and answers for which `busy` returns a reason, the
+        request is sent again, `max_attempts` times in all, after the server's Retry-After or an
+        exponential backoff. Raises SourceStopped for a wait longer than the limiter's max_wait_s,
+        HttpError for another HTTP status, and SourceError for everything else and when all attempts
+        failed.
         """
         return self._ask("GET", busy, params=params, headers=headers)
 
@@ -117,8 +120,9 @@ class JsonClient:
         headers: Mapping[str, str] | None = None,
         keys: Mapping[str, str] | None = None,
     ) -> Any:
-        """As `get`, from `pages` where it was asked before; an answer that is `whole` goes there.
-        `keys` are parameters that do not tell requests apart, and are written nowhere."""
+        """As `get`, but an answer that is in `pages` is taken from there; a new one for which
+        `whole` is true is put there. `keys` are further parameters of the request that are written
+        nowhere and do not identify it."""
         asked = {**params, **(keys or {})}
         if self._pages is None:
             return self.get(asked, busy, headers)
@@ -131,15 +135,17 @@ class JsonClient:
         return answer
 
     def post(self, form: Mapping[str, str]) -> Any:
-        """The answer to a POST of form fields, as of `get`."""
+        """The answer to a POST of form fields, with the attempts and errors of `get`."""
         return self._ask("POST", never_busy, data=form)
 
     def close(self) -> None:
+        """Give up waiting requests and close the connections."""
         self.limiter.close()
         self._client.close()
 
     def _ask(self, method: str, busy: Callable[[Any], str | None], **request: Any) -> Any:
-        # no stamina timeout: attempts are bounded, and so is each (timeout_s, max_wait_s)
+        # no timeout of stamina: the number of attempts is bounded, and so is the time of each
+        # (timeout_s, max_wait_s)
         try:
             for attempt in stamina.retry_context(
                 on=_backoff,
@@ -169,23 +175,24 @@ class JsonClient:
         if self._heed is not None:
             self._heed(response.headers)
         text = body.decode("utf-8", "replace")
-        said = f"HTTP {response.status_code}: {self.shown(text)}"
+        message = f"HTTP {response.status_code}: {self.shown(text)}"
         if hint := self._hints.get(response.status_code):
-            said += f" ({hint})"
+            message += f" ({hint})"
         if response.status_code == 429 or response.status_code >= 500:
-            raise self._try_again(said, response)
+            raise self._try_again(message, response)
         if response.status_code != 200:
-            raise self._refusal(said, response)
+            raise self._refusal(message, response)
         try:
             answer = json.loads(text)
         except (ValueError, RecursionError):  # nested 100,000 deep
-            raise SourceError(f"the answer is not JSON; {said}") from None
+            raise SourceError(f"the answer is not JSON; {message}") from None
         if reason := busy(answer):
             raise self._try_again(self.shown(reason), response)
         return answer
 
     def _fetch(self, method: str, request: Mapping[str, Any]) -> tuple[httpx.Response, bytes]:
-        # httpx bounds each read, not the whole: a server that drips bytes would hold us for ever
+        # httpx bounds each read, not the whole answer: a server that sends byte by byte could hold
+        # a thread for ever
         deadline = time.monotonic() + self.timeout_s
         body = bytearray()
         try:
@@ -197,18 +204,20 @@ class JsonClient:
                     if time.monotonic() > deadline:
                         raise _TryAgain(f"no whole answer within {self.timeout_s:g} s")
         except httpx.HTTPError as error:
-            told = self._secrets.hidden_in(f"{type(error).__name__}: {error}")
-            raise _TryAgain(told) from None  # the httpx error holds the URL, and so may hold a key
+            reason = self._secrets.hidden_in(f"{type(error).__name__}: {error}")
+            # from None: the httpx error holds the URL, which may hold a key
+            raise _TryAgain(reason) from None
         return response, bytes(body)
 
     def shown(self, text: str) -> str:
-        """What a server said, fit for a message: on one line, bounded, without keys."""
+        """A server's text, fit for a message: on one line, at most SHOWN_CHARS long, without
+        keys."""
         return self._secrets.hidden_in(" ".join(text.split()))[:SHOWN_CHARS]
 
-    def _refusal(self, said: str, response: httpx.Response) -> SourceError:
+    def _refusal(self, message: str, response: httpx.Response) -> SourceError:
         if where := response.headers.get("Location"):
-            said += f" -> {self.shown(where)}: give that endpoint"
-        return HttpError(response.status_code, said)
+            message += f" -> {self.shown(where)}: give that endpoint"
+        return HttpError(response.status_code, message)
 
     def _try_again(self, reason: str, response: httpx.Response) -> Exception:
         wait_s = retry_after_s(response.headers.get("Retry-After", ""))
@@ -222,11 +231,8 @@ class JsonClient:
 
 
 def retry_after_s(value: str, now: datetime | None = None) -> float | None:
-    """Seconds, a year at most, that a Retry-After header (seconds or HTTP-date) asks for; None if
-    it asks nothing.
-
-    RFC 9110, section 10.2.3.
-    """
+    """Seconds, a year at most, that a Retry-After header (seconds or HTTP-date; RFC 9110, section
+    10.2.3) asks for; None if it is empty or unreadable."""
     value = value.strip()
     if value.isascii() and value.isdigit():
         return min(float(value), LONGEST_PAUSE_S)
@@ -240,7 +246,8 @@ def retry_after_s(value: str, now: datetime | None = None) -> float | None:
 
 
 def _backoff(error: Exception) -> bool | float:
-    """stamina's hook: False ends, True is its own backoff, a number of seconds replaces it."""
+    """stamina's hook: False raises the error, True waits stamina's backoff, a number is the seconds
+    to wait instead."""
     if not isinstance(error, _TryAgain):
         return False
     return 0.0 if error.paused else True

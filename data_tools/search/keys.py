@@ -1,4 +1,5 @@
-"""Keys of search servers: from the environment, into the requests, and nowhere else."""
+"""Keys of search servers: they are read from the environment, go into requests, and nowhere
+else."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ HIDDEN = "[hidden]"
 
 
 def key_from(variable: str, needed_by: str, where_from: str) -> str:
-    """The value of an environment variable. DataError names the variable, never the value."""
+    """The value of an environment variable. Raises DataError, which names the variable and never
+    the value, if it is missing or can't be sent in a header."""
     key = os.environ.get(variable, "").strip()
     if not key:
         raise DataError(
@@ -26,7 +28,7 @@ def key_from(variable: str, needed_by: str, where_from: str) -> str:
 
 
 class Secrets:
-    """Takes keys out of texts before they go into an error or a log."""
+    """Removes keys from texts before they go into an error or a log."""
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
         self._forms: set[str] = set()
@@ -34,10 +36,11 @@ class Secrets:
             self.add(key)
 
     def add(self, key: str) -> None:
+        """Remove `key` too from now on."""
         self._forms |= {form for form in (key, quote(key, safe=""), quote_plus(key)) if form}
 
     def hidden_in(self, text: str) -> str:
-        """`text` with each key, also in its percent-encoded form, replaced."""
+        """`text` with each key replaced by [hidden], also in its percent-encoded form."""
         for form in sorted(self._forms, key=len, reverse=True):
             text = text.replace(form, HIDDEN)
         return text

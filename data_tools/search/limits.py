@@ -1,8 +1,8 @@
-"""What each search server gives at most, how often it may be asked, and what that costs.
+"""How much each search server gives at most, how often it may be asked, and what that costs.
 
-Plain numbers, known before anything is asked: the sources pace themselves by them, and `plan`
-counts requests, days and money from them. Read in the servers' documentation and source, November
-2026; what an answer's headers say of a quota overrules them.
+The numbers are known before anything is asked: the sources set their pace by them, and `plan`
+computes requests, days and money from them. They were read in the servers' documentation and source
+code in November 2026; quotas in the headers of an answer overrule them.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ from data_tools.config.sources import servers_enabled
 
 DAY_S = 86400
 OPENVERSE_KEYS = ("OPENVERSE_CLIENT_ID", "OPENVERSE_CLIENT_SECRET")
-# Commons serves 500 results a request, but renders 50 thumbnails; its search window is 10,000.
+# Commons serves 500 results per request, but only 50 thumbnails; its search window is 10,000.
 COMMONS_MAX_PAGE_SIZE, COMMONS_MAX_RESULTS = 50, 10_000
 # An anonymous page of more than 20 is answered with 401; with a key 500 are allowed.
 OPENVERSE_PAGE_SIZE_ANONYMOUS, OPENVERSE_PAGE_SIZE = 20, 500
-# Beyond about 4,000 results Flickr repeats its pages; windows of the upload date have 4,000 each,
-# down to one second, so that a query has no cap but its limit. The pages of halved windows make a
-# fifth more requests than `pages` says.
+# Beyond about 4,000 results Flickr repeats its pages. Windows of the upload date, down to one
+# second, have 4,000 results each, so that only its limit caps a query. The pages of halved windows
+# make a fifth more requests than `pages` says.
 FLICKR_PAGE_SIZE, FLICKR_MAX_RESULTS = 500, 10_000_000
 BRAVE_MAX_RESULTS = 200  # in one answer, and there is no second page
-# No promise of SearXNG's: what the engines behind it give on a page of images differs.
+# An estimate: engines behind SearXNG give different numbers of images per page.
 SEARXNG_PAGE_SIZE = 30
 
 
 @dataclass(frozen=True)
 class SourceLimits:
-    """None: no such limit is known, or no such price."""
+    """Limits of one server. None: no such limit, or no price, is known."""
 
     page_size: int
-    """Results of one request at most."""
+    """Maximum number of results per request."""
     max_per_query: int
-    """Results of one query at most, over all its pages."""
+    """Maximum number of results per query, over all its pages."""
     requests_per_s: float
-    """The pace of the job's own configuration."""
+    """The pace that the job's configuration sets."""
     requests_per_minute: int | None = None
     requests_per_hour: int | None = None
     requests_per_day: int | None = None
     usd_per_1000: float | None = None
-    """Of 1,000 requests."""
+    """Price of 1,000 requests."""
     terms: str = ""
-    """What the server's terms say of asking it for a data set."""
+    """What the server's terms say about collecting a data set from it."""
 
     def quotas(self) -> list[tuple[int, float]]:
-        """(number of requests, window in seconds) of every limit that is not the pace."""
+        """(number of requests, window in seconds) of every limit other than the pace."""
         windows = (
             (self.requests_per_minute, 60.0),
             (self.requests_per_hour, 3600.0),
@@ -63,32 +63,34 @@ class SourceLimits:
         return [(number, window_s) for number, window_s in windows if number is not None]
 
     def pages(self, wanted: int) -> int:
-        """Requests that `wanted` results of one query take at most."""
+        """Maximum number of requests for `wanted` results of one query."""
         return -(-min(wanted, self.max_per_query) // self.page_size)
 
     def days(self, num_requests: int) -> float:
-        """At the tightest of all limits, without a pause."""
+        """Days that the requests take at the tightest of all limits, without pauses."""
         per_day = [self.requests_per_s * DAY_S]
         per_day += [number * DAY_S / window_s for number, window_s in self.quotas()]
         return num_requests / min(per_day)
 
     def usd(self, num_requests: int) -> float | None:
+        """Price of the requests in US dollars; None if no price is known."""
         return None if self.usd_per_1000 is None else num_requests / 1000 * self.usd_per_1000
 
 
 def limits(config: SourcesConfig) -> dict[str, SourceLimits]:
-    """Of every search server that is enabled, in the order in which they are asked."""
-    found = {
+    """Name -> limits of every enabled search server, in the order in which they are asked."""
+    every = {
         "commons": commons_limits(config.commons),
         "openverse": openverse_limits(config.openverse, has_openverse_key()),
         "flickr": flickr_limits(config.flickr),
         "brave": brave_limits(config.brave),
         "searxng": searxng_limits(config.searxng),
     }
-    return {name: found[name] for name in servers_enabled(config)}
+    return {name: every[name] for name in servers_enabled(config)}
 
 
 def has_openverse_key() -> bool:
+    """Whether the environment has client id and secret of Openverse."""
     return all(os.environ.get(name, "").strip() for name in OPENVERSE_KEYS)
 
 
@@ -102,8 +104,8 @@ def commons_limits(config: CommonsConfig) -> SourceLimits:
 
 
 def openverse_limits(config: OpenverseConfig, has_key: bool) -> SourceLimits:
-    """The server's code says 5 requests an hour and 100 a day for who has no key, 100 a minute and
-    10,000 a day with one."""
+    """The server's code allows 5 requests per hour and 100 per day without a key, 100 per minute
+    and 10,000 per day with one."""
     return SourceLimits(
         page_size=OPENVERSE_PAGE_SIZE if has_key else OPENVERSE_PAGE_SIZE_ANONYMOUS,
         max_per_query=config.results_per_query,
@@ -126,8 +128,8 @@ def flickr_limits(config: FlickrConfig) -> SourceLimits:
 
 
 def brave_limits(config: BraveConfig) -> SourceLimits:
-    """Its windows depend on the plan and are told in every answer; the price is of the plans with
-    storage rights."""
+    """Its windows depend on the plan, and every answer states them; the price is that of the plans
+    with storage rights."""
     return SourceLimits(
         page_size=BRAVE_MAX_RESULTS,
         max_per_query=BRAVE_MAX_RESULTS,

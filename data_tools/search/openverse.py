@@ -1,8 +1,8 @@
 """Openverse, https://api.openverse.org/v1/: openly licensed images of many collections.
 
-Asked only with a permission (sources.openverse.permission). With OPENVERSE_CLIENT_ID and
-OPENVERSE_CLIENT_SECRET by an access token, which is fetched when needed and kept in memory only;
-without them anonymously, 20 results a request.
+It is asked only with a permission (sources.openverse.permission). With OPENVERSE_CLIENT_ID and
+OPENVERSE_CLIENT_SECRET it is asked with an access token, which is fetched when needed and kept in
+memory only; without them anonymously, for 20 results per request.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from data_tools.search.pages import page_store
 from data_tools.search.rates import Quota, RateLimiter, limiter_for
 
 CONCURRENCY = 2
-# The server cuts a longer query without a word.
+# The server cuts a longer query and does not say so.
 MAX_QUERY_CHARS = 200
-# The server refuses a page beyond it.
+# The server refuses later pages.
 MAX_PAGE = 20
-# A token that ends within this time is not begun a request with.
+# A token that expires within this time is replaced before the next request.
 TOKEN_MARGIN_S = 60.0
 PERIODS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 KEYS_FROM = "https://api.openverse.org/v1/#tag/auth"
@@ -81,9 +81,10 @@ class OpenverseSource:
         self._token_lock = threading.Lock()
 
     def search(self, query: str, limit: int) -> Iterator[Candidate]:
-        """Follows pages until `limit`, the server's cap or the end. Raises SourceError.
+        """Ask page by page until `limit`, the server's cap or the end. Raises SourceError.
 
-        `result_count` may change between pages and items may come again: neither is relied on.
+        `result_count` may change between pages, and results may come again; the code relies on
+        neither.
         """
         words = search_words(query, MAX_QUERY_CHARS)
         if not words:
@@ -124,7 +125,8 @@ class OpenverseSource:
         return params
 
     def _ask(self, params: Mapping[str, str]) -> dict[str, Any]:
-        """One page. A token that the server has forgotten is replaced once."""
+        """The answer for one page. A token that the server does not accept any more is replaced
+        once."""
         if not self._credentials:
             return self._images.get_once(params, _is_whole)
         token = self._current_token()
@@ -169,7 +171,7 @@ class OpenverseSource:
 
 
 def _credentials() -> tuple[str, ...]:
-    """Client id and secret; empty when neither is set. One alone is a DataError."""
+    """(client id, secret); empty if neither is set. Raises DataError if only one is."""
     if not any(os.environ.get(variable) for variable in OPENVERSE_KEYS):
         return ()
     return tuple(key_from(variable, "source=openverse", KEYS_FROM) for variable in OPENVERSE_KEYS)
@@ -180,19 +182,20 @@ def _bearer(token: str) -> dict[str, str]:
 
 
 def _heed(headers: Mapping[str, str], limiter: RateLimiter) -> None:
-    """Quotas from `X-RateLimit-Limit-anon_burst: 20/min`, `X-RateLimit-Available-anon_burst: 7`.
+    """Take over quotas from headers such as `X-RateLimit-Limit-anon_burst: 20/min` and
+    `X-RateLimit-Available-anon_burst: 7`.
 
-    The names are those of the server's throttles; anonymous and keyed callers have different ones.
+    The names end with those of the server's throttles, which differ for callers with a key.
     """
     quotas = []
     for name in sorted(headers):
         scope = name.lower().partition("x-ratelimit-limit-")[2]
-        told = re.fullmatch(r"(\d{1,12})/([smhd])[a-z]*", headers[name].strip().lower())
-        if scope and told:
+        rate = re.fullmatch(r"(\d{1,12})/([smhd])[a-z]*", headers[name].strip().lower())
+        if scope and rate:
             available = number(headers.get(f"x-ratelimit-available-{scope}", ""))
-            most = int(told[1])
+            most = int(rate[1])
             used = 0 if available is None else max(0, most - available)
-            quotas.append(Quota(most, PERIODS_S[told[2]], used))
+            quotas.append(Quota(most, PERIODS_S[rate[2]], used))
     if quotas:
         limiter.adopt(quotas)
 
@@ -208,8 +211,8 @@ def _results(answer: Any, query: str) -> list[dict[str, Any]]:
 
 
 def _candidate(result: dict[str, Any]) -> Candidate | None:
-    """None without an image address or any text. There is no description: title and tags are all
-    the text there is."""
+    """The candidate of a result; None if it has no image address or no text. Openverse gives no
+    descriptions: title and tags are all its text."""
     url = web_address(result.get("url"))
     caption = caption_of(plain(result.get("title")), result.get("tags"))
     if not url or not caption:
@@ -229,8 +232,8 @@ def _candidate(result: dict[str, Any]) -> Candidate | None:
 
 
 def caption_of(title: str, tags: Any) -> str:
-    """ "Cat on a roof (red, tiles)": the title, then the tags that it does not hold already. Tags
-    with an accuracy are a classifier's guesses, not the author's words."""
+    """The caption "Cat on a roof (red, tiles)": the title, then the tags that are not in it. Tags
+    with an accuracy are left out: a classifier guessed them."""
     names = [
         plain(tag.get("name"))
         for tag in (tags if isinstance(tags, list) else [])
@@ -243,7 +246,7 @@ def caption_of(title: str, tags: Any) -> str:
 
 
 def _license(result: dict[str, Any]) -> str:
-    """ "by-sa", "4.0" -> "CC BY-SA 4.0"."""
+    """The licence's name from its short form: "by-sa", "4.0" -> "CC BY-SA 4.0"."""
     name, version = plain(result.get("license")).lower(), plain(result.get("license_version"))
     if not name:
         return ""

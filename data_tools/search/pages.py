@@ -1,9 +1,10 @@
-"""Answers of single requests, kept so that a query of many pages that was broken off goes on with
-the page it had come to: a quota of 5 requests an hour would else never let one of 12 pages end.
+"""Answers of single requests. They are kept so that a query of many pages that was interrupted goes
+on with the next page: with a quota of 5 requests per hour, a query of 12 pages would else never
+end.
 
-An append-only file of lines `{"key": ..., "at": ..., "answer": ...}`. Once it holds MAX_BYTES it
-becomes the old one, and the old one goes: what is still needed belongs to the few queries that were
-on their way.
+They are lines `{"key": ..., "at": ..., "answer": ...}` of an append-only file. When it holds
+MAX_BYTES, it replaces the old file and a new one is begun. The answers lost that way are old: only
+the few queries that were not finished need theirs.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from typing import Any
 import xxhash
 
 MAX_BYTES = 64_000_000
-# What a server said longer ago is asked again.
+# An older answer is not used; the server is asked again.
 MAX_AGE_S = 7 * 86400.0
 
 
 class PageStore:
-    """Safe for threads, not for processes: the stage holds a lock on its folder. Damaged and torn
-    lines count as not there. Memory holds where a line begins."""
+    """The answers kept in one file and its predecessor. Damaged and torn lines are ignored. Memory
+    holds only the offsets of the lines.
+
+    It is safe for threads, not for processes: the build holds a lock on the data folder.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self.old = path, path.with_name(f"{path.name}.old")
@@ -36,7 +40,7 @@ class PageStore:
                 self._index(file)
 
     def get(self, key: str) -> Any | None:
-        """The answer that was put there, None when there is none."""
+        """The kept answer, or None."""
         with self._lock:
             if key not in self._places:
                 return None
@@ -47,6 +51,7 @@ class PageStore:
         return None if record is None else record["answer"]
 
     def put(self, key: str, answer: Any) -> None:
+        """Keep an answer."""
         line = json.dumps({"key": key, "at": time.time(), "answer": answer}).encode() + b"\n"
         with self._lock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,12 +85,12 @@ class PageStore:
 
 
 def page_store(name: str, folder: Path | None) -> PageStore | None:
-    """Of one source, in the folder of cursors."""
+    """The store of one source in the folder of cursors; None without a folder."""
     return PageStore(folder / f"{name}.pages") if folder else None
 
 
 def page_key(endpoint: str, params: Mapping[str, str]) -> str:
-    """32 hex digits for what was asked; `params` without keys."""
+    """32 hex digits that identify a request; `params` must not contain the server's key."""
     asked = json.dumps([endpoint, sorted(params.items())])
     return xxhash.xxh3_128_hexdigest(asked.encode())
 

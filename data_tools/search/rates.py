@@ -1,14 +1,13 @@
-"""How fast a server may be asked: a token bucket for the pace, quotas for the hour and the day.
+"""How fast a server may be asked: a token bucket for the pace, quotas per hour and per day.
 
-A bucket that holds a day's requests would let two days' through in one day: a full bucket first,
-the refill after it. Quotas are therefore counted in a sliding window, and remembered in a file, so
-that a second run does not start with a fresh one.
+A bucket for a day's requests would allow those of two days in one day: first the full bucket, then
+its refill. Quotas are therefore counted in a sliding window, and kept in a file, so that a second
+run does not start with a new quota.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -17,21 +16,22 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from data_tools.config import SourcesConfig
+from data_tools.ground.aside import write_text_aside
 from data_tools.search.base import SourceStopped
 from data_tools.search.limits import SourceLimits
 from data_tools.tables.schema import DataError
 
-# A window is counted in so many slots: memory is bounded, and at most 1 % of the quota is wasted.
+# Slots per window. They bound the memory, and waste at most 1 % of the quota.
 SLOTS = 100
-# A header can say anything.
+# A header can ask for any pause.
 LONGEST_PAUSE_S = 366 * 86400.0
-# Shorter ones are over before a killed run is started again.
+# Shorter pauses are over before a killed run is started again.
 REMEMBERED_PAUSE_S = 1.0
 
 
 @dataclass(frozen=True)
 class Quota:
-    """At most `num_requests` in any `window_s` seconds. `used`: what the server says is spent."""
+    """At most `num_requests` in any `window_s` seconds. `used`: how many the server has counted."""
 
     num_requests: int
     window_s: float
@@ -48,20 +48,21 @@ class Closed(Exception):
 
 
 class TokenBucket:
-    """`per_second` requests on average, at most `burst` at once. Not safe for threads."""
+    """Allows `per_second` requests on average, at most `burst` at once. Not safe for threads."""
 
     def __init__(self, per_second: float, burst: int = 1) -> None:
         self.per_second, self.burst = per_second, burst
         self._tokens, self._filled_at = float(burst), time.monotonic()
 
     def wait_s(self) -> float:
-        """Seconds until there is a token; 0 or less when there is one."""
+        """Seconds until there is a token; 0 or less if there is one."""
         now = time.monotonic()
         gained = (now - self._filled_at) * self.per_second
         self._tokens, self._filled_at = min(self.burst, self._tokens + gained), now
         return (1 - self._tokens) / self.per_second
 
     def take(self) -> None:
+        """Use up a token."""
         self._tokens -= 1
 
 
@@ -71,11 +72,11 @@ class SlidingWindow:
     def __init__(self, quota: Quota, counts: dict[int, int] | None = None) -> None:
         self.quota = quota
         self.counts = counts or {}
-        """Requests by slot; slot i begins at i * slot_s of the epoch."""
+        """Slot -> number of requests; slot i begins i * slot_s seconds after the epoch."""
         self._slot_s = quota.window_s / SLOTS
 
     def wait_s(self, now: float) -> float:
-        """Seconds until one more request is within the quota; 0 or less when it is."""
+        """Seconds until one more request is within the quota; 0 or less if it is now."""
         self.counts = {slot: n for slot, n in self.counts.items() if self._left_s(slot, now) > 0}
         surplus = sum(self.counts.values()) - self.quota.num_requests + 1
         for slot in sorted(self.counts):
@@ -87,12 +88,13 @@ class SlidingWindow:
         return 0.0 if surplus <= 0 else self.quota.window_s  # a quota of 0
 
     def add(self, now: float, count: int = 1) -> None:
+        """Count `count` requests at the time `now`."""
         slot = int(now // self._slot_s)
         self.counts[slot] = self.counts.get(slot, 0) + count
 
     def _left_s(self, slot: int, now: float) -> float:
-        """Until the slot's last request is a window old. A slot from beyond the next window is of a
-        clock that was wrong."""
+        """Seconds until the slot's last request is a window old. A slot further ahead than the next
+        window was counted by a clock that was wrong, and is ignored."""
         left_s = (slot + 1) * self._slot_s + self.quota.window_s - now
         return left_s if left_s <= 2 * self.quota.window_s else 0.0
 
@@ -100,7 +102,7 @@ class SlidingWindow:
 class RateLimiter:
     """Gives out turns to ask one server; safe for threads.
 
-    `memory` is the file in which quotas and pauses outlive the process; None forgets them.
+    `memory` is the file that keeps quotas and pauses for the next process; None keeps nothing.
     """
 
     def __init__(
@@ -114,7 +116,7 @@ class RateLimiter:
         self.max_wait_s = max_wait_s
         self._memory = memory
         self._bucket = TokenBucket(per_second, burst)
-        self._not_before = 0.0  # of the epoch
+        self._not_before = 0.0  # seconds since the epoch
         self._remembered: dict[str, dict[int, int]] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -123,8 +125,8 @@ class RateLimiter:
         self._windows = [self._window(quota) for quota in quotas]
 
     def take(self) -> None:
-        """Wait for a turn. Raises SourceStopped when a quota or a pause takes longer than
-        `max_wait_s`, Closed when the limiter is closed meanwhile."""
+        """Wait for a turn. Raises SourceStopped if a quota or a pause takes longer than
+        `max_wait_s`, and Closed if the limiter is closed meanwhile."""
         while not self._closed.is_set():
             wait_s, reason = self._try_take()
             if wait_s <= 0:
@@ -135,7 +137,7 @@ class RateLimiter:
         raise Closed
 
     def pause(self, seconds: float) -> None:
-        """No turn for anybody during the next `seconds`, a year at most."""
+        """Give out no turn during the next `seconds`, a year at most."""
         seconds = min(seconds, LONGEST_PAUSE_S)
         with self._lock:
             self._not_before = max(self._not_before, time.time() + seconds)
@@ -143,11 +145,11 @@ class RateLimiter:
                 self._remember()
 
     def adopt(self, quotas: Sequence[Quota]) -> None:
-        """Take over the quotas that the server says it has, and what it counted against them."""
+        """Replace the quotas by those that the server states, with the requests it has counted."""
         with self._lock:
-            told = [(quota.num_requests, quota.window_s) for quota in quotas]
+            stated = [(quota.num_requests, quota.window_s) for quota in quotas]
             known = [(w.quota.num_requests, w.quota.window_s) for w in self._windows]
-            if told != known:
+            if stated != known:
                 for window in self._windows:
                     self._remembered[_name(window.quota)] = window.counts
                 self._windows = [self._window(quota) for quota in quotas]
@@ -157,12 +159,12 @@ class RateLimiter:
                     window.add(time.time(), unseen)
 
     def close(self) -> None:
-        """Wake all who wait for their turn; there is none any more."""
+        """Wake all threads that wait for a turn: they get Closed."""
         self._closed.set()
 
     def _try_take(self) -> tuple[float, str]:
-        """Take a turn (0.0), or say how many seconds to wait before trying again, and for what
-        ("" is the pace)."""
+        """Take a turn and return (0, no reason), or return the seconds to wait before the next
+        attempt and the reason ("": the pace)."""
         with self._lock:
             now = time.time()
             waits = [(self._bucket.wait_s(), "")]
@@ -176,7 +178,8 @@ class RateLimiter:
             for window in self._windows:
                 window.add(now)
             if self._windows:
-                self._remember()  # before the request: a kill may lose a turn, never gain one
+                # before the request: a kill may then lose a turn, but never gain one
+                self._remember()
             return 0.0, ""
 
     def _window(self, quota: Quota) -> SlidingWindow:
@@ -198,16 +201,15 @@ class RateLimiter:
         if self._memory is None:
             return
         counts = self._remembered | {_name(w.quota): w.counts for w in self._windows}
-        self._memory.parent.mkdir(parents=True, exist_ok=True)
-        aside = self._memory.with_name(f".{self._memory.name}.tmp")
-        aside.write_text(json.dumps({"not_before": self._not_before, "windows": counts}) + "\n")
-        os.replace(aside, self._memory)
+        record = {"not_before": self._not_before, "windows": counts}
+        write_text_aside(self._memory, json.dumps(record) + "\n")
 
 
 def limiter_for(
     limits: SourceLimits, concurrency: int, sources: SourcesConfig, name: str, folder: Path | None
 ) -> RateLimiter:
-    """Keeps to what the server allows and the job sets; remembers it in the folder of cursors."""
+    """The limiter of one source: it keeps to the server's limits and the job's pace. Its memory is
+    a file in the folder of cursors."""
     return RateLimiter(
         limits.requests_per_s,
         concurrency,
@@ -222,6 +224,6 @@ def _name(quota: Quota) -> str:
 
 
 def come_back(wait_s: float) -> str:
-    """The end of a message: when to ask again."""
+    """The end of a message: when the server may be asked again."""
     when = datetime.fromtimestamp(time.time() + wait_s, timezone.utc)
     return f"it may be asked again in {wait_s:.0f} s, at {when:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,6 +1,7 @@
-"""SearXNG, https://docs.searxng.org/dev/search_api.html: a metasearch engine of one's own.
+"""SearXNG, https://docs.searxng.org/dev/search_api.html: a metasearch engine that the user runs.
 
-It tells no licence. The engines behind it permit no automated use: who runs it answers for that.
+Its answers have no licences. The search engines behind it permit no automated use; whoever runs the
+instance is responsible for that.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from data_tools.search.rates import limiter_for
 
 CONCURRENCY = 1
 HINTS = {
-    403: "JSON is off there: add json to search.formats in the instance's settings.yml",
+    403: "the instance gives no JSON: add json to search.formats in its settings.yml",
     429: "its limiter takes us for a bot: set server.limiter to false in its settings.yml",
 }
 
@@ -48,8 +49,9 @@ class SearxngSource:
         )
 
     def search(self, query: str, limit: int) -> Iterator[Candidate]:
-        """Pages until `limit`, `max_pages`, or a page without anything new. Raises SourceError,
-        also when nothing came because no engine answered: that is not "nothing found"."""
+        """Ask page by page until `limit`, `max_pages`, or a page without new results. Raises
+        SourceError, also if there is no result because no engine answered: that is not "nothing
+        found"."""
         words = search_words(query)
         if not words:
             return
@@ -65,9 +67,9 @@ class SearxngSource:
                     yield candidate
                     if len(seen) == limit:
                         return
-            if not seen and (silent := _unresponsive(answer)):
+            if not seen and (reasons := _unresponsive(answer)):
                 raise SourceError(
-                    f"{query!r}: engines did not answer: {self._client.shown(silent)}"
+                    f"{query!r}: engines did not answer: {self._client.shown(reasons)}"
                 )
             if len(seen) == before:
                 return
@@ -89,13 +91,14 @@ class SearxngSource:
         }
         answer = self._client.get(params)
         if not isinstance(answer, dict):
-            told = self._client.shown(str(answer))
-            raise SourceError(f"the answer is JSON but no object: {told}")
+            shown = self._client.shown(str(answer))
+            raise SourceError(f"the answer is JSON but no object: {shown}")
         return answer
 
 
 def _unresponsive(answer: dict[str, Any]) -> str:
-    """ "bing images: timeout, flickr: access denied"; empty when all answered."""
+    """The engines that did not answer, "bing images: timeout, flickr: access denied"; empty if all
+    did."""
     engines = answer.get("unresponsive_engines")
     return ", ".join(
         ": ".join(map(str, entry)) if isinstance(entry, list) else str(entry)
@@ -104,7 +107,8 @@ def _unresponsive(answer: dict[str, Any]) -> str:
 
 
 def _candidate(result: dict[str, Any]) -> Candidate | None:
-    """None without an image address ("data:..." is none) or any text."""
+    """The candidate of a result; None if it has no image address ("data:..." is none) or no
+    text."""
     url = web_address(result.get("img_src"))
     caption = visible(result.get("title")) or visible(result.get("content"))
     if not url or not caption:

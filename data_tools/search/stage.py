@@ -1,9 +1,9 @@
 """Stage 3: search servers are asked for the queries.
 
-A server is asked once for each query; what it answered is kept in a cursor file, so that a killed
-run goes on where it was. The table depends on the answers alone, not on their timing. A query that
-got no answer is asked again by the next run: while more of them are left than
-search.max_failed_queries, the stage ends as an error and is not done.
+A server is asked once for each query; its answers are kept in a cursor file, so that a killed run
+goes on where it was. The table depends on the answers alone, not on their timing. A query that got
+no answer is asked again by the next run. As long as more than search.max_failed_queries queries
+have no answer, the stage ends with an error and is not done.
 """
 
 from __future__ import annotations
@@ -37,37 +37,40 @@ from data_tools.tables.schema import (
 )
 from data_tools.work.progress import StageProgress
 
-# In the order in which they are asked, and in which their answers lie in the table.
+# The servers are asked in this order, and their answers are in the table in this order.
 SERVERS = (CommonsSource, OpenverseSource, FlickrSource, BraveSource, SearxngSource)
-ROWS_A_BATCH = 10_000
+ROWS_PER_BATCH = 10_000
 SHOWN_FAILURES = 5
 
 
 @dataclass
 class Unanswered:
-    """What was asked and got no answer: how many, and of the first few why."""
+    """The queries that were asked and got no answer: their number, and the reasons of the first
+    few."""
 
     num_queries: int = 0
     shown: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
-    """Servers that were given up, with the reason."""
+    """Messages about the servers that are not asked any more."""
 
     def add(self, source: SearchSource, query: str, reason: str) -> None:
+        """Note why a query got no answer."""
         if len(self.shown) < SHOWN_FAILURES:
             self.shown.append(f"{source.name} {query!r}: {reason}")
 
     def message(self) -> str:
+        """The text about them for the user."""
         head = f"{_queries(self.num_queries)} got no answer"
         return "\n  ".join([head, *self.stopped, *self.shown])
 
 
 def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
     """Ask every enabled server and write the searched table: one row per answer of a query, in the
-    order of servers, queries, answers.
+    order of servers, queries, answers. Returns the counts.
 
-    A server that fails does not keep the others from being asked. Raises DataError when a key is
-    missing (before anything is asked), and at the end when more than search.max_failed_queries
-    queries are without an answer; what was found stays in the cursor files.
+    If a server fails, the others are still asked. Raises DataError if a key is missing (before
+    anything is asked), and at the end if more than search.max_failed_queries queries have no
+    answer; all answers stay in the cursor files.
     """
     names = read_table(paths.table("queries"), QUERIES)["query"].to_pylist()
     asked = wanted_queries(job, paths, names)
@@ -87,18 +90,19 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
             ask(source, [names[number] for number in asked], cursor, job.search, unanswered)
             for name, count in source.counts().items():
                 counts[name] = counts.get(name, 0) + count
-        _judge(unanswered, job.search)
+        _check_unanswered(unanswered, job.search)
         counts |= _write(zip(sources, cursors), names, asked, paths)
     return counts | {"failed_queries": unanswered.num_queries}
 
 
 def target(job: DatasetJob) -> int:
-    """Up to how many pool matches a query is asked for; 0 asks for all."""
+    """Queries with fewer pool matches than this are asked for; 0 asks for all queries."""
     return job.balance.max_per_query if job.search.deficit_only else 0
 
 
 def wanted_queries(job: DatasetJob, paths: DatasetPaths, names: Sequence[str]) -> Sequence[int]:
-    """Ids of the queries that are put to the servers: all, or those that the pools left short."""
+    """Ids of the queries that the servers are asked for: all, or those with too few pool
+    matches."""
     if not job.search.deficit_only:
         return range(len(names))
     counts = match.counts_per_query(paths, len(names))
@@ -106,7 +110,8 @@ def wanted_queries(job: DatasetJob, paths: DatasetPaths, names: Sequence[str]) -
 
 
 def search_sources(config: SourcesConfig, paths: DatasetPaths) -> list[SearchSource]:
-    """The enabled servers, in their order. Raises DataError that names the missing variable."""
+    """The enabled servers, in their order. Raises DataError, which names the variable, for a key
+    that is missing."""
     return [
         server(config, paths.search_cursor)
         for server in SERVERS
@@ -115,7 +120,7 @@ def search_sources(config: SourcesConfig, paths: DatasetPaths) -> list[SearchSou
 
 
 def card_facts(config: SourcesConfig) -> list[str]:
-    """A line a server for the data set's card: where, and by whose permission."""
+    """One line per enabled server for the data set's card: its address, and the permission."""
     facts = []
     for name in (server.name for server in SERVERS):
         settings = getattr(config, name)
@@ -133,41 +138,42 @@ def ask(
     config: SearchConfig,
     unanswered: Unanswered,
 ) -> None:
-    """Ask for every query that the cursor lacks, and put the answers there; add those without one
+    """Ask for every query that the cursor lacks, and append the answers there; failures are added
     to `unanswered`.
 
-    The server is given up when it says so (SourceStopped), and after `give_up_after` failures
-    without an answer in between.
+    The server is not asked any more after a SourceStopped, and after `give_up_after` failures in a
+    row.
     """
     todo = (query for query in queries if query not in cursor)
     in_a_row = 0
     with StageProgress(f"search {source.name}", total=len(queries)) as progress:
         progress.update(sum(query in cursor for query in queries))
-        # closing: an exception must stop the threads now, not when its traceback is forgotten
+        # closing(): an exception must stop the threads at once, not when the generator is collected
         with closing(_answered(source, todo, config.limit_per_query)) as answered:
             for query, future in answered:
+                progress.advance()  # asked, whether there is an answer or not
                 try:
                     cursor.add(query, future.result())
                 except SourceError as error:
                     unanswered.add(source, query, str(error))
                     in_a_row += 1
                     if isinstance(error, SourceStopped) or in_a_row >= config.give_up_after:
-                        told = _given_up(source, in_a_row, error, cursor)
-                        print(told, file=sys.stderr, flush=True)
-                        unanswered.stopped.append(told)
+                        message = _given_up(source, in_a_row, error, cursor)
+                        print(message, file=sys.stderr, flush=True)
+                        unanswered.stopped.append(message)
                         break
                 else:
                     in_a_row = 0
-                    progress.advance()
     unanswered.num_queries += sum(query not in cursor for query in queries)
 
 
 def _answered(
     source: SearchSource, queries: Iterator[str], limit: int
 ) -> Generator[tuple[str, Future[list[Candidate]]], None, None]:
-    """Run the searches in `source.concurrency` threads; give each as it is done.
+    """Run the searches in `source.concurrency` threads; yield each (query, future) as it is done.
 
-    No more are handed to the threads than they can work on, so that stopping costs nothing.
+    The threads never get more queries than they can work on, so that no queue is left to wait for
+    when the search stops.
     """
     pool = ThreadPoolExecutor(source.concurrency, thread_name_prefix=source.name)
     running: dict[Future[list[Candidate]], str] = {}
@@ -185,8 +191,9 @@ def _answered(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _judge(unanswered: Unanswered, config: SearchConfig) -> None:
-    """Raise DataError when too many queries are without an answer; tell of the others."""
+def _check_unanswered(unanswered: Unanswered, config: SearchConfig) -> None:
+    """Raise DataError if too many queries have no answer; print a message about a smaller
+    number."""
     if unanswered.num_queries > config.max_failed_queries:
         raise DataError(
             f"{unanswered.message()}\nall answers are kept: run the same command to ask only for "
@@ -203,18 +210,18 @@ def _write(
     asked: Sequence[int],
     paths: DatasetPaths,
 ) -> dict[str, int]:
-    """The searched table, from the cursor files, a batch at a time."""
+    """Write the searched table from the cursor files, one batch at a time; returns the counts."""
     counts = {"answers": 0, "unusable_urls": 0}
     rows: list[dict[str, object]] = []
     with table_writer(paths.table("searched"), CANDIDATES) as writer:
         for source, cursor in answers:
             for query_id in asked:
-                found = cursor.read(names[query_id]) if names[query_id] in cursor else []
-                for candidate in found:
+                answer = cursor.read(names[query_id]) if names[query_id] in cursor else []
+                for candidate in answer:
                     row = _row(candidate, source.name, query_id)
                     counts["answers" if row else "unusable_urls"] += 1
                     rows += [row] if row else []
-                if len(rows) >= ROWS_A_BATCH:
+                if len(rows) >= ROWS_PER_BATCH:
                     writer.write_table(pa.Table.from_pylist(rows, CANDIDATES))
                     rows = []
         writer.write_table(pa.Table.from_pylist(rows, CANDIDATES))
@@ -222,7 +229,8 @@ def _write(
 
 
 def _row(candidate: Candidate, source: str, query_id: int) -> dict[str, object] | None:
-    """None for no address ("http://[x"), or text that is no UTF-8."""
+    """The table row of a candidate; None if its URL is no address ("http://[x") or its text is not
+    UTF-8."""
     try:
         uid = make_uid(candidate.url, candidate.caption)
     except ValueError:

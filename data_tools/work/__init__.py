@@ -1,1 +1,1 @@
-"""How work is done: shares of an array, worker processes, progress."""
+"""Shared by the stages: shares of a Slurm array, worker processes, progress, the User-Agent."""

@@ -1,4 +1,4 @@
-"""How the project names itself to the servers that it asks."""
+"""The User-Agent by which the project identifies itself to servers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from data_tools.tables.schema import DataError
 
 
 def user_agent(contact: str) -> str:
-    """`clip-pretrain/VERSION (+contact)`, the form that operators ask bots for (w.wiki/4wJS)."""
+    """`clip-pretrain/VERSION (+contact)`, the form that operators ask of bots (w.wiki/4wJS). Raises
+    DataError if `contact` is no e-mail address or URL."""
     if not reaches_somebody(contact):
         raise DataError(f"sources.contact = {contact!r}: give an e-mail address or URL in ASCII")
     try:

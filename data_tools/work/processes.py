@@ -1,7 +1,7 @@
-"""A function over many units of work, in several processes, results in order.
+"""Calls a function on many units of work in several processes, and yields the results in order.
 
-Workers end with this process, even by kill -9; a worker that is killed, or a unit that makes no
-progress, is an error and not a wait without end.
+The worker processes end with this process, even if it ends by kill -9. A worker that is killed and
+a unit that makes no progress are errors, not endless waits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from data_tools.tables.schema import DataError
 
 Result = TypeVar("Result")
 UNIT_TIMEOUT_S = 3600.0
-# Units that wait for a free worker: enough that none is idle, few enough that they cost no memory.
+# Units that wait for a free worker: enough to keep it busy, few enough to need no memory.
 QUEUED_PER_WORKER = 2
 
 
@@ -32,11 +32,11 @@ def in_processes(
     processes: int,
     timeout_s: float = UNIT_TIMEOUT_S,
 ) -> Iterator[Result]:
-    """Yield `function(*unit)` of each unit, in their order; `units` is read as workers become free.
+    """Yield `function(*unit)` of each unit, in order; `units` is read as workers become free.
 
     `function` must be importable by name. With one process, or one unit, it runs in this process.
-    Errors of the function are raised as they are; DataError for a killed worker and for a unit that
-    takes longer than `timeout_s`.
+    Errors of the function are raised as they are. A killed worker, and a unit that takes longer
+    than `timeout_s`, raise DataError.
     """
     units = iter(units)
     first = list(islice(units, 2))
@@ -53,7 +53,7 @@ def in_processes(
         pool.shutdown()
     except BrokenProcessPool as error:
         raise DataError(
-            "a worker process was killed, most often for want of memory: run again with fewer "
+            "a worker process was killed, most often because memory ran out: run again with fewer "
             "processes, it goes on from here"
         ) from error
     finally:
@@ -91,7 +91,8 @@ def _result(future: Future[Result], timeout_s: float) -> Result:
 
 
 def prepare_worker() -> None:
-    """Ctrl-C is for the parent to handle, and a worker without a parent ends."""
+    """Initialise a worker: it ignores Ctrl-C, which the parent handles, and ends when the parent is
+    gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 

@@ -1,4 +1,5 @@
-"""Pools: tables of (url, caption) at hand, as Arrow batches of the rows that can be used."""
+"""Pools are tables of (url, caption) that the user has; their usable rows are read as Arrow
+batches."""
 
 from data_tools.match.pool.clean import RowCounts, Usable, usable, with_uids
 from data_tools.match.pool.files import PoolFile, find_files, open_file, reading

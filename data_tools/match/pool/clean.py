@@ -1,4 +1,5 @@
-"""Rows of a pool as Arrow columns: those that cannot be used are left out and counted."""
+"""Cleans the rows of a pool, as Arrow columns: rows that cannot be used are left out and
+counted."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ import xxhash
 
 from data_tools.tables.schema import CANONICAL_URL, canonical_url
 
-# All that str.split() takes for white space, where it is not one space between two characters.
-# RE2's \s is ASCII only.
+# All white space of str.split() that is not a single space between two characters. RE2's \s matches
+# ASCII only.
 UNTIDY = (
     r"\A | \z|  |[\t-\r\x1c-\x1f\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}"
     r"\x{205f}\x{3000}]"
@@ -22,37 +23,38 @@ HTTP = r"(?i)\Ahttps?://"
 
 @dataclass
 class RowCounts:
-    """What became of the rows of a pool; the fields below `rows` add up to it."""
+    """What became of the rows of a pool; the other fields add up to `rows`."""
 
     rows: int = 0
     null: int = 0
-    """Without a URL or a caption."""
+    """Rows without a URL or a caption."""
     unreadable: int = 0
     """Broken rows, cells of another type, text that is not UTF-8."""
     not_http: int = 0
     too_long: int = 0
     """Captions above match.max_caption_chars."""
     unusable_urls: int = 0
-    """http(s), but no address: "http://[x"."""
+    """URLs that begin with http(s), but are no address: "http://[x"."""
     unmatched: int = 0
     matched: int = 0
 
     def add(self, other: RowCounts) -> None:
+        """Add the counts of other rows."""
         for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + value)
 
 
 @dataclass
 class Usable:
-    """Columns of the rows that can be used, and what became of the others."""
+    """Columns of the usable rows, and counts of the others."""
 
     columns: dict[str, pa.Array]
     counts: RowCounts = field(default_factory=RowCounts)
 
 
 def usable(columns: dict[str, pa.Array], max_caption_chars: int) -> Usable:
-    """`url` and `caption` are binary; they come back as strings, trimmed and single-spaced, with
-    the other columns of the rows that are left."""
+    """The usable rows of `columns`. `url` and `caption` are given as binary; they come back as
+    string, trimmed and single-spaced. The other columns keep their type."""
     result = Usable(columns, RowCounts(rows=len(columns["url"])))
     counts = result.counts
     for name in ("url", "caption"):
@@ -72,8 +74,8 @@ def usable(columns: dict[str, pa.Array], max_caption_chars: int) -> Usable:
 
 
 def with_uids(columns: dict[str, pa.Array]) -> Usable:
-    """Add the column `uid`, which equals `make_uid(url, caption)`; rows whose URL is no address are
-    left out."""
+    """Add the column `uid`, equal to `make_uid(url, caption)` of each row. Rows whose URL is no
+    address are left out."""
     result = Usable(dict(columns))
     urls = columns["url"]
     odd = pc.invert(pc.match_substring_regex(urls, rf"\A(?:{CANONICAL_URL})\z"))
@@ -93,7 +95,8 @@ def with_uids(columns: dict[str, pa.Array]) -> Usable:
 
 
 def single_spaced(texts: pa.Array, trim_only: bool = False) -> pa.Array:
-    """`" ".join(text.split())` of every text (string, no nulls), or `text.strip()`."""
+    """`" ".join(text.split())` of every text (string, no nulls), or `text.strip()` if
+    `trim_only`."""
     untidy = pc.match_substring_regex(texts, UNTIDY)
     if not pc.any(untidy).as_py():
         return texts
@@ -103,7 +106,7 @@ def single_spaced(texts: pa.Array, trim_only: bool = False) -> pa.Array:
 
 
 def _keep(result: Usable, mask: pa.Array) -> int:
-    """Keep the rows of `mask`; returns how many were left out."""
+    """Keep only the rows where `mask` is true; returns how many were left out."""
     num_dropped = len(mask) - (pc.sum(mask).as_py() or 0)
     if num_dropped:
         result.columns = {name: column.filter(mask) for name, column in result.columns.items()}
@@ -111,10 +114,10 @@ def _keep(result: Usable, mask: pa.Array) -> int:
 
 
 def _decoded(values: pa.Array) -> tuple[pa.Array, pa.Array]:
-    """Strings, and which of them are UTF-8."""
+    """(values as strings, bool: which of them are UTF-8)."""
     try:
         return values.cast(pa.string()), pa.array(np.ones(len(values), bool))
-    except pa.ArrowInvalid:  # it does not say which
+    except pa.ArrowInvalid:  # some value is not UTF-8, and Arrow does not say which
         texts = pa.array([_text(value) for value in values.to_pylist()], pa.string())
         return texts, pc.is_valid(texts)
 

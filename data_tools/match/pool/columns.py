@@ -1,4 +1,5 @@
-"""Which column of a file is the URL, which the caption, ...; and their values as one type each."""
+"""Which column of a file is the URL, which the caption, and so on; and their values in one type per
+role."""
 
 from __future__ import annotations
 
@@ -13,27 +14,28 @@ from data_tools.config import PoolConfig
 
 ROLES = ("url", "caption", "width", "height", "license", "page_url", "mature")
 NUMBER = r"\A\s*[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?\s*\z"
-# LAION's words, and those of truth values. Any other, as LAION's UNSURE, is unknown.
+# LAION's words, and words for true and false. Any other word, such as LAION's UNSURE, is unknown.
 MATURE_WORDS = ("nsfw", "true", "yes", "t", "y")
 HARMLESS_WORDS = ("unlikely", "sfw", "false", "no", "f", "n")
 
 
 def choose_columns(config: PoolConfig, present: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """The file's column for each role, and the settings for which it has none."""
+    """(role -> the file's column, the settings that name no column of the file)."""
     chosen, missing = {}, []
     for role in ROLES:
         setting = f"{role}_column"
         names = getattr(config, setting).split("|")
-        found = [name for name in names if name == "" or name in present]
-        if not found:
+        usable = [name for name in names if name == "" or name in present]
+        if not usable:
             missing.append(f"sources.pool.{setting} = '{getattr(config, setting)}'")
-        elif found[0]:
-            chosen[role] = found[0]
+        elif usable[0]:
+            chosen[role] = usable[0]
     return chosen, missing
 
 
 def convert(config: PoolConfig, role: str, values: pa.Array) -> pa.Array:
-    """url, caption: binary; width, height: int32 or null; mature: bool or null; others: string."""
+    """A column's values in the type of its role. url, caption: binary; width, height: int32 or
+    null; mature: bool or null; others: string."""
     if pt.is_dictionary(values.type):
         values = values.dictionary_decode()
     if role in ("url", "caption"):
@@ -46,6 +48,7 @@ def convert(config: PoolConfig, role: str, values: pa.Array) -> pa.Array:
 
 
 def is_text(kind: pa.DataType) -> bool:
+    """Whether values of this Arrow type are text, also as bytes or as a dictionary."""
     if pt.is_dictionary(kind):
         kind = kind.value_type
     return any(
@@ -62,7 +65,8 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def _as_text(values: pa.Array) -> pa.Array:
-    """Null where it is not UTF-8, or no single value."""
+    """The values as string. Lists and structs become null; bytes that are not UTF-8 are
+    replaced."""
     if not is_text(values.type):
         try:
             return values.cast(pa.string())
@@ -79,7 +83,7 @@ def _as_text(values: pa.Array) -> pa.Array:
 
 
 def _as_numbers(values: pa.Array) -> np.ndarray:
-    """float64; nan where it is no number."""
+    """float64; nan for values that are no number."""
     if is_text(values.type):
         texts = _as_text(values)
         numeric = pc.fill_null(pc.match_substring_regex(texts, NUMBER), False)

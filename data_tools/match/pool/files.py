@@ -1,4 +1,4 @@
-"""The files of the pools: local or at any address that fsspec opens."""
+"""The files of the pools: local ones, and those at any address that fsspec can open."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 from data_tools.config import PoolConfig
 from data_tools.tables.schema import DataError
 
-# What a server says when a file changed: the first of these that it gives.
+# Fields by which a file system says that a file changed; the first one present is used.
 VERSION_FIELDS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
 FORMATS = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
 CONNECT_TIMEOUT_S = 30
@@ -28,15 +28,17 @@ REMOTE_BLOCK_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class PoolFile:
+    """One file of a pool."""
+
     name: str
     """Absolute path, or URL."""
     size: int
     version: str
-    """Changes when the content does: time of change, ETag."""
+    """A value that changes when the content does: time of change, or ETag."""
 
     @property
     def kind(self) -> str:
-        """ ".parquet", ...; "" for an unknown format."""
+        """The format: ".parquet", ".csv", ...; "" if it is unknown."""
         path = PurePosixPath(self.name.split("?")[0] if self.is_remote else self.name)
         suffix = PurePosixPath(path.stem).suffix if self.is_gzip else path.suffix
         known = suffix in FORMATS and not (self.is_gzip and suffix == ".parquet")
@@ -52,19 +54,19 @@ class PoolFile:
 
 
 def find_files(config: PoolConfig) -> list[PoolFile]:
-    """Every file once, in the order of their names. DataError names every pattern without a
-    file."""
+    """Every file of `config.paths` once, ordered by name. DataError names all patterns that match
+    no file or can't be listed."""
     files: dict[str, PoolFile] = {}
     problems = []
     for pattern in config.paths:
         try:
-            found = _expand(pattern, config.storage_options)
+            matching = _expand(pattern, config.storage_options)
         except Exception as error:  # whatever the file system behind the address raises
-            problems.append(f"sources.pool.paths: {pattern!r} cannot be listed: {_told(error)}")
+            problems.append(f"sources.pool.paths: {pattern!r} cannot be listed: {_reason(error)}")
             continue
-        if not found:
+        if not matching:
             problems.append(f"sources.pool.paths: {pattern!r} matches no file")
-        files.update((file.name, file) for file in found)
+        files.update((file.name, file) for file in matching)
     if problems:
         raise DataError("the pool cannot be read:\n  " + "\n  ".join(problems))
     return [files[name] for name in sorted(files)]
@@ -72,7 +74,7 @@ def find_files(config: PoolConfig) -> list[PoolFile]:
 
 @contextmanager
 def open_file(file: PoolFile, config: PoolConfig) -> Iterator[IO[bytes]]:
-    """The raw bytes, seekable."""
+    """Open a file for its bytes as they are stored; the stream is seekable."""
     if not file.is_remote:
         with open(file.name, "rb") as stream:
             yield stream
@@ -84,14 +86,14 @@ def open_file(file: PoolFile, config: PoolConfig) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def reading(file: PoolFile) -> Iterator[None]:
-    """Errors of reading as a DataError that names the file."""
+    """Turn errors of reading in the `with` block into a DataError that names the file."""
     try:
         yield
     except DataError:
         raise
     except (pa.ArrowException, OSError, EOFError, ValueError, aiohttp.ClientError) as error:
         raise DataError(
-            f"{file.name} cannot be read to its end: {_told(error)}; replace it, or leave it out "
+            f"{file.name} cannot be read to its end: {_reason(error)}; replace it, or leave it out "
             "of sources.pool.paths"
         ) from error
 
@@ -134,5 +136,5 @@ def _file_system(address: str, options: dict[str, Any]) -> tuple[Any, str]:
     return fsspec.core.url_to_fs(address, **options)
 
 
-def _told(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__

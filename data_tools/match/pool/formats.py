@@ -1,4 +1,5 @@
-"""Rows of one file as Arrow batches, whatever its format; what is no row is counted, not given."""
+"""Reads the rows of one file as Arrow batches, whatever its format; broken rows are only
+counted."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ from data_tools.tables.schema import DataError
 
 BATCH_ROWS = 16_384
 JSON_BATCH_ROWS = 4096
-ROWS_LOOKED_AT = 100
-# Of a batch of parquet rows: where captions are long, a batch has fewer rows.
+ROWS_FOR_SCHEMA = 100
+# Size of a batch of parquet rows: if captions are long, a batch has fewer rows than BATCH_ROWS.
 BATCH_BYTES = 32 << 20
 # pyarrow's default of 1 MB fails on a row that is longer; captions of 1 MB are in real pools
 CSV_BLOCK_BYTES = 16 << 20
@@ -32,14 +33,15 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 @dataclass
 class Batch:
-    """Rows with the roles that the file has (columns.py), and how many others were broken."""
+    """Columns by role (columns.py), and the number of broken rows that are not among them."""
 
     columns: dict[str, pa.Array]
     num_broken: int = 0
 
 
 def problems_of(file: PoolFile, config: PoolConfig) -> list[str]:
-    """Why the file cannot be read: unknown format, unreadable, missing columns."""
+    """Messages that say why the file cannot be read: unknown format, unreadable, missing columns;
+    empty if it can."""
     if not file.kind:
         return [
             f"{file.name}: unknown format; {', '.join(FORMATS)} are read, and .gz of the last 4"
@@ -52,10 +54,10 @@ def problems_of(file: PoolFile, config: PoolConfig) -> list[str]:
         return []
     chosen, missing = choose_columns(config, present.names)
     if missing:
-        told = f"{file.name} has no column for {', '.join(missing)}"
+        lacks = f"{file.name} has no column for {', '.join(missing)}"
         has = ", ".join(present.names)
         return [
-            f"{told}; it has {has}: set these to its names, take a layout (pool=laion), "
+            f"{lacks}; it has {has}: set these to its names, take a layout (pool=laion), "
             "or name the columns of a file without header (sources.pool.column_names)"
         ]
     return [
@@ -68,8 +70,10 @@ def problems_of(file: PoolFile, config: PoolConfig) -> list[str]:
 def read_batches(
     file: PoolFile, config: PoolConfig, part: int = 0, num_parts: int = 1
 ) -> Iterator[Batch]:
-    """Part `part` of the file's rows, in their order. Only parquet files have several parts."""
-    # before it is opened for its rows: some file systems give one stream to all who open a file
+    """Yield part `part` of the file's rows, in their order. Only parquet files have several
+    parts."""
+    # the header is read before the file is opened for its rows, because some file systems give the
+    # same stream to all who open a file
     header = _schema(file, config) if file.kind in DELIMITERS else None
     with open_file(file, config) as raw:
         if file.kind == ".parquet":
@@ -82,14 +86,15 @@ def read_batches(
 
 
 def _schema(file: PoolFile, config: PoolConfig) -> pa.Schema | None:
-    """Names and types; of json, the keys of its first rows. None: the file has no rows."""
+    """Names and types of the columns; for json the keys of the first rows. None: the file has no
+    rows."""
     with open_file(file, config) as raw:
         if file.kind == ".parquet":
             return pq.read_schema(raw)
         if file.kind in DELIMITERS:
             names = _open_csv(file, raw, config, None, lambda row: "skip").schema.names
         else:
-            rows = itertools.islice(_json_rows(file, raw, config), ROWS_LOOKED_AT)
+            rows = itertools.islice(_json_rows(file, raw, config), ROWS_FOR_SCHEMA)
             names = list(dict.fromkeys(name for row in rows if row for name in row))
     return pa.schema([(name, pa.string()) for name in names]) if names else None
 
@@ -97,7 +102,7 @@ def _schema(file: PoolFile, config: PoolConfig) -> pa.Schema | None:
 def _parquet_batches(
     raw: IO[bytes], config: PoolConfig, part: int, num_parts: int
 ) -> Iterator[Batch]:
-    # not pre_buffer: it holds whole row groups, which are 1 GB in some pools
+    # without pre_buffer, which holds whole row groups: they are 1 GB in some pools
     with pq.ParquetFile(raw, buffer_size=READ_BUFFER_BYTES, pre_buffer=False) as table:
         count = table.num_row_groups
         groups = [group for group in range(count) if group * num_parts // count == part]
@@ -136,7 +141,8 @@ def _open_csv(
     columns: list[str] | None,
     on_invalid_row: Callable[[pyarrow.csv.InvalidRow], str],
 ) -> pyarrow.csv.CSVStreamingReader:
-    """Columns come as bytes: one caption that is not UTF-8 must not spoil the file."""
+    """Open a csv or tsv file. Columns are read as bytes, so that a caption that is not UTF-8 costs
+    only its row."""
     try:
         return pyarrow.csv.open_csv(
             pa.input_stream(raw, compression="gzip" if file.is_gzip else None),
@@ -164,8 +170,8 @@ def _open_csv(
 def _json_rows(
     file: PoolFile, raw: IO[bytes], config: PoolConfig
 ) -> Iterator[dict[str, Any] | None]:
-    """None for what is no row."""
-    # BufferedReader: fsspec's readline takes no limit
+    """Yield the rows; None for what is no row."""
+    # BufferedReader, because readline of fsspec has no limit of bytes
     stream: Any = gzip.GzipFile(fileobj=raw) if file.is_gzip else io.BufferedReader(raw)
     if file.kind == ".jsonl":
         return line_rows(stream)

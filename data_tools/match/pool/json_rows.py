@@ -1,4 +1,4 @@
-"""Rows of JSON: one object a line, or one list in a document, read as a stream."""
+"""Rows of JSON, read as a stream: one object per line, or one list in a document."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BETWEEN_ROWS = re.compile(r"[\s,]*")
 
 
 def line_rows(stream: IO[bytes]) -> Iterator[Row | None]:
-    """None for a line that is no JSON object."""
+    """Yield the object of each line; None for a line that is no JSON object."""
     while line := stream.readline(MAX_ROW_BYTES):
         if len(line) == MAX_ROW_BYTES and not line.endswith(b"\n"):
             while (rest := stream.readline(READ_BYTES)) and not rest.endswith(b"\n"):
@@ -32,15 +32,15 @@ def line_rows(stream: IO[bytes]) -> Iterator[Row | None]:
 
 
 def list_rows(stream: IO[bytes], field: str) -> Iterator[Row | None]:
-    """The items of the list in `field`, or of the document where `field` is empty; None for an item
-    that is no object. DataError when the document ends early or is broken."""
+    """Yield the items of the list in `field`, or of the document itself if `field` is empty; None
+    for an item that is no object. Raises DataError if the document ends early or is broken."""
     opening = re.compile(rf'"{re.escape(field)}"\s*:\s*\[' if field else r"\A\s*\[")
     text, at = _Window(stream), 0
-    while not (found := opening.search(text.content)):
+    while not (match := opening.search(text.content)):
         if not text.extend(keep_from=max(len(text.content) - len(field) - 100, 0) if field else 0):
             where = f"field {field!r}" if field else "document"
             raise DataError(f"its {where} is no list: set sources.pool.records_field")
-    at = found.end()
+    at = match.end()
     decoder = json.JSONDecoder()
     while True:
         at = BETWEEN_ROWS.match(text.content, at).end()  # type: ignore[union-attr]
@@ -58,7 +58,7 @@ def list_rows(stream: IO[bytes], field: str) -> Iterator[Row | None]:
 
 
 def batch_of(rows: list[Row], config: PoolConfig) -> tuple[dict[str, pa.Array], int]:
-    """Columns by role, and the number of rows left out: their URL or caption is no text."""
+    """(columns by role, number of rows left out because their URL or caption is no text)."""
     names = {role: getattr(config, f"{role}_column").split("|") for role in ROLES}
     lists: dict[str, list[bytes | None]] = {role: [] for role in ROLES}
     num_broken = 0
@@ -83,16 +83,17 @@ def batch_of(rows: list[Row], config: PoolConfig) -> tuple[dict[str, pa.Array], 
 
 
 class _Window:
-    """The part of a stream of text that is being parsed."""
+    """The part of a stream that is being parsed, decoded as UTF-8."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
-        # bytes that are no UTF-8 become halves of surrogate pairs: they spoil their row only
+        # bytes that are not UTF-8 become half surrogate pairs, so that they cost only their row
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         self.content = self._decoder.decode(stream.read(READ_BYTES)).removeprefix("\ufeff")
 
     def extend(self, keep_from: int) -> bool:
-        """Forget what lies before `keep_from`, read more; False at the end of the stream."""
+        """Drop the text before `keep_from` and read more. Returns False at the end of the
+        stream."""
         more = self._stream.read(READ_BYTES)
         self.content = self.content[keep_from:] + self._decoder.decode(more, final=not more)
         return bool(more)

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from data_tools.crawl.addresses import AddressPolicy, CheckedResolver
-from data_tools.crawl.fetch import Fetcher, FetchLimits, Wish, parse_url
+from data_tools.crawl.fetch import Fetcher, FetchLimits, FetchRequest, parse_url
 from data_tools.crawl.fetch_error import Budget, FetchError
 from tests.data_tools.crawl.hostile_server import canary
 
@@ -40,7 +40,7 @@ def fetch_twice(port: int, names: Rebinding, forget: bool) -> list[str]:
             statuses = []
             for _ in range(2):
                 try:
-                    await fetcher.get(f"http://a.example:{port}/", Budget(5), Wish(1000))
+                    await fetcher.get(f"http://a.example:{port}/", Budget(5), FetchRequest(1000))
                 except FetchError as error:
                     statuses.append(error.status)
                 if forget:

@@ -17,9 +17,9 @@ import psutil
 import pyarrow as pa
 import pytest
 
+from data_tools.crawl.child_processes import GuardProcess
 from data_tools.crawl.guard import one_line
 from data_tools.crawl.part import TO_GUARD
-from data_tools.crawl.processes import GuardProcess
 from data_tools.crawl.verify import read_guard_fates
 from data_tools.tables.schema import DataError, write_table
 from data_tools.work.identity import user_agent

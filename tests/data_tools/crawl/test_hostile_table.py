@@ -3,7 +3,7 @@ img2dataset, next to what img2dataset 1.47 alone does.
 
 Cases without a URL of their own are elsewhere: killed workers, signals, exit codes, another number
 of samples, a full disk, the same input again in test_driver.py and test_disturbed.py; damaged tars
-in test_verify.py; canaries in test_guard.py; the size of the input in test_plan.py.
+in test_verify.py; canaries in test_guard.py; the size of the input in test_part_plan.py.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def test_a_turn_too_far_away_is_refused_and_costs_the_host_nothing():
 
     results = asyncio.run(some())
     assert results[:3] == [None, "waits", "waits"], "at 0, 25 and 50 s"
-    assert all(isinstance(each, HostBusy) and not each.told for each in results[3:])
+    assert all(isinstance(each, HostBusy) and not each.host_asked for each in results[3:])
 
 
 @pytest.mark.parametrize("delay_s", [float("nan"), -1.0, 0.0])
@@ -96,7 +96,7 @@ def test_a_closed_host_is_left_alone_until_its_time():
     turns.close("a:80", 0.2)
     with pytest.raises(HostBusy, match="asked not to be asked") as busy:
         ask(turns, "a:80", 1)
-    assert busy.value.told
+    assert busy.value.host_asked
     time.sleep(0.25)
     assert len(ask(turns, "a:80", 1)) == 1
 

@@ -83,6 +83,18 @@ def test_other_rows_or_settings_are_refused_and_not_mixed_in(crawled, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_folder_may_have_any_name(tmp_path):
+    """It goes through DuckDB, two processes' command lines and img2dataset's file system layer."""
+    out_dir = tmp_path / "run[1]" / "it's" / "q?x*" / "a b#c"
+    with hostile_site() as site:
+        write_kept(out_dir, [site.url(f"/n/{number}.jpg") for number in range(6)])
+        paths = DatasetPaths(out_dir)
+        counts = crawl.run(make_job(out_dir, allow_private=[site.host]), paths)
+    assert counts == {"kept": 6, "fetched": 6, "failed": 0, "rejected": 0}
+    assert len(fetched_rows(paths)) == 6
+
+
+@pytest.mark.slow
 def test_no_image_at_all_is_an_error_with_counts_and_a_fix(tmp_path):
     with hostile_site(robots=404) as site:
         write_kept(tmp_path, [site.url(f"/status/404?{n}") for n in range(5)])

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_tools.crawl import processes
+from data_tools.crawl import child_processes
+from data_tools.crawl.child_processes import GuardProcess, run_img2dataset
 from data_tools.crawl.guard import GuardFate
-from data_tools.crawl.processes import GuardProcess, run_img2dataset
 from data_tools.crawl.verify import PartResult, PartUrls, read_guard_fates, verify_part
 from data_tools.tables.schema import FATES, FETCHED, DataError, read_table
 from tests.data_tools.crawl.jobs import settings
@@ -31,7 +31,7 @@ def part(crawled, tmp_path) -> Path:
 def verify(part: Path, num_shards: int = 1) -> PartResult:
     rows = pq.ParquetFile(part / "plan.parquet").read_row_group(0)
     images, fates, log = part / "images", part / "guard.jsonl", part / "img2dataset.log"
-    urls = PartUrls.of(rows, blur=False)
+    urls = PartUrls.from_rows(rows, blur=False)
     return verify_part(images, urls, num_shards, fates, log, "part-00000/images")
 
 
@@ -121,7 +121,7 @@ def test_a_failing_img2dataset_is_an_error_with_its_log(tmp_path):
 
 def test_a_stall_ends_the_run(tmp_path, monkeypatch):
     """A pulse that stands still, whatever the reason, is the end of it."""
-    monkeypatch.setattr(processes, "START_UP_S", 0.0)
+    monkeypatch.setattr(child_processes, "START_UP_S", 0.0)
     arguments, log = tmp_path / "arguments.json", tmp_path / "log"
     arguments.write_text(json.dumps({"url_list": str(tmp_path / "absent.parquet")}))
     with GuardProcess(settings()) as guard:

@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -7,10 +8,12 @@ import sys
 import pytest
 
 from data_tools import build
+from data_tools.config import load_job
+from data_tools.config.job import CONF_DIR
 from data_tools.dataset.manifest import load_manifest
-from data_tools.demo.config import DemoConfig
+from data_tools.demo.config import RECIPES, DemoConfig
 from data_tools.demo.corpus import Corpus, build_corpus
-from data_tools.demo.flow import main, served
+from data_tools.demo.flow import main, next_commands, served
 from data_tools.demo.server import Picture
 from data_tools.tables.schema import LEDGER, DataError, DatasetPaths, read_table
 from tests.data_tools.demo.packages_of_two_styles import write_packages
@@ -83,6 +86,21 @@ def test_no_npm_exits_with_1(tmp_path, capsys, monkeypatch):
     assert "install Node.js" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("recipe", list(RECIPES))
+def test_the_demo_ends_with_what_to_do_next(recipe, tmp_path):
+    train, own = next_commands(recipe, tmp_path)
+    words = shlex.split(train.partition(": ")[2])
+    assert words[:4] == ["python", "-m", "pipeline.train", f"experiment={recipe}"]
+    assert (CONF_DIR / "experiment" / f"{recipe}.yaml").exists()
+    assert words[4:] == [
+        f"data.manifest={tmp_path}/manifest.json",
+        f"eval.datasets=[{tmp_path}/eval/twemoji,{tmp_path}/eval/twemoji_retrieval]",
+    ]
+    overrides = shlex.split(own.partition("data_tools.build ")[2])
+    (tmp_path / "my_queries.txt").write_text("cat\n")
+    load_job([text.replace("=my_q", f"={tmp_path}/my_q") for text in overrides])
+
+
 @pytest.mark.slow
 def test_the_whole_flow_on_a_handful_of_pictures(tmp_path, free_port):
     write_packages(tmp_path / "npm")
@@ -106,6 +124,7 @@ def test_the_whole_flow_on_a_handful_of_pictures(tmp_path, free_port):
     num_served = sum(picture.served != "missing" for picture in corpus.pictures)
     assert load_manifest(paths.manifest).num_samples == num_served
     assert (paths.root / "eval" / "twemoji" / "test" / "0.tar").exists()
+    assert first.stdout.splitlines()[-2:] == next_commands("demo_smoke", paths.root)
 
     again = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert again.returncode == 0, again.stderr

@@ -30,6 +30,15 @@ from tests.data_tools.match.example_pool import (
     states,
     uid,
 )
+from tests.data_tools.odd_folders import ODD_NAMES
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_folder_may_have_any_name(tmp_path, name):
+    (tmp_path / name).mkdir()
+    job, paths = example_job(tmp_path / name)
+    assert match.run(job, paths)["matched"] == 9
+    assert counts_per_query(paths, 6).tolist() == worked_example.COUNTS
 
 
 def candidates_of(job, paths):

@@ -18,6 +18,7 @@ from data_tools.queries.files import content_hash
 from data_tools.queries.stage import Source, _merged
 from data_tools.tables.schema import QUERIES, DataError, DatasetPaths, query_source, read_table
 from data_tools.text.fold import fold, has_word
+from tests.data_tools.odd_folders import ODD_NAMES
 from tests.data_tools.queries import tiny_wordnet
 
 TEXT = "a red car\na red car\nthe Dog barked\nthe dog barked\nthe dog slept\n"
@@ -77,6 +78,19 @@ def test_sources_are_mixed_in_order_and_the_first_gives_the_origin(tmp_path, cap
     # 14 synsets: DOG twice, crane twice
     assert by_name["wordnet"] == ["14", "0", "3", "11", "86,654"]
     assert by_name["total"][-2:] == [str(len(rows)), "500,000"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_folder_may_have_any_name(tmp_path, name):
+    """Counts are spilled there, and summed by SQL that names their files."""
+    results = []
+    for folder in (tmp_path / "plain", tmp_path / name):
+        folder.mkdir()
+        job = every_source(folder)
+        job.queries.text.max_keys_in_memory = 1
+        counts, rows, _ = rows_of(job)
+        results.append((counts, rows))
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize("total", [1, 2, 9, 20])

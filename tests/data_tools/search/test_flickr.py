@@ -5,14 +5,16 @@ import traceback
 import pytest
 
 from data_tools.config import FlickrConfig, SourcesConfig
-from data_tools.demo import flickr as emulated
-from data_tools.demo.flickr import Flickr, upload_date
-from data_tools.demo.server import PageFaults, Picture, Scripted, serve
+from data_tools.demo.server import Picture, Scripted
 from data_tools.search import flickr as flickr_module
 from data_tools.search.base import SourceError, SourceStopped
 from data_tools.search.flickr import FlickrSource, caption_of
 from data_tools.tables.schema import DataError
 from tests.data_tools.local_web import CONTACT, png
+from tests.data_tools.search.doubles import flickr as emulated
+from tests.data_tools.search.doubles.flickr import Flickr, upload_date
+from tests.data_tools.search.doubles.replies import PageFaults
+from tests.data_tools.search.doubles.server import serve
 
 KEY = "demo-flickr-key"
 BY = "https://creativecommons.org/licenses/by/2.0/"

@@ -1,8 +1,11 @@
 """Which servers may be asked, and what must be said first."""
 
+import itertools
+
 import pytest
 
-from data_tools.config import ConfigError, SourcesConfig, load_job
+from data_tools.build import chained
+from data_tools.config import ConfigError, SourcesConfig, data_settings, fingerprint, load_job
 from data_tools.config import sources as sources_config
 from data_tools.config.servers import PERMISSION_NEEDED
 from data_tools.search.limits import limits
@@ -27,22 +30,12 @@ def job(tmp_path):
     return load
 
 
-@pytest.mark.parametrize(
-    ("source", "reason"),
-    [("pixabay", "Systematic mass downloads are not allowed"), ("unsplash", "non-automated")],
-)
-def test_servers_whose_terms_forbid_it_are_refused(job, source, reason):
-    with pytest.raises(ConfigError, match=f"source={source}: refused: .*{reason}") as error:
-        job(f"source={source}")
-    assert "none is enabled" not in str(error.value)
-    with pytest.raises(ConfigError, match=reason):
-        job(f"source=[commons,{source}]")
-
-
-def test_both_refusals_are_told_at_once(job):
-    with pytest.raises(ConfigError) as error:
-        job("source=[pixabay,unsplash]")
-    assert "source=pixabay" in str(error.value) and "source=unsplash" in str(error.value)
+def test_data_folders_of_earlier_versions_keep_their_fingerprints(job):
+    """Computed when sources.pixabay and sources.unsplash were settings still."""
+    loaded = job("source=commons")
+    assert fingerprint(data_settings(loaded)) == "1bedab3edf6dbde0"
+    chains = {stage.name: chain for stage, chain in itertools.islice(chained(loaded), 3)}
+    assert chains["search"] == "40e0230f972dc16f"
 
 
 @pytest.mark.parametrize("source", list(PERMISSION_NEEDED))

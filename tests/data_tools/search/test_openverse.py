@@ -4,12 +4,14 @@ import traceback
 import pytest
 
 from data_tools.config import OpenverseConfig, SourcesConfig
-from data_tools.demo.openverse import Openverse
-from data_tools.demo.server import PageFaults, Picture, Scripted, serve
+from data_tools.demo.server import Picture, Scripted
 from data_tools.search.base import SourceError, SourceStopped
 from data_tools.search.openverse import OpenverseSource, caption_of
 from data_tools.tables.schema import DataError
 from tests.data_tools.local_web import CONTACT, animals, png
+from tests.data_tools.search.doubles.openverse import Openverse
+from tests.data_tools.search.doubles.replies import PageFaults
+from tests.data_tools.search.doubles.server import serve
 
 KEYS = {"OPENVERSE_CLIENT_ID": "demo-client-id", "OPENVERSE_CLIENT_SECRET": "demo-client-secret"}
 GENEROUS = {"anon_burst": "500/min", "anon_sustained": "9000/day"}
@@ -106,7 +108,7 @@ def test_one_page_with_a_key(openverse_source, key):
 
 
 def test_more_than_240_by_grant(openverse_source, key, monkeypatch):
-    monkeypatch.setattr("data_tools.demo.openverse.MAX_RESULTS", 700)
+    monkeypatch.setattr("tests.data_tools.search.doubles.openverse.MAX_RESULTS", 700)
     with serve(cats(650)) as server:
         found = names(openverse_source(server, results_per_query=600).search("cat", 10_000))
     assert len(found) == len(set(found)) == 600

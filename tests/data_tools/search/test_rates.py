@@ -171,7 +171,11 @@ def test_a_clock_that_was_wrong_does_not_block_for_years(clock, tmp_path):
     clock.passed_s = 10 * 365 * 86400.0
     clock.limiter(1.0, 1, quotas, memory=memory).take()
     clock.passed_s = 0.0
-    clock.limiter(1.0, 1, quotas, memory=memory).take()
+    limiter = clock.limiter(1.0, 1, quotas, memory=memory)
+    limiter.take()
+    assert clock.passed_s == 0.0, "the slot from the future counts for nothing"
+    limiter.take()
+    assert 60.0 <= clock.passed_s < 62.0, "the quota itself holds"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"not_before": "x", "windows": {}}', "{}"])

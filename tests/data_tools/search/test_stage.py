@@ -10,7 +10,7 @@ from data_tools import candidates as merge
 from data_tools import match, queries, search
 from data_tools.build import build_stage
 from data_tools.config import BraveConfig, DatasetJob, FlickrConfig, PoolConfig
-from data_tools.demo.server import ApiFaults, Scripted, serve
+from data_tools.demo.server import ApiFaults, Scripted
 from data_tools.tables import schema
 from data_tools.tables.schema import (
     CANDIDATES,
@@ -23,6 +23,7 @@ from data_tools.tables.schema import (
 )
 from tests.data_tools.local_web import animals, job_for
 from tests.data_tools.made_tables import candidate
+from tests.data_tools.search.doubles.server import serve
 
 # Finds: every cat by three of them, one cat by "no 3", the dog by "dog", nothing by "zebra".
 QUERIES = ["cat", "zebra", "dog", "shadow", "no 3", "cat shadow"]

@@ -63,7 +63,7 @@ def test_an_error_is_raised_as_it_is(processes):
 
 
 def test_a_killed_worker_is_an_error():
-    with pytest.raises(DataError, match="a worker process was killed, most often for want of mem"):
+    with pytest.raises(DataError, match="worker process was killed, most often because memory"):
         list(in_processes(die, units(4), 2))
 
 

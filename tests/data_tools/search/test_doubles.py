@@ -3,11 +3,12 @@
 import httpx
 import pytest
 
-from data_tools.demo.flickr import Flickr, license_id, upload_date
-from data_tools.demo.openverse import Openverse
-from data_tools.demo.replies import Throttle
-from data_tools.demo.server import PageFaults, Picture, Scripted, serve
+from data_tools.demo.server import Picture, Scripted
 from tests.data_tools.local_web import png
+from tests.data_tools.search.doubles.flickr import Flickr, license_id, upload_date
+from tests.data_tools.search.doubles.openverse import Openverse
+from tests.data_tools.search.doubles.replies import PageFaults, Throttle
+from tests.data_tools.search.doubles.server import serve
 
 PNG = png()
 BY_SA = "https://creativecommons.org/licenses/by-sa/4.0/"
@@ -234,7 +235,7 @@ def test_scripted_answers_come_first():
 
 def test_a_throttle_slides(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("data_tools.demo.replies.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("tests.data_tools.search.doubles.replies.time.monotonic", lambda: now[0])
     throttle = Throttle("x", "2/min")
     assert [throttle.refusal_s() for _ in range(3)] == [None, None, 60.0]
     now[0] = 59.0

@@ -1,8 +1,8 @@
-"""flickr.photos.search and flickr.photos.licenses.getInfo, over pictures held in memory.
+"""flickr.photos.search and flickr.photos.licenses.getInfo, over pictures in memory.
 
-What a client must cope with is kept: errors as HTTP 200, a JSONP wrapper unless it is declined,
-totals as numbers or text, fields only when `extras` asks for them, descriptions as HTML, and after
-`result_window` results of one search the same page again and again.
+It has the difficulties that a client of the real API meets: errors as HTTP 200, a JSONP wrapper
+unless it is declined, totals as numbers or text, fields only when `extras` asks for them,
+descriptions as HTML, and after `result_window` results of one search the same page again and again.
 https://www.flickr.com/services/api/flickr.photos.search.html
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import quote
 
 from data_tools.demo.mediawiki import Picture, SearchIndex, words_of
-from data_tools.demo.replies import ApiLog, PageFaults, Reply, page_of
 from data_tools.text.html_text import html_to_text
+from tests.data_tools.search.doubles.replies import ApiLog, PageFaults, Reply, page_of
 
 RESULT_WINDOW = 4000
 MAX_PER_PAGE = 500
@@ -42,11 +42,11 @@ LICENSES = {
 
 
 class FlickrError(Exception):
-    """Told as HTTP 200 and {"stat": "fail", "code": ..., "message": ...}."""
+    """An error: sent as HTTP 200 with {"stat": "fail", "code": ..., "message": ...}."""
 
-    def __init__(self, code: int, told: str) -> None:
-        super().__init__(code, told)
-        self.code, self.told = code, told
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(code, message)
+        self.code, self.message = code, message
 
 
 class Flickr:
@@ -80,7 +80,7 @@ class Flickr:
             self.log.requests.append(dict(params))
         except FlickrError as error:
             self.log.refused.append(str(error.code))
-            body = {"stat": "fail", "code": error.code, "message": error.told}
+            body = {"stat": "fail", "code": error.code, "message": error.message}
         if params.get("nojsoncallback") == "1":
             return Reply(200, body)
         return Reply(200, f"jsonFlickrApi({json.dumps(body)})")

@@ -1,10 +1,11 @@
-"""Which rows are crawled in which part: rows that come in order of their URL's hash, cut.
+"""Which rows are crawled in which part: the rows, ordered by the hash of their URL, are cut into
+parts.
 
     crawl/plan.parquet      ROWS; row group N is part N
     crawl/plan.json         what it was made of, and for each part its rows, URLs and a digest
 
-All captions of one URL are neighbours and lie in one part, which fetches the URL once. Parts are
-written and read one at a time: nothing here grows with the number of pairs but the files.
+All captions of one URL are neighbours and in one part, which fetches the URL once. Parts are
+written and read one at a time, so that memory does not grow with the number of pairs.
 """
 
 from __future__ import annotations
@@ -12,9 +13,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,31 +24,36 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_tools.ground.aside import write_text_aside, written_aside
 from data_tools.tables.schema import DataError
 
 BOXES = pa.list_(pa.list_(pa.float32()))
-# `url` in its canonical form. `face_boxes` is null for an image that no table of boxes knows, and
-# for all when none is given.
+# `url` is in its canonical form. `face_boxes` is null for an image that is in no table of boxes,
+# and for all images if no table is given.
 ROWS = pa.schema([("uid", pa.string()), ("url", pa.string()), ("face_boxes", BOXES)])
-# Another task of the array makes the same plan; 400 million rows take it less than two hours.
+# While another task of the array makes the same plan: 400 million rows take less than two hours.
 WAIT_FOR_PLAN_S = 6 * 3600.0
 
 
 @dataclass(frozen=True)
 class PartSize:
+    """What plan.json says about one part."""
+
     rows: int
     urls: int
     digest: str
-    """Of uids, URLs and boxes."""
+    """Hash of the part's uids, URLs and boxes."""
 
 
 @dataclass(frozen=True)
 class Plan:
+    """The parts of one round of the crawl, and the file that holds their rows."""
+
     file: Path
     parts: list[PartSize]
 
     def read(self, index: int) -> pa.Table:
-        """The rows of one part: ROWS."""
+        """The rows of one part, with the schema ROWS."""
         with pq.ParquetFile(self.file) as file:
             return file.read_row_group(index)
 
@@ -57,16 +61,17 @@ class Plan:
 def make_plan(
     folder: Path, source: object, samples_per_part: int, rows: Callable[[], Iterable[pa.Table]]
 ) -> Plan:
-    """The plan in `folder`, read when it was made of the same `source` (anything JSON), else made.
+    """The plan in `folder` if it was made of the same `source`; else a new one is made.
 
-    `rows()` gives ROWS tables in which equal URLs are neighbours. The tasks of an array come here
-    at the same time: one makes the plan, the others wait for it.
+    `source` is any JSON value that says what the rows depend on; `rows()` gives ROWS tables in
+    which equal URLs are neighbours. The tasks of an array call this at the same time: one makes the
+    plan, the others wait for it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     source = json.loads(json.dumps({"source": source, "samples_per_part": samples_per_part}))
     with _alone(folder / ".plan.lock"):
-        found = _read_plan(folder, source)
-        return found if found is not None else _write_plan(folder, source, samples_per_part, rows())
+        plan = _read_plan(folder, source)
+        return plan if plan is not None else _write_plan(folder, source, samples_per_part, rows())
 
 
 def _read_plan(folder: Path, source: object) -> Plan | None:
@@ -75,7 +80,7 @@ def _read_plan(folder: Path, source: object) -> Plan | None:
         if recorded["made_of"] == source and (folder / "plan.parquet").exists():
             return Plan(folder / "plan.parquet", [PartSize(**part) for part in recorded["parts"]])
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # there is none, or none that can be read: it is made anew
+        pass  # there is no plan, or it is damaged: a new one is made
     return None
 
 
@@ -84,24 +89,24 @@ def _write_plan(
 ) -> Plan:
     for leftover in folder.glob(".plan.*.tmp"):
         leftover.unlink()
-    aside = folder / f".plan.{uuid.uuid4().hex[:8]}.tmp"
     parts = []
-    with pq.ParquetWriter(aside, ROWS, compression="zstd") as writer:
-        for part in cut(tables, samples_per_part):
-            writer.write_table(part, row_group_size=part.num_rows)
-            num_urls = int(pc.count_distinct(part["url"]).as_py())
-            parts.append(PartSize(part.num_rows, num_urls, digest(part)))
-    # plan.json names the plan that plan.parquet is: it goes first and comes last.
-    (folder / "plan.json").unlink(missing_ok=True)
-    os.replace(aside, folder / "plan.parquet")
-    record = aside.with_suffix(".json.tmp")
-    record.write_text(json.dumps({"made_of": source, "parts": [asdict(part) for part in parts]}))
-    os.replace(record, folder / "plan.json")
+    with written_aside(folder / "plan.parquet") as aside:
+        with pq.ParquetWriter(aside, ROWS, compression="zstd") as writer:
+            for part in cut(tables, samples_per_part):
+                writer.write_table(part, row_group_size=part.num_rows)
+                num_urls = int(pc.count_distinct(part["url"]).as_py())
+                parts.append(PartSize(part.num_rows, num_urls, digest(part)))
+        # plan.json says what plan.parquet was made of: the old one must be gone before plan.parquet
+        # is replaced, and the new one is written after it.
+        (folder / "plan.json").unlink(missing_ok=True)
+    record = {"made_of": source, "parts": [asdict(part) for part in parts]}
+    write_text_aside(folder / "plan.json", json.dumps(record))
     return Plan(folder / "plan.parquet", parts)
 
 
 def cut(tables: Iterable[pa.Table], urls_per_part: int) -> Iterator[pa.Table]:
-    """Parts of so many distinct URLs, whatever the sizes of the tables; the last may be smaller."""
+    """Yield parts of `urls_per_part` distinct URLs, whatever the sizes of the tables are; the last
+    part may be smaller."""
     waiting: list[pa.Table] = []
     last_url, ordinal, part = None, -1, 0
     for table in tables:
@@ -125,6 +130,7 @@ def cut(tables: Iterable[pa.Table], urls_per_part: int) -> Iterator[pa.Table]:
 
 
 def digest(rows: pa.Table) -> str:
+    """16 hex digits over the uids, URLs and boxes of a part."""
     seen = hashlib.sha256()
     for name in ("uid", "url"):
         seen.update("\n".join(rows[name].to_pylist()).encode() + b"\0")
@@ -135,7 +141,8 @@ def digest(rows: pa.Table) -> str:
 
 @contextmanager
 def _alone(lock_file: Path) -> Iterator[None]:
-    """The lock goes with the process. DataError when another holds it for hours."""
+    """Hold a lock on `lock_file`, which the system releases if the process dies. Raises DataError
+    if another process holds it longer than WAIT_FOR_PLAN_S."""
     deadline = time.monotonic() + WAIT_FOR_PLAN_S
     with lock_file.open("w") as lock:
         while True:

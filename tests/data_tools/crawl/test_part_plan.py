@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_tools.config.crawl import FaceBoxesConfig
-from data_tools.crawl import kept_rows
-from data_tools.crawl import plan as plan_module
+from data_tools.crawl import part_plan as plan_module
 from data_tools.crawl.kept_rows import sorted_rows, source_of
-from data_tools.crawl.plan import ROWS, Plan, cut, make_plan
+from data_tools.crawl.part_plan import ROWS, Plan, cut, make_plan
 from data_tools.tables.schema import DataError, DatasetPaths
 from tests.benchmarks.peak_memory import peak_extra_bytes
 from tests.data_tools.crawl.jobs import write_kept
+from tests.data_tools.odd_folders import ODD_NAMES
 
 NO_FACES = FaceBoxesConfig()
 
@@ -116,7 +116,7 @@ def test_nobody_waits_for_ever_for_anothers_plan(tmp_path, monkeypatch):
 def test_memory_does_not_grow_with_the_rows(tmp_path, monkeypatch):
     """400 million rows are cut on one machine: 8 times the rows, 170 MB more of them, sorted on
     disk."""
-    monkeypatch.setattr(kept_rows, "SORT_MEMORY", "100MB")
+    monkeypatch.setattr("data_tools.tables.scratch.MEMORY_LIMIT", "100MB")
     peaks = []
     for count in (200_000, 1_600_000):
         folder = tmp_path / str(count)
@@ -159,6 +159,29 @@ def test_boxes_are_joined_by_url(tmp_path):
     assert found["2.jpg"] == [] and found["3.jpg"] is None and found["4.jpg"] is None
     assert sorted(found["1.jpg"]) == [pytest.approx(face), pytest.approx(other)]
     assert plan_of(tmp_path, 10).parts[0].digest != plan_of(tmp_path, 10, boxes).parts[0].digest
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_folder_may_have_any_name(tmp_path, name):
+    found = []
+    for folder in (tmp_path / "plain", tmp_path / name):
+        write_kept(folder, [f"http://a.example/{n}.jpg" for n in range(30)])
+        file = folder / "boxes.parquet"
+        write_boxes(file, {f"http://a.example/{n}.jpg": [[0.1, 0.2, 0.3, 0.4]] for n in range(9)})
+        found.append(plan_of(folder, 10, FaceBoxesConfig(paths=[str(file)])).parts)
+        assert not list((folder / "crawl").glob(".sort*")), "the scratch is gone"
+    assert found[0] == found[1] and len(found[0]) == 3
+
+
+def test_faces_of_several_tables_come_in_one_order(tmp_path):
+    """The digest of a part covers it: with another order the part would be refused."""
+    write_kept(tmp_path, ["http://a.example/1.jpg"])
+    paths = [tmp_path / f"{number}.parquet" for number in range(8)]
+    for number, path in enumerate(paths):
+        write_boxes(path, {"http://a.example/1.jpg": [[0.0, 0.0, 0.5, number / 8]]})
+    boxes = FaceBoxesConfig(paths=[str(path) for path in paths])
+    (rows,) = parts_of(plan_of(tmp_path, 10, boxes))
+    assert [face[3] for face in rows["face_boxes"][0].as_py()] == [n / 8 for n in range(8)]
 
 
 @pytest.mark.parametrize(

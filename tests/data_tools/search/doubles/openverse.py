@@ -1,9 +1,9 @@
-"""The image search of Openverse, over pictures held in memory.
+"""The image search of Openverse, over pictures in memory.
 
-What a client must cope with is kept: 240 works a query whatever is asked, 20 results a page
-without a token (else 401), 500 with one (else 400), 20 pages, deprecated parameters as 400, tokens
-that end, null titles, tags as the only other text, throttles told in headers, a query cut at 200
-characters.
+It has the difficulties that a client of the real API meets: at most 240 works per query, 20 results
+per page without a token (more: 401), 500 with one (more: 400), 20 pages, deprecated parameters as
+400, tokens that expire, null titles, tags as the only other text, throttles stated in headers, a
+query cut at 200 characters.
 https://api.openverse.org/v1/, and api/api/serializers/media_serializers.py of WordPress/openverse.
 """
 
@@ -19,8 +19,8 @@ from typing import Any
 from urllib.parse import quote
 
 from data_tools.demo.mediawiki import Picture, SearchIndex, words_of
-from data_tools.demo.replies import ApiLog, PageFaults, Reply, Throttle, page_of
 from data_tools.text.html_text import html_to_text
+from tests.data_tools.search.doubles.replies import ApiLog, PageFaults, Reply, Throttle, page_of
 
 MAX_RESULTS = 240
 MAX_PAGE = 20
@@ -42,11 +42,11 @@ LICENSE_TYPES = {
 
 
 class InputError(Exception):
-    """Told as HTTP 400 with the field that is wrong."""
+    """A wrong parameter: sent as HTTP 400 with its name."""
 
-    def __init__(self, name: str, told: str) -> None:
-        super().__init__(name, told)
-        self.name, self.told = name, told
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(name, message)
+        self.name, self.message = name, message
 
 
 class Openverse:
@@ -66,7 +66,7 @@ class Openverse:
         self.log = ApiLog()
         self.clients = {"demo-client-id": "demo-client-secret"}
         self.tokens: set[str] = set()
-        """Valid ones; a test takes them away to have them end."""
+        """Valid tokens; a test removes them to let them expire."""
         self.token_lasts_s = TOKEN_LASTS_S
         self._faults = faults or PageFaults()
         self._throttles = [Throttle(scope, rate) for scope, rate in (throttles or {}).items()]
@@ -109,18 +109,18 @@ class Openverse:
             headers |= throttle.headers()
             if refusal_s is not None:
                 wait_s = math.ceil(refusal_s)
-                told = f"Request was throttled. Expected available in {wait_s} seconds."
-                reply = Reply(429, {"detail": told}, headers | {"Retry-After": str(wait_s)})
+                detail = f"Request was throttled. Expected available in {wait_s} seconds."
+                reply = Reply(429, {"detail": detail}, headers | {"Retry-After": str(wait_s)})
                 return self._refuse("throttle", reply)
         try:
             page_size = _page_size(params, authorized)
             if page_size > PAGE_SIZE_ANONYMOUS and not authorized:
-                told = f"page_size may not exceed {PAGE_SIZE_ANONYMOUS} for anonymous requests."
-                return self._refuse("page_size", Reply(401, {"detail": told}, headers))
+                reason = f"page_size may not exceed {PAGE_SIZE_ANONYMOUS} for anonymous requests."
+                return self._refuse("page_size", Reply(401, {"detail": reason}, headers))
             body = self._found(params, page_size)
         except InputError as error:
-            detail = {error.name: [error.told]}
-            body = {"error": "InputError", "detail": detail, "fields": [error.name]}
+            wrong = {error.name: [error.message]}
+            body = {"error": "InputError", "detail": wrong, "fields": [error.name]}
             return self._refuse(error.name, Reply(400, body, headers))
         self.log.requests.append(dict(params))
         return Reply(200, body, headers)
@@ -207,8 +207,8 @@ def _integer(params: Mapping[str, str], name: str, default: int, most: int) -> i
 def _check(params: Mapping[str, str]) -> None:
     for name, successor in DEPRECATED.items():
         if name in params:
-            told = f"Parameter '{name}' is deprecated in this release of the API."
-            raise InputError(name, f"{told} Use '{successor}' instead.")
+            message = f"Parameter '{name}' is deprecated in this release of the API."
+            raise InputError(name, f"{message} Use '{successor}' instead.")
     if "source" in params and "excluded_source" in params:
         raise InputError("excluded_source", "Cannot set both 'source' and 'excluded_source'.")
     for kind in params.get("license_type", "all").split(","):

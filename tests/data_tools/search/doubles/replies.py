@@ -1,4 +1,4 @@
-"""What the local search APIs share: an answer, traps that come at their turn, throttles."""
+"""Shared by the local search APIs: replies, faults that come every n-th time, throttles."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from data_tools.demo.server import Scripted
+
 Item = TypeVar("Item")
 PERIODS_S = {"second": 1.0, "min": 60.0, "hour": 3600.0, "day": 86400.0}
 
 
 @dataclass(frozen=True)
 class Reply:
-    """`body` goes out as JSON, a string as it is."""
+    """An HTTP reply. `body` is sent as JSON, a string as it is."""
 
     status: int
     body: Any
@@ -22,17 +24,8 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Scripted:
-    """An answer that is given instead of the next regular one, whatever was asked."""
-
-    status: int
-    body: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class PageFaults:
-    """What paged servers do to whoever trusts them; 0 and False are never."""
+    """Faults of servers with pages; 0 and False: never."""
 
     throttle_every: int = 0
     """Every n-th request is 429; it is fine when asked again."""
@@ -41,7 +34,7 @@ class PageFaults:
     unavailable_every: int = 0
     """Every n-th request fails in the API's own words (Flickr's HTTP 200, a plain 503)."""
     repeated: int = 0
-    """So many items of the page before come again at the head of a page."""
+    """This number of items of the page before come again at the head of a page."""
     shrinks_by: int = 0
     """The total is less by so many on each further page."""
     text_totals: bool = False

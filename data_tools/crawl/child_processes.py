@@ -1,8 +1,8 @@
-"""The crawl's child processes, as the driver sees them: started in their own group, never left
-behind.
+"""The crawl's child processes (the guard, img2dataset): each is started in its own process group,
+and none is left behind.
 
-Each child holds the read end of a pipe (its stdin) whose write end only the driver has. When the
-driver dies, however it dies, the pipe ends and the child ends itself and its own children.
+Each child reads from a pipe (its stdin) whose write end only the driver has. When the driver dies,
+however it dies, the pipe ends, and the child ends itself and its own children.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from data_tools.tables.schema import DataError
 
 PROJECT = Path(__file__).resolve().parents[2]
 GUARD_ANSWER_S = 60.0
-# img2dataset imports for 2 s of CPU before it does anything, for a minute on a busy machine or a
-# slow home: until its first sign of life the stall timeout is at least this.
+# img2dataset's imports take 2 s of CPU, and up to a minute on a busy machine or a slow home folder:
+# until its first sign of life the stall timeout is at least this.
 START_UP_S = 180.0
 POLL_S = 0.2
 
@@ -40,12 +40,12 @@ def _start(module: str, argument: str, stdout: int, stderr: int | None) -> subpr
         "PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")]).strip(":"),
         # albumentations asks PyPI for a newer version of itself at every import
         "NO_ALBUMENTATIONS_UPDATE": "1",
-        # glibc gives the memory of every decoded image back to the kernel and faults it in again
-        # for the next: 1.3 ms of system time an 800 x 600 JPEG. Resident memory stays what it was.
+        # by default glibc returns the memory of every decoded image to the kernel, and gets it back
+        # page by page for the next: 1.3 ms of system time per 800 x 600 JPEG. Resident memory does
+        # not grow by this.
         "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
         "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-        # urllib in img2dataset obeys http_proxy, and would send the guard's URLs to the site's
-        # proxy
+        # urllib in img2dataset obeys http_proxy, and would ask the proxy for the guard's URLs
         "no_proxy": "127.0.0.1",
         "NO_PROXY": "127.0.0.1",
     }
@@ -61,8 +61,8 @@ def _start(module: str, argument: str, stdout: int, stderr: int | None) -> subpr
 
 
 def stop_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill the process and all its children. Nothing of theirs is worth a grace period: what they
-    write lies aside until it is verified."""
+    """Kill the process and all its children at once. They need no time to clean up: what they write
+    is used only after it is verified."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -75,8 +75,8 @@ def stop_group(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """Slurm ends a job by SIGTERM: leave through the `finally` clauses, with the code a shell
-    shows."""
+    """Turn SIGTERM, by which Slurm ends a job, into SystemExit, so that `finally` clauses run; the
+    exit code is 128 + 15, as a shell reports it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -92,7 +92,7 @@ def sigterm_raises() -> Iterator[None]:
 
 
 class GuardProcess:
-    """`with GuardProcess(settings) as guard: url = guard.serve(rows, fates)`."""
+    """The guard as a child process: `with GuardProcess(settings) as guard: guard.serve(...)`."""
 
     def __init__(self, settings: GuardSettings) -> None:
         self._settings = settings
@@ -106,14 +106,14 @@ class GuardProcess:
         stop_group(self._process)
 
     def serve(self, rows: Path, fates: Path) -> str:
-        """Open a part: `rows` is a parquet with the columns url and upright_only, `fates` the
-        file the guard appends a JSON line to for each. Returns the address to which img2dataset
-        adds ?id=N."""
+        """Open a part: `rows` is a parquet file with the columns url and upright_only, `fates` the
+        file to which the guard appends one JSON line per URL. Returns the address to which
+        img2dataset adds ?id=N. Raises DataError if the guard is dead or does not answer."""
         command = json.dumps({"rows": str(rows), "fates": str(fates)}) + "\n"
         try:
             self._stdin.write(command.encode())
         except BrokenPipeError:
-            pass  # it is dead; the reading below says so
+            pass  # the guard is dead; reading its answer fails below, with the reason
         answer = b""
         deadline = time.monotonic() + GUARD_ANSWER_S
         while not answer.endswith(b"\n"):
@@ -130,6 +130,7 @@ class GuardProcess:
         return str(json.loads(answer)["url"])
 
     def check_alive(self) -> None:
+        """Raise DataError if the guard has ended."""
         code = self._process.poll()
         if code is not None:
             raise DataError(
@@ -156,10 +157,11 @@ def run_img2dataset(
     pulse: Callable[[], object],
     stall_timeout_s: float,
 ) -> None:
-    """Run img2dataset with the arguments of a JSON file and watch it to its end.
+    """Run img2dataset with the arguments of a JSON file and watch it until it ends.
 
-    `pulse` returns anything that changes as long as work is done. DataError, with the end of the
-    log, when it ends with a code, when a worker of it is killed, or when the pulse stands still.
+    `pulse()` returns a value that changes as long as work is done. Raises DataError, with the end
+    of the log, if img2dataset fails, if one of its workers is killed, or if the pulse does not
+    change for `stall_timeout_s`.
     """
     with log.open("wb") as output:
         process = _start(
@@ -194,5 +196,6 @@ def run_img2dataset(
 
 
 def log_tail(log: Path, lines: int = 25) -> str:
+    """The last lines of a log, for an error message."""
     text = log.read_text(errors="replace").replace("\r", "\n").splitlines()[-lines:]
     return "\n".join([f"the end of {log}:", *(f"  {line}" for line in text)])

@@ -1,0 +1,1 @@
+"""Stand-ins for the search servers that the project does not own, for its tests alone."""
