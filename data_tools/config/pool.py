@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_tools.config.problems import below
+from data_tools.ground.fields import at_least, out_of_bounds
 
 
 @dataclass(kw_only=True, slots=True)
@@ -30,7 +30,7 @@ class PoolConfig:
     page_url_column: str = ""
     mature_column: str = ""
     """A truth value, a word (LAION's NSFW / UNSURE / UNLIKELY), or a score."""
-    mature_above: float = 0.5
+    mature_above: float = at_least(0, default=0.5)
     """The score above which an image counts as mature."""
     license: str = ""
     """Of every candidate whose license_column is empty or absent, as the pool's publisher states
@@ -47,7 +47,7 @@ class PoolConfig:
 def problems(config: PoolConfig) -> list[str]:
     if not config.enabled:
         return []
-    found = below([("sources.pool.mature_above", config.mature_above, 0)])
+    found = out_of_bounds(config, "sources.pool")
     if not config.paths:
         found.append("sources.pool.paths is empty: add 'sources.pool.paths=[pool/*.parquet]'")
     for name in ("url_column", "caption_column"):

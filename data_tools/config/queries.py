@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum
 
-from data_tools.config.problems import below
+from data_tools.ground.fields import at_least, out_of_bounds
 
 # The files of WordNet's dict folder that hold nouns, and the categories that they are divided into
 # (lexnames(5WN)): number in the data files -> name.
@@ -65,7 +65,7 @@ class WordNetConfig:
     /usr/share/wordnet)."""
     lemmas: Lemmas = Lemmas.none
     """Which lemmas are queries: none, heads (the first of each synset, as MetaCLIP) or all."""
-    limit: int = 0
+    limit: int = at_least(0, default=0)
     """Queries taken at most; 0 = all."""
 
 
@@ -78,13 +78,13 @@ class TextConfig:
     wikiextractor --json wrote (.jsonl .json wiki_NN)."""
     wordnet_glosses: bool = False
     """Count WordNet's definitions and examples too (1.46 million words)."""
-    max_keys_in_memory: int = 4_000_000
+    max_keys_in_memory: int = at_least(1, default=4_000_000)
     """Distinct words, and distinct pairs, held before they are spilled to disk; about 150 bytes
     each. Counts stay exact."""
-    num_processes: int = 1
+    num_processes: int = at_least(1, default=1)
     """That read the mark-up of dumps, which is the slow part; what is counted does not depend on
     it."""
-    memory_limit_mib: int = 1024
+    memory_limit_mib: int = at_least(64, default=1024)
     """For the query that sums the spilled counts."""
 
 
@@ -92,20 +92,20 @@ class TextConfig:
 class UnigramsConfig:
     counts: WordCounts = WordCounts.none
     """Where counts come from: none, text, or wordfreq (where no large text is at hand)."""
-    min_count: int = 100
+    min_count: int = at_least(1, default=100)
     """In the text; CLIP's rule for English Wikipedia (2.4e9 words)."""
     wordfreq_language: str = "en"
     wordfreq_min_zipf: float = 1.62
     """log10 of occurrences per 1e9 words; 100 in 2.4e9 words is 1.62."""
-    limit: int = 0
+    limit: int = at_least(0, default=0)
     """Queries taken at most, most frequent first; 0 = all."""
 
 
 @dataclass(kw_only=True, slots=True)
 class BigramsConfig:
-    limit: int = 0
+    limit: int = at_least(0, default=0)
     """Pairs taken, best PMI first (MetaCLIP: 100,646); 0 = no bigrams."""
-    min_pair_count: int = 20
+    min_pair_count: int = at_least(1, default=20)
     """In the text. PMI is highest for words seen once: this is what keeps the noise out."""
 
 
@@ -116,14 +116,14 @@ class TitlesConfig:
     .parquet (named columns), Wikimedia's pageviews-* files; also .gz .bz2 .xz."""
     title_column: str = "title"
     views_column: str = "views"
-    min_views: int = 70
+    min_views: int = at_least(0, default=70)
     """Summed over all rows and files; MetaCLIP's value, for 26 sampled days."""
     pageviews_domain: str = "en"
     """The project whose rows of pageviews-* files count."""
     from_text: bool = False
     """Take the titles in queries.text.paths too. They have no views: min_views does not apply, the
     longest articles come first."""
-    limit: int = 0
+    limit: int = at_least(0, default=0)
     """Queries taken at most, most viewed first (MetaCLIP: 61,235); 0 = all."""
 
 
@@ -140,8 +140,8 @@ class ComposedConfig:
     noun_min_zipf: float = 0.0
     """Leave out nouns that are rarer: log10 of occurrences per 1e9 words, by wordfreq; a second
     word counts as ten times rarer. 0 = none."""
-    noun_max_words: int = 2
-    limit: int = 0
+    noun_max_words: int = at_least(1, default=2)
+    limit: int = at_least(0, default=0)
     """Phrases taken at most, the same number for each template as far as its grid reaches, chosen
     by hash of (seed, words); 0 = up to queries.total."""
 
@@ -153,9 +153,9 @@ class QueriesConfig:
     skipped; or a .csv .tsv .parquet table; or a glob pattern of several."""
     column: str = "query"
     """Of the tables."""
-    total: int = 0
+    total: int = at_least(0, default=0)
     """Queries at most over all sources; the sources that come last are cut. 0 = no limit."""
-    seed: int = 0
+    seed: int = at_least(0, default=0)
     """Of the choice among composed phrases."""
     wordnet: WordNetConfig = field(default_factory=WordNetConfig)
     text: TextConfig = field(default_factory=TextConfig)
@@ -172,7 +172,7 @@ def problems(config: QueriesConfig) -> list[str]:
             "queries.path is not given: add queries.path=FILE (one query a line), or "
             "queries=default"
         ]
-    found = _bounds(config)
+    found = out_of_bounds(config, "queries")
     if config.path and not _files(config.path):
         found.append(f"queries.path = {config.path}: no such file; one query a line, UTF-8")
     for name, patterns in [
@@ -203,31 +203,6 @@ def _files(pattern: str) -> list[str]:
     if os.path.isfile(pattern):
         return [pattern]
     return [name for name in glob.glob(pattern, recursive=True) if os.path.isfile(name)]
-
-
-def _bounds(config: QueriesConfig) -> list[str]:
-    parts = {
-        "wordnet": config.wordnet.limit,
-        "unigrams": config.unigrams.limit,
-        "bigrams": config.bigrams.limit,
-        "titles": config.titles.limit,
-        "composed": config.composed.limit,
-    }
-    limits = [(f"queries.{name}.limit", limit, 0) for name, limit in parts.items()]
-    return below(
-        [
-            ("queries.total", config.total, 0),
-            ("queries.seed", config.seed, 0),
-            *limits,
-            ("queries.text.max_keys_in_memory", config.text.max_keys_in_memory, 1),
-            ("queries.text.num_processes", config.text.num_processes, 1),
-            ("queries.text.memory_limit_mib", config.text.memory_limit_mib, 64),
-            ("queries.unigrams.min_count", config.unigrams.min_count, 1),
-            ("queries.bigrams.min_pair_count", config.bigrams.min_pair_count, 1),
-            ("queries.titles.min_views", config.titles.min_views, 0),
-            ("queries.composed.noun_max_words", config.composed.noun_max_words, 1),
-        ]
-    )
 
 
 def _missing_wordnet(config: QueriesConfig) -> list[str]:
