@@ -83,7 +83,7 @@ class FaceBoxesConfig:
 @dataclass(kw_only=True, slots=True)
 class CrawlConfig:
     image_size: int = at_least(16, default=256)
-    """Pixels; what resize_mode makes of it. 256 leaves a margin for a 224 px random crop."""
+    """Size in pixels that resize_mode aims at. 256 leaves a margin for a 224 px random crop."""
     resize_mode: ResizeMode = ResizeMode.keep_ratio
     """keep_ratio: the short side becomes image_size. Smaller images are not enlarged."""
     encode_quality: int = between(1, 100, default=95)
@@ -95,25 +95,28 @@ class CrawlConfig:
     """img2dataset worker processes; each decodes on one core (about 80 images/s/core of 110 kB
     JPEGs)."""
     threads: int = at_least(1, default=128)
-    """Downloads at a time, over all processes. One that waits for a slow site costs a thread and no
-    CPU: with 32, a list with a tenth of slow sites is fetched at the pace of those."""
+    """Simultaneous downloads over all processes. One that waits for a slow site costs a thread and
+    no CPU: with 32, a list with a tenth of slow sites is fetched at the pace of those."""
     samples_per_part: int = at_least(1, default=10000)
     """URLs that one run of img2dataset takes; the unit of resuming a crawl."""
     retry_rounds: int = at_least(0, default=0)
-    """After all parts: crawl again, so many times, the URLs that failed for a reason that may pass
-    (timeout, no connection, HTTP 429 or 5xx), and no others. Raise it to try once more."""
+    """Rounds after all parts in which the URLs are crawled again that failed for a reason that may
+    pass (timeout, no connection, HTTP 429 or 5xx). 0 tries none again; raise it to try once
+    more."""
     timeout_s: float = at_least(0.1, default=20.0)
-    """For one URL in all: robots.txt, connect, redirects, body, further attempts."""
+    """Seconds for one URL in all: robots.txt, connecting, redirects, body and further attempts."""
     connect_timeout_s: float = at_least(0.1, default=5.0)
-    """For one attempt to reach a host."""
+    """Seconds for one attempt to reach a host."""
     min_bytes_per_s: int = at_least(0, default=1000)
-    """A body that comes slower than this over five seconds is given up as a timeout. 0: none is."""
+    """Bytes per second below which, over five seconds, a body is given up as a timeout. 0 gives up
+    none."""
     connections_per_host: int = at_least(1, default=8)
-    """Downloads at a time from one host, of each task."""
+    """Simultaneous downloads from one host, per task."""
     requests_per_host_per_s: float = at_least(0, default=10.0)
-    """To one host, of each task; a Crawl-delay in its robots.txt lowers it. 0: as many as come."""
+    """Requests per second to one host, per task; a Crawl-delay in its robots.txt lowers it. 0 sets
+    no limit."""
     max_image_bytes: int = at_least(1, default=25_000_000)
-    """Of one body, as sent and as inflated."""
+    """Largest size of one body in bytes, both as sent and as inflated."""
     max_image_pixels: int = at_least(1, default=50_000_000)
     """Checked in the file's header, before anything is decoded; so are the next three."""
     min_image_side: int = at_least(1, default=8)

@@ -36,7 +36,7 @@ class ClassifierConfig:
     target: str = ""
     """package.module:Name, importable where the stage runs."""
     min_score: float = 0.0
-    """Pairs below it are rejected."""
+    """Pairs with a lower score are rejected."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -54,14 +54,14 @@ class CurateConfig:
     drop_boilerplate: bool = True
     """Captions that say nothing of the picture: data_tools/curate/boilerplate.txt."""
     boilerplate_path: str = ""
-    """Another list in the place of that one."""
+    """File with another list of boilerplate; empty uses the list above."""
     unsafe_terms_path: str = ""
     """A file with a term a line; a caption with one of them as whole words is rejected. No list is
     brought along: what is unsafe depends on the use."""
     drop_mature: bool = True
     """Pairs that their source flags as mature."""
     min_side: Optional[int] = at_least(1, default=32)
-    """Pixels of the original's shorter side."""
+    """Shortest side of the original in pixels; null turns the rule off."""
     max_aspect_ratio: Optional[float] = at_least(1, default=3.0)
     min_grey_std: Optional[float] = at_least(0, default=2.0)
     """Standard deviation of the grey levels 0 to 255; a picture below it shows nothing."""
@@ -69,21 +69,22 @@ class CurateConfig:
     """Folders of images or of WebDataset tars, single tars, or manifest.json files: training images
     that are near one of their images are dropped, and listed in tables/contamination.parquet."""
     max_contamination_bits: int = between(0, 8, default=4, advice=BITS)
-    """Of the 64 of the perceptual hash, so many may differ between an image and an evaluation
-    image that it is taken for."""
+    """An image counts as a copy of an evaluation image if at most this many of the 64 bits of their
+    perceptual hashes differ."""
     drop_exact_duplicates: bool = True
-    """Of the bytes that the site sent: one pair stays, and keeps the captions of all."""
+    """Images whose downloaded bytes are identical become one pair, which keeps all captions."""
     near_duplicate_bits: Optional[int] = between(0, 8, default=3, advice=BITS)
-    """Images whose hashes differ in at most so many of 64 bits, and their mean colours by at most
-    near_duplicate_colour, count as one picture, and so do those that a chain of them connects."""
+    """Images count as one picture if at most this many of the 64 bits of their hashes differ, and
+    their mean colours by at most near_duplicate_colour; so do images that a chain of such pairs
+    connects. Null turns the rule off."""
     near_duplicate_colour: int = at_least(0, default=10)
-    """Of 255, in each of red, green and blue."""
+    """Largest difference of mean colours, from 0 to 255, in each of red, green and blue."""
     caption_choice: CaptionChoice = CaptionChoice.longest
     max_captions: int = at_least(1, default=20)
-    """Texts that a sample keeps, at most, where many pairs show the same picture."""
+    """Largest number of captions that a sample keeps where many pairs show the same picture."""
     classifiers: List[ClassifierConfig] = field(default_factory=list)
     processes: int = at_least(1, default=2)
-    """For captions and for decoding."""
+    """Processes that check captions and decode images."""
 
 
 def problems(config: CurateConfig) -> list[str]:

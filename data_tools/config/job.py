@@ -44,10 +44,11 @@ CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
 
 @dataclass(kw_only=True, slots=True)
 class DatasetJob:
-    """A field a stage, in the order of the stages; `sources` is read by match and by search, `plan`
-    by python -m data_tools.plan alone."""
+    """One field per stage, in the order of the stages; `sources` is read by match and by search,
+    `plan` by python -m data_tools.plan alone."""
 
     out_dir: str = ""
+    """Folder that everything of the data set is written to."""
     queries: QueriesConfig = field(default_factory=QueriesConfig)
     sources: SourcesConfig = field(default_factory=SourcesConfig)
     match: MatchConfig = field(default_factory=MatchConfig)

@@ -14,19 +14,19 @@ class PackConfig:
     samples_per_shard: Optional[int] = at_least(
         1, default=10000, null="needs pack.target_shard_bytes"
     )
-    """Null with target_shard_bytes."""
+    """Samples per shard; null when target_shard_bytes is given."""
     target_shard_bytes: Optional[int] = at_least(
         100_000, default=None, null="needs pack.samples_per_shard"
     )
-    """Instead: shards end before the sample that would bring them above it, by an estimate within
-    1 % for photographs."""
+    """Size per shard in bytes, instead of samples_per_shard: a shard ends before the sample that
+    would bring it above this size, by an estimate within 1 % for photographs. Null: not used."""
     seed: int = 0
-    """Of the global shuffle: samples lie in the order of hash(seed, uid)."""
+    """Seed of the global shuffle: samples lie in the order of hash(seed, uid)."""
     processes: int = at_least(1, default=2)
-    """Shards are written by so many at a time; the bytes do not depend on it."""
+    """Processes that write shards; the bytes do not depend on it."""
     target_url: str = ""
-    """Where fsspec is to copy the finished data set, such as s3://bucket/prefix; the manifest last.
-    Empty: it stays below out_dir alone."""
+    """Folder or URL that the finished data set is copied to with fsspec, such as
+    s3://bucket/prefix; the manifest is copied last. Empty copies nothing."""
 
 
 def problems(config: PackConfig) -> list[str]:

@@ -33,10 +33,10 @@ class PoolConfig:
     mature_above: float = at_least(0, default=0.5)
     """The score above which an image counts as mature."""
     license: str = ""
-    """Of every candidate whose license_column is empty or absent, as the pool's publisher states
-    it; empty = unknown."""
+    """Licence of every candidate whose license_column is empty or absent, as the pool's publisher
+    states it; empty: unknown."""
     column_names: list[str] = field(default_factory=list)
-    """Of csv and tsv files without a header line, in the order of the columns."""
+    """Names of the columns, in their order, of csv and tsv files without a header line."""
     quoted: bool = True
     """csv, tsv: a cell in double quotes may hold the delimiter and line breaks. False where quotes
     are text (CC3M, CC12M)."""

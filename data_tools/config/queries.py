@@ -66,7 +66,7 @@ class WordNetConfig:
     lemmas: Lemmas = Lemmas.none
     """Which lemmas are queries: none, heads (the first of each synset, as MetaCLIP) or all."""
     limit: int = at_least(0, default=0)
-    """Queries taken at most; 0 = all."""
+    """Largest number of queries taken; 0: all."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -82,10 +82,10 @@ class TextConfig:
     """Distinct words, and distinct pairs, held before they are spilled to disk; about 150 bytes
     each. Counts stay exact."""
     num_processes: int = at_least(1, default=1)
-    """That read the mark-up of dumps, which is the slow part; what is counted does not depend on
+    """Processes that read the mark-up of dumps, which is the slow part; the counts do not depend on
     it."""
     memory_limit_mib: int = at_least(64, default=1024)
-    """For the query that sums the spilled counts."""
+    """Memory in MiB for summing the spilled counts."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -93,7 +93,8 @@ class UnigramsConfig:
     counts: WordCounts = WordCounts.none
     """Where counts come from: none, text, or wordfreq (where no large text is at hand)."""
     min_count: int = at_least(1, default=100)
-    """In the text; CLIP's rule for English Wikipedia (2.4e9 words)."""
+    """Smallest number of times that a word occurs in the text. The default is CLIP's, for English
+    Wikipedia (2.4e9 words)."""
     wordfreq_language: str = "en"
     wordfreq_min_zipf: float = 1.62
     """log10 of occurrences per 1e9 words; 100 in 2.4e9 words is 1.62."""
@@ -106,7 +107,8 @@ class BigramsConfig:
     limit: int = at_least(0, default=0)
     """Pairs taken, best PMI first (MetaCLIP: 100,646); 0 = no bigrams."""
     min_pair_count: int = at_least(1, default=20)
-    """In the text. PMI is highest for words seen once: this is what keeps the noise out."""
+    """Smallest number of times that a pair occurs in the text. PMI is highest for words seen once:
+    this bound keeps that noise out."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -152,11 +154,11 @@ class QueriesConfig:
     """The user's queries: text file of one a line, UTF-8, blank lines and lines that start with #
     skipped; or a .csv .tsv .parquet table; or a glob pattern of several."""
     column: str = "query"
-    """Of the tables."""
+    """Column that holds the query, in .csv, .tsv and .parquet files."""
     total: int = at_least(0, default=0)
-    """Queries at most over all sources; the sources that come last are cut. 0 = no limit."""
+    """Largest number of queries over all sources; the last sources are cut. 0: no limit."""
     seed: int = at_least(0, default=0)
-    """Of the choice among composed phrases."""
+    """Seed of the choice among composed phrases."""
     wordnet: WordNetConfig = field(default_factory=WordNetConfig)
     text: TextConfig = field(default_factory=TextConfig)
     unigrams: UnigramsConfig = field(default_factory=UnigramsConfig)

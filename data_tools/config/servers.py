@@ -45,12 +45,12 @@ class CommonsConfig:
     enabled: bool = False
     endpoint: str = "https://commons.wikimedia.org/w/api.php"
     requests_per_second: float = at_least(0.001, default=2.0)
-    """Over all connections. Commons asks for modest use; the demo's local server is asked
-    faster."""
+    """Requests per second over all connections. Commons asks for modest use; the demo's local
+    server is asked faster."""
     concurrency: int = between(1, 3, default=3, advice="Commons allows 1 to 3 connections")
-    """Connections at a time; Commons' etiquette allows 3 at most."""
+    """Simultaneous connections; Commons' etiquette allows 3 at most."""
     page_size: int = between(1, 50, default=50)
-    """Results a request asks for; Commons renders at most 50 thumbnails a request."""
+    """Results per request; Commons renders at most 50 thumbnails per request."""
     thumbnail_width: int = 512
     """Pixels; thumbnails spare upload.wikimedia.org. 0 asks for the original files."""
 
@@ -65,11 +65,12 @@ class OpenverseConfig:
     permission: str = ""
     """Who granted what, and when; the data set's card shows it."""
     requests_per_second: float = at_least(0.001, default=1.5)
-    """Over all connections. A key has 100 requests a minute."""
+    """Requests per second over all connections. A key has 100 requests a minute."""
     results_per_query: int = between(1, 10_000, default=240)
     """The server's cap; more only by grant."""
     license_type: str = ""
-    """Of commercial, modification, all-cc; several joined by commas must all hold. Empty: all."""
+    """One of commercial, modification and all-cc; of several, joined by commas, all must hold.
+    Empty allows every licence."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -81,7 +82,7 @@ class FlickrConfig:
     permission: str = ""
     """Who granted what, and when; the data set's card shows it."""
     requests_per_second: float = at_least(0.001, default=1.0)
-    """Over all connections. A key has 3,600 requests an hour."""
+    """Requests per second over all connections. A key has 3,600 requests an hour."""
     licenses: list[int] = field(default_factory=list)
     """Ids as flickr.photos.licenses.getInfo lists them. Empty: all but 0, All Rights Reserved."""
 

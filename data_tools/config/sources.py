@@ -34,9 +34,9 @@ class SourcesConfig:
     """E-mail address or URL of the person responsible, sent in the User-Agent of every request to
     the outside."""
     timeout_s: float = at_least(0.1, default=30.0)
-    """For one request, connect and read."""
+    """Seconds for one request, to connect and to read."""
     max_attempts: int = at_least(1, default=6)
-    """Of one request; a server's Retry-After is obeyed in between."""
+    """Attempts per request; a server's Retry-After is obeyed in between."""
     max_wait_s: float = at_least(0, default=120.0)
     """The longest wait for a quota or a Retry-After. What needs longer ends the stage with all it
     found kept, and the time to run it again; 90000 waits through a daily quota."""

@@ -1,7 +1,5 @@
 """Bounds beside fields: what holds, what is refused, and under which name."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from typing import Any
