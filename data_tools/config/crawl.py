@@ -76,6 +76,7 @@ class FaceBoxesConfig:
     paths: list[str] = field(default_factory=list)
     """Parquet files or glob patterns; empty: nothing is blurred."""
     url_column: str = "url"
+    """Column that holds the address of the image."""
     boxes_column: str = "face_bboxes"
     """Lists of [x_min, y_min, x_max, y_max], each from 0 to 1."""
 
@@ -91,6 +92,7 @@ class CrawlConfig:
     img2dataset: dict[str, Any] = field(default_factory=dict)
     """Further options of img2dataset by its own names; those the driver owns are refused."""
     face_boxes: FaceBoxesConfig = field(default_factory=FaceBoxesConfig)
+    """Faces that are blurred."""
     processes: int = at_least(1, default=2)
     """img2dataset worker processes; each decodes on one core (about 80 images/s/core of 110 kB
     JPEGs)."""
@@ -123,6 +125,7 @@ class CrawlConfig:
     """Pixels; refuses tracking pixels and spacers. What is too small to train on is
     curate.min_side's."""
     max_image_side: int = 20_000
+    """Longest side in pixels; larger images are refused."""
     max_image_aspect: float = at_least(1, default=20.0)
     """Longer side over shorter."""
     stall_timeout_s: float = at_least(1, default=300.0)

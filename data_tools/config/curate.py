@@ -44,9 +44,13 @@ class CurateConfig:
     repair_text: bool = True
     """Mojibake, HTML entities and tags. The ledger keeps the caption as it was found."""
     min_caption_chars: Optional[int] = at_least(0, default=2)
+    """Fewest characters of a caption; null turns the rule off."""
     max_caption_chars: Optional[int] = at_least(1, default=1000)
+    """Most characters of a caption; null turns the rule off."""
     min_caption_words: Optional[int] = at_least(0, default=None)
+    """Fewest words of a caption; null turns the rule off."""
     max_caption_words: Optional[int] = at_least(1, default=None)
+    """Most words of a caption; null turns the rule off."""
     languages: List[str] = field(default_factory=list)
     """ISO codes such as [en,de]; captions of up to four words pass, no model can tell them."""
     drop_file_names: bool = True
@@ -63,6 +67,7 @@ class CurateConfig:
     min_side: Optional[int] = at_least(1, default=32)
     """Shortest side of the original in pixels; null turns the rule off."""
     max_aspect_ratio: Optional[float] = at_least(1, default=3.0)
+    """Largest ratio of the longer side to the shorter; null turns the rule off."""
     min_grey_std: Optional[float] = at_least(0, default=2.0)
     """Standard deviation of the grey levels 0 to 255; a picture below it shows nothing."""
     evaluation_sets: List[str] = field(default_factory=list)
@@ -80,9 +85,11 @@ class CurateConfig:
     near_duplicate_colour: int = at_least(0, default=10)
     """Largest difference of mean colours, from 0 to 255, in each of red, green and blue."""
     caption_choice: CaptionChoice = CaptionChoice.longest
+    """Which of the pairs with the same picture stays, with its caption."""
     max_captions: int = at_least(1, default=20)
     """Largest number of captions that a sample keeps where many pairs show the same picture."""
     classifiers: List[ClassifierConfig] = field(default_factory=list)
+    """Further rules of your own; empty: none."""
     processes: int = at_least(1, default=2)
     """Processes that check captions and decode images."""
 

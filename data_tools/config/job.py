@@ -50,15 +50,25 @@ class DatasetJob:
     out_dir: str = ""
     """Folder that everything of the data set is written to."""
     queries: QueriesConfig = field(default_factory=QueriesConfig)
+    """Where the query list comes from."""
     sources: SourcesConfig = field(default_factory=SourcesConfig)
+    """Who is asked for (url, caption) pairs."""
     match: MatchConfig = field(default_factory=MatchConfig)
+    """Captions of pools against the query list."""
     search: SearchConfig = field(default_factory=SearchConfig)
+    """Queries that search servers are asked."""
     balance: BalanceConfig = field(default_factory=BalanceConfig)
+    """How many pairs a query may keep."""
     crawl: CrawlConfig = field(default_factory=CrawlConfig)
+    """Download of the images."""
     curate: CurateConfig = field(default_factory=CurateConfig)
+    """What a pair must be to be trained on."""
     pack: PackConfig = field(default_factory=PackConfig)
+    """Size, order and place of the shards."""
     report: ReportConfig = field(default_factory=ReportConfig)
+    """What the data set's card is compared with."""
     plan: PlanConfig = field(default_factory=PlanConfig)
+    """Figures that the estimate of cost is made with."""
 
 
 # Left out by data_settings; None leaves out the whole group.

@@ -17,17 +17,24 @@ class PoolConfig:
     """
 
     enabled: bool = False
+    """Read the pools in paths."""
     paths: list[str] = field(default_factory=list)
     """Files or glob patterns, local or any address that fsspec opens (s3://, https://, ...)."""
     storage_options: dict[str, Any] = field(default_factory=dict)
     """For fsspec, such as {anon: true}. Keys and secrets come from the environment: these options
     are written into config.yaml."""
     url_column: str = "url"
+    """Column that holds the address of the image."""
     caption_column: str = "caption"
+    """Column that holds the caption."""
     width_column: str = ""
+    """Column that holds the image's width in pixels; empty: none."""
     height_column: str = ""
+    """Column that holds the image's height in pixels; empty: none."""
     license_column: str = ""
+    """Column that holds the image's licence; empty: none."""
     page_url_column: str = ""
+    """Column that holds the address of the page that shows the image; empty: none."""
     mature_column: str = ""
     """A truth value, a word (LAION's NSFW / UNSURE / UNLIKELY), or a score."""
     mature_above: float = at_least(0, default=0.5)

@@ -96,6 +96,7 @@ class UnigramsConfig:
     """Smallest number of times that a word occurs in the text. The default is CLIP's, for English
     Wikipedia (2.4e9 words)."""
     wordfreq_language: str = "en"
+    """Language of wordfreq's list, as an ISO code."""
     wordfreq_min_zipf: float = 1.62
     """log10 of occurrences per 1e9 words; 100 in 2.4e9 words is 1.62."""
     limit: int = at_least(0, default=0)
@@ -117,7 +118,9 @@ class TitlesConfig:
     """Files or glob patterns of title and views: .txt (title, tab, views; no header), .csv .tsv
     .parquet (named columns), Wikimedia's pageviews-* files; also .gz .bz2 .xz."""
     title_column: str = "title"
+    """Column that holds the title, in .csv, .tsv and .parquet files."""
     views_column: str = "views"
+    """Column that holds the number of views, in .csv, .tsv and .parquet files."""
     min_views: int = at_least(0, default=70)
     """Summed over all rows and files; MetaCLIP's value, for 26 sampled days."""
     pageviews_domain: str = "en"
@@ -138,11 +141,14 @@ class ComposedConfig:
     of `words`, a noun category of WordNet (animal, artifact, food, ...), `noun` (all of
     noun_categories), or `hypernym` of the one noun in the template."""
     words: dict[str, list[str]] = field(default_factory=dict)
+    """Name of a field -> the words that it stands for."""
     noun_categories: list[str] = field(default_factory=list)
+    """Noun categories of WordNet that {noun} stands for."""
     noun_min_zipf: float = 0.0
     """Leave out nouns that are rarer: log10 of occurrences per 1e9 words, by wordfreq; a second
     word counts as ten times rarer. 0 = none."""
     noun_max_words: int = at_least(1, default=2)
+    """Most words of a noun."""
     limit: int = at_least(0, default=0)
     """Phrases taken at most, the same number for each template as far as its grid reaches, chosen
     by hash of (seed, words); 0 = up to queries.total."""
@@ -160,11 +166,17 @@ class QueriesConfig:
     seed: int = at_least(0, default=0)
     """Seed of the choice among composed phrases."""
     wordnet: WordNetConfig = field(default_factory=WordNetConfig)
+    """Queries from WordNet."""
     text: TextConfig = field(default_factory=TextConfig)
+    """Text whose words are counted."""
     unigrams: UnigramsConfig = field(default_factory=UnigramsConfig)
+    """Queries that are single words."""
     bigrams: BigramsConfig = field(default_factory=BigramsConfig)
+    """Queries that are pairs of words."""
     titles: TitlesConfig = field(default_factory=TitlesConfig)
+    """Queries that are titles of articles."""
     composed: ComposedConfig = field(default_factory=ComposedConfig)
+    """Queries that are made from templates."""
 
 
 def problems(config: QueriesConfig) -> list[str]:

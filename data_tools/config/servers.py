@@ -43,7 +43,9 @@ class CommonsConfig:
     """Wikimedia Commons search (or any server that speaks its API)."""
 
     enabled: bool = False
+    """Ask this server."""
     endpoint: str = "https://commons.wikimedia.org/w/api.php"
+    """Address of the API."""
     requests_per_second: float = at_least(0.001, default=2.0)
     """Requests per second over all connections. Commons asks for modest use; the demo's local
     server is asked faster."""
@@ -61,7 +63,9 @@ class OpenverseConfig:
     limits; without them it is asked anonymously."""
 
     enabled: bool = False
+    """Ask this server."""
     endpoint: str = "https://api.openverse.org/v1/"
+    """Address of the API."""
     permission: str = ""
     """Who granted what, and when; the data set's card shows it."""
     requests_per_second: float = at_least(0.001, default=1.5)
@@ -78,7 +82,9 @@ class FlickrConfig:
     """Flickr; the key is in the environment variable FLICKR_API_KEY."""
 
     enabled: bool = False
+    """Ask this server."""
     endpoint: str = "https://api.flickr.com/services/rest/"
+    """Address of the API."""
     permission: str = ""
     """Who granted what, and when; the data set's card shows it."""
     requests_per_second: float = at_least(0.001, default=1.0)
@@ -92,13 +98,17 @@ class BraveConfig:
     """Brave image search; the key is in the environment variable BRAVE_API_KEY."""
 
     enabled: bool = False
+    """Ask this server."""
     endpoint: str = "https://api.search.brave.com/res/v1/images/search"
+    """Address of the API."""
     permission: str = ""
     """The plan, and that its licence grants storage and AI use; the data set's card shows it."""
     requests_per_second: float = at_least(0.001, default=1.0)
     """As the plan allows; what the server's answers say of its windows is obeyed beside it."""
     country: str = "ALL"
+    """Country that results are for, as Brave's API names it."""
     search_lang: str = "en"
+    """Language of the search, as Brave's API names it."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -107,6 +117,7 @@ class SearxngConfig:
     runs it answers for that."""
 
     enabled: bool = False
+    """Ask this server."""
     endpoint: str = ""
     """Address of the instance; its settings.yml must have json in search.formats."""
     requests_per_second: float = at_least(0.001, default=0.5)
@@ -114,6 +125,7 @@ class SearxngConfig:
     max_pages: int = at_least(1, default=10)
     """Pages asked for a query at most: what an engine gives beyond is repeated or off the mark."""
     language: str = "en"
+    """Language of the search, as SearXNG names it."""
 
 
 def commons_problems(config: CommonsConfig) -> list[str]:

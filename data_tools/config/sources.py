@@ -41,11 +41,17 @@ class SourcesConfig:
     """The longest wait for a quota or a Retry-After. What needs longer ends the stage with all it
     found kept, and the time to run it again; 90000 waits through a daily quota."""
     commons: CommonsConfig = field(default_factory=CommonsConfig)
+    """Wikimedia Commons."""
     openverse: OpenverseConfig = field(default_factory=OpenverseConfig)
+    """Openverse."""
     flickr: FlickrConfig = field(default_factory=FlickrConfig)
+    """Flickr."""
     brave: BraveConfig = field(default_factory=BraveConfig)
+    """Brave image search."""
     searxng: SearxngConfig = field(default_factory=SearxngConfig)
+    """A SearXNG instance."""
     pool: PoolConfig = field(default_factory=PoolConfig)
+    """Tables of (url, caption) pairs."""
     pixabay: bool = False
     """Refused, with the reason."""
     unsplash: bool = False
