@@ -2,38 +2,31 @@
 
 from dataclasses import dataclass
 
-from data_tools.config.problems import below
+from data_tools.ground.fields import at_least, between, out_of_bounds
 
 
 @dataclass(kw_only=True, slots=True)
 class BalanceConfig:
-    max_per_query: int = 20000
-    """t of CLIP and MetaCLIP: a query with more candidates has them thinned to about this number.
-    0: chosen by target_pairs or by tail_share."""
-    target_pairs: int = 0
-    """Pairs that the data set shall have: the smallest t is taken that gives as many."""
-    tail_share: float = 0.0
-    """Share of all matches that queries with fewer than t candidates shall have. MetaCLIP's t of
-    20,000 and of 170,000 both gave 0.06 on their pools; the smallest t is taken that gives it."""
-    expected_survival: float = 1.0
-    """Share of the kept pairs that crawl and curation will leave, as an earlier run measured it:
-    so many more are kept before the crawl. The second balancing goes by what did survive."""
+    max_per_query: int = at_least(0, default=20000)
+    """t of CLIP and MetaCLIP: a query with more candidates than this keeps about this many. With 0,
+    target_pairs or tail_share chooses t."""
+    target_pairs: int = at_least(0, default=0)
+    """Number of pairs wanted: the smallest t that gives as many is taken. 0: not used."""
+    tail_share: float = between(
+        0, 1, high_open=True, default=0.0, advice="give 0 to below 1, such as 0.06"
+    )
+    """Share of all matches that should belong to queries with fewer than t candidates; the smallest
+    t that gives it is taken. MetaCLIP's t of 20,000 and of 170,000 both gave 0.06 on their pools.
+    0: not used."""
+    expected_survival: float = between(0, 1, low_open=True, default=1.0)
+    """Share of the kept pairs that crawl and curation will leave, as an earlier run measured it;
+    correspondingly more are kept before the crawl. The second balancing uses what did survive."""
     seed: int = 0
+    """Seed of the draw that decides which candidates stay."""
 
 
 def problems(config: BalanceConfig) -> list[str]:
-    found = below(
-        [
-            ("balance.max_per_query", config.max_per_query, 0),
-            ("balance.target_pairs", config.target_pairs, 0),
-        ]
-    )
-    if not 0 <= config.tail_share < 1:
-        found.append(f"balance.tail_share = {config.tail_share}: give 0 to below 1, such as 0.06")
-    if not 0 < config.expected_survival <= 1:
-        found.append(
-            f"balance.expected_survival = {config.expected_survival}: give more than 0, at most 1"
-        )
+    found = out_of_bounds(config, "balance")
     ways = {
         "max_per_query": config.max_per_query,
         "target_pairs": config.target_pairs,

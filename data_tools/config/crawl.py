@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from data_tools.config.problems import below
+from data_tools.ground.fields import at_least, between, out_of_bounds
 
 
 class ResizeMode(Enum):
@@ -76,53 +76,59 @@ class FaceBoxesConfig:
     paths: list[str] = field(default_factory=list)
     """Parquet files or glob patterns; empty: nothing is blurred."""
     url_column: str = "url"
+    """Column that holds the address of the image."""
     boxes_column: str = "face_bboxes"
     """Lists of [x_min, y_min, x_max, y_max], each from 0 to 1."""
 
 
 @dataclass(kw_only=True, slots=True)
 class CrawlConfig:
-    image_size: int = 256
-    """Pixels; what resize_mode makes of it. 256 leaves a margin for a 224 px random crop."""
+    image_size: int = at_least(16, default=256)
+    """Size in pixels that resize_mode aims at. 256 leaves a margin for a 224 px random crop."""
     resize_mode: ResizeMode = ResizeMode.keep_ratio
     """keep_ratio: the short side becomes image_size. Smaller images are not enlarged."""
-    encode_quality: int = 95
+    encode_quality: int = between(1, 100, default=95)
     """JPEG quality, 1..100."""
     img2dataset: dict[str, Any] = field(default_factory=dict)
     """Further options of img2dataset by its own names; those the driver owns are refused."""
     face_boxes: FaceBoxesConfig = field(default_factory=FaceBoxesConfig)
-    processes: int = 2
+    """Faces that are blurred."""
+    processes: int = at_least(1, default=2)
     """img2dataset worker processes; each decodes on one core (about 80 images/s/core of 110 kB
     JPEGs)."""
-    threads: int = 128
-    """Downloads at a time, over all processes. One that waits for a slow site costs a thread and no
-    CPU: with 32, a list with a tenth of slow sites is fetched at the pace of those."""
-    samples_per_part: int = 10000
+    threads: int = at_least(1, default=128)
+    """Simultaneous downloads over all processes. One that waits for a slow site costs a thread and
+    no CPU: with 32, a list with a tenth of slow sites is fetched at the pace of those."""
+    samples_per_part: int = at_least(1, default=10000)
     """URLs that one run of img2dataset takes; the unit of resuming a crawl."""
-    retry_rounds: int = 0
-    """After all parts: crawl again, so many times, the URLs that failed for a reason that may pass
-    (timeout, no connection, HTTP 429 or 5xx), and no others. Raise it to try once more."""
-    timeout_s: float = 20.0
-    """For one URL in all: robots.txt, connect, redirects, body, further attempts."""
-    connect_timeout_s: float = 5.0
-    """For one attempt to reach a host."""
-    min_bytes_per_s: int = 1000
-    """A body that comes slower than this over five seconds is given up as a timeout. 0: none is."""
-    connections_per_host: int = 8
-    """Downloads at a time from one host, of each task."""
-    requests_per_host_per_s: float = 10.0
-    """To one host, of each task; a Crawl-delay in its robots.txt lowers it. 0: as many as come."""
-    max_image_bytes: int = 25_000_000
-    """Of one body, as sent and as inflated."""
-    max_image_pixels: int = 50_000_000
+    retry_rounds: int = at_least(0, default=0)
+    """Rounds after all parts in which the URLs are crawled again that failed for a reason that may
+    pass (timeout, no connection, HTTP 429 or 5xx). 0 tries none again; raise it to try once
+    more."""
+    timeout_s: float = at_least(0.1, default=20.0)
+    """Seconds for one URL in all: robots.txt, connecting, redirects, body and further attempts."""
+    connect_timeout_s: float = at_least(0.1, default=5.0)
+    """Seconds for one attempt to reach a host."""
+    min_bytes_per_s: int = at_least(0, default=1000)
+    """Bytes per second below which, over five seconds, a body is given up as a timeout. 0 gives up
+    none."""
+    connections_per_host: int = at_least(1, default=8)
+    """Simultaneous downloads from one host, per task."""
+    requests_per_host_per_s: float = at_least(0, default=10.0)
+    """Requests per second to one host, per task; a Crawl-delay in its robots.txt lowers it. 0 sets
+    no limit."""
+    max_image_bytes: int = at_least(1, default=25_000_000)
+    """Largest size of one body in bytes, both as sent and as inflated."""
+    max_image_pixels: int = at_least(1, default=50_000_000)
     """Checked in the file's header, before anything is decoded; so are the next three."""
-    min_image_side: int = 8
+    min_image_side: int = at_least(1, default=8)
     """Pixels; refuses tracking pixels and spacers. What is too small to train on is
     curate.min_side's."""
     max_image_side: int = 20_000
-    max_image_aspect: float = 20.0
+    """Longest side in pixels; larger images are refused."""
+    max_image_aspect: float = at_least(1, default=20.0)
     """Longer side over shorter."""
-    stall_timeout_s: float = 300.0
+    stall_timeout_s: float = at_least(1, default=300.0)
     """img2dataset is stopped, and the part reported, when nothing was finished for this long."""
     allow_private: list[str] = field(default_factory=list)
     """host:port pairs that may be fetched although their address is private or loopback. Everything
@@ -135,28 +141,11 @@ class CrawlConfig:
 
 
 def problems(config: CrawlConfig) -> list[str]:
-    found = below(
-        [
-            ("crawl.image_size", config.image_size, 16),
-            ("crawl.processes", config.processes, 1),
-            ("crawl.threads", config.threads, 1),
-            ("crawl.samples_per_part", config.samples_per_part, 1),
-            ("crawl.retry_rounds", config.retry_rounds, 0),
-            ("crawl.timeout_s", config.timeout_s, 0.1),
-            ("crawl.connect_timeout_s", config.connect_timeout_s, 0.1),
-            ("crawl.min_bytes_per_s", config.min_bytes_per_s, 0),
-            ("crawl.connections_per_host", config.connections_per_host, 1),
-            ("crawl.requests_per_host_per_s", config.requests_per_host_per_s, 0),
-            ("crawl.max_image_bytes", config.max_image_bytes, 1),
-            ("crawl.max_image_pixels", config.max_image_pixels, 1),
-            ("crawl.min_image_side", config.min_image_side, 1),
-            ("crawl.max_image_side", config.max_image_side, config.min_image_side),
-            ("crawl.max_image_aspect", config.max_image_aspect, 1),
-            ("crawl.stall_timeout_s", config.stall_timeout_s, 1),
-        ]
-    )
-    if not 1 <= config.encode_quality <= 100:
-        found.append(f"crawl.encode_quality = {config.encode_quality}: give 1 to 100")
+    found = out_of_bounds(config, "crawl")
+    if config.max_image_side < config.min_image_side:
+        found.append(
+            f"crawl.max_image_side = {config.max_image_side}: must be >= {config.min_image_side}"
+        )
     found += [
         f"crawl.allow_private: '{entry}' is not host:port"
         for entry in config.allow_private

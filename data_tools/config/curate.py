@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import List, Optional
 
-from data_tools.config.problems import below
+from data_tools.ground.fields import at_least, between, out_of_bounds
+
+BITS = "give 0 to 8 of 64; with more, other pictures count as the same"
 
 
 class CaptionChoice(Enum):
@@ -34,17 +36,21 @@ class ClassifierConfig:
     target: str = ""
     """package.module:Name, importable where the stage runs."""
     min_score: float = 0.0
-    """Pairs below it are rejected."""
+    """Pairs with a lower score are rejected."""
 
 
 @dataclass(kw_only=True, slots=True)
 class CurateConfig:
     repair_text: bool = True
     """Mojibake, HTML entities and tags. The ledger keeps the caption as it was found."""
-    min_caption_chars: Optional[int] = 2
-    max_caption_chars: Optional[int] = 1000
-    min_caption_words: Optional[int] = None
-    max_caption_words: Optional[int] = None
+    min_caption_chars: Optional[int] = at_least(0, default=2)
+    """Fewest characters of a caption; null turns the rule off."""
+    max_caption_chars: Optional[int] = at_least(1, default=1000)
+    """Most characters of a caption; null turns the rule off."""
+    min_caption_words: Optional[int] = at_least(0, default=None)
+    """Fewest words of a caption; null turns the rule off."""
+    max_caption_words: Optional[int] = at_least(1, default=None)
+    """Most words of a caption; null turns the rule off."""
     languages: List[str] = field(default_factory=list)
     """ISO codes such as [en,de]; captions of up to four words pass, no model can tell them."""
     drop_file_names: bool = True
@@ -52,55 +58,45 @@ class CurateConfig:
     drop_boilerplate: bool = True
     """Captions that say nothing of the picture: data_tools/curate/boilerplate.txt."""
     boilerplate_path: str = ""
-    """Another list in the place of that one."""
+    """File with another list of boilerplate; empty uses the list above."""
     unsafe_terms_path: str = ""
     """A file with a term a line; a caption with one of them as whole words is rejected. No list is
     brought along: what is unsafe depends on the use."""
     drop_mature: bool = True
     """Pairs that their source flags as mature."""
-    min_side: Optional[int] = 32
-    """Pixels of the original's shorter side."""
-    max_aspect_ratio: Optional[float] = 3.0
-    min_grey_std: Optional[float] = 2.0
+    min_side: Optional[int] = at_least(1, default=32)
+    """Shortest side of the original in pixels; null turns the rule off."""
+    max_aspect_ratio: Optional[float] = at_least(1, default=3.0)
+    """Largest ratio of the longer side to the shorter; null turns the rule off."""
+    min_grey_std: Optional[float] = at_least(0, default=2.0)
     """Standard deviation of the grey levels 0 to 255; a picture below it shows nothing."""
     evaluation_sets: List[str] = field(default_factory=list)
     """Folders of images or of WebDataset tars, single tars, or manifest.json files: training images
     that are near one of their images are dropped, and listed in tables/contamination.parquet."""
-    max_contamination_bits: int = 4
-    """Of the 64 of the perceptual hash, so many may differ between an image and an evaluation
-    image that it is taken for."""
+    max_contamination_bits: int = between(0, 8, default=4, advice=BITS)
+    """An image counts as a copy of an evaluation image if at most this many of the 64 bits of their
+    perceptual hashes differ."""
     drop_exact_duplicates: bool = True
-    """Of the bytes that the site sent: one pair stays, and keeps the captions of all."""
-    near_duplicate_bits: Optional[int] = 3
-    """Images whose hashes differ in at most so many of 64 bits, and their mean colours by at most
-    near_duplicate_colour, count as one picture, and so do those that a chain of them connects."""
-    near_duplicate_colour: int = 10
-    """Of 255, in each of red, green and blue."""
+    """Images whose downloaded bytes are identical become one pair, which keeps all captions."""
+    near_duplicate_bits: Optional[int] = between(0, 8, default=3, advice=BITS)
+    """Images count as one picture if at most this many of the 64 bits of their hashes differ, and
+    their mean colours by at most near_duplicate_colour; so do images that a chain of such pairs
+    connects. Null turns the rule off."""
+    near_duplicate_colour: int = at_least(0, default=10)
+    """Largest difference of mean colours, from 0 to 255, in each of red, green and blue."""
     caption_choice: CaptionChoice = CaptionChoice.longest
-    max_captions: int = 20
-    """Texts that a sample keeps, at most, where many pairs show the same picture."""
+    """Which of the pairs with the same picture stays, with its caption."""
+    max_captions: int = at_least(1, default=20)
+    """Largest number of captions that a sample keeps where many pairs show the same picture."""
     classifiers: List[ClassifierConfig] = field(default_factory=list)
-    processes: int = 2
-    """For captions and for decoding."""
+    """Further rules of your own; empty: none."""
+    processes: int = at_least(1, default=2)
+    """Processes that check captions and decode images."""
 
 
 def problems(config: CurateConfig) -> list[str]:
-    bounds = [
-        ("max_aspect_ratio", config.max_aspect_ratio, 1),
-        ("min_caption_chars", config.min_caption_chars, 0),
-        ("max_caption_chars", config.max_caption_chars, 1),
-        ("min_caption_words", config.min_caption_words, 0),
-        ("max_caption_words", config.max_caption_words, 1),
-        ("min_side", config.min_side, 1),
-        ("min_grey_std", config.min_grey_std, 0),
-        ("near_duplicate_bits", config.near_duplicate_bits, 0),
-        ("near_duplicate_colour", config.near_duplicate_colour, 0),
-        ("max_contamination_bits", config.max_contamination_bits, 0),
-        ("max_captions", config.max_captions, 1),
-        ("processes", config.processes, 1),
-    ]
-    given = [(f"curate.{name}", value, low) for name, value, low in bounds if value is not None]
-    return below(given) + _contradictions(config) + _missing_files(config) + _plug_ins(config)
+    found = out_of_bounds(config, "curate")
+    return found + _contradictions(config) + _missing_files(config) + _plug_ins(config)
 
 
 def _contradictions(config: CurateConfig) -> list[str]:
@@ -112,10 +108,6 @@ def _contradictions(config: CurateConfig) -> list[str]:
                 f"curate.min_caption_{unit} = {low}: is above curate.max_caption_{unit} = {high}, "
                 "which leaves nothing"
             )
-    for name in ("near_duplicate_bits", "max_contamination_bits"):
-        value = getattr(config, name)
-        if value is not None and value > 8:
-            found.append(f"curate.{name} = {value}: at most 8 of 64; other pictures begin there")
     for code in config.languages:
         if not (code.isalpha() and code.islower() and len(code) in (2, 3)):
             found.append(f"curate.languages has {code!r}: give ISO 639 codes such as en")

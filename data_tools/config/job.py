@@ -37,30 +37,42 @@ from data_tools.config.queries import QueriesConfig
 from data_tools.config.report import ReportConfig
 from data_tools.config.search import SearchConfig
 from data_tools.config.sources import SourcesConfig
+from data_tools.ground.errors import error_chain
 
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
 
 
 @dataclass(kw_only=True, slots=True)
 class DatasetJob:
-    """A field a stage, in the order of the stages; `sources` is read by match and by search, `plan`
-    by python -m data_tools.plan alone."""
+    """One field per stage, in the order of the stages; `sources` is read by match and by search,
+    `plan` by python -m data_tools.plan alone."""
 
     out_dir: str = ""
+    """Folder that everything of the data set is written to."""
     queries: QueriesConfig = field(default_factory=QueriesConfig)
+    """Where the query list comes from."""
     sources: SourcesConfig = field(default_factory=SourcesConfig)
+    """Who is asked for (url, caption) pairs."""
     match: MatchConfig = field(default_factory=MatchConfig)
+    """Captions of pools against the query list."""
     search: SearchConfig = field(default_factory=SearchConfig)
+    """Queries that search servers are asked."""
     balance: BalanceConfig = field(default_factory=BalanceConfig)
+    """How many pairs a query may keep."""
     crawl: CrawlConfig = field(default_factory=CrawlConfig)
+    """Download of the images."""
     curate: CurateConfig = field(default_factory=CurateConfig)
+    """What a pair must be to be trained on."""
     pack: PackConfig = field(default_factory=PackConfig)
+    """Size, order and place of the shards."""
     report: ReportConfig = field(default_factory=ReportConfig)
+    """What the data set's card is compared with."""
     plan: PlanConfig = field(default_factory=PlanConfig)
+    """Figures that the estimate of cost is made with."""
 
 
-# See data_settings; None is the whole group.
-NOT_OF_THE_DATA: dict[str, set[str] | None] = {
+# Left out by data_settings; None leaves out the whole group.
+SETTINGS_WITHOUT_EFFECT_ON_DATA: dict[str, set[str] | None] = {
     "out_dir": None,
     "queries": {"path"},
     "sources": {"contact", "timeout_s", "max_attempts", "max_wait_s"},
@@ -85,27 +97,18 @@ def load_job(overrides: list[str], until: str = "report") -> DatasetJob:
             composed = compose("dataset", overrides)
         job: DatasetJob = OmegaConf.to_object(composed)  # type: ignore[assignment]
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(f"the configuration does not compose: {_whole_story(error)}") from error
+        raise ConfigError(f"the configuration does not compose: {error_chain(error)}") from error
     problems = validate(job, until)
     if problems:
         raise ConfigError("the dataset job is not valid:\n  " + "\n  ".join(problems))
     return job
 
 
-def _whole_story(error: BaseException) -> str:
-    """Hydra names the override, the exception behind it says what is wrong with it: both, without
-    tracebacks."""
-    told = [str(error).split("\nConfig search path")[0].strip()]
-    while error.__cause__ is not None:
-        error = error.__cause__
-        told.append(str(error).strip().split("\n")[0])
-    return "\n  ".join(dict.fromkeys(told))
-
-
 def validate(job: DatasetJob, until: str = "report") -> list[str]:
     """Every problem as `field = value: what is wrong, what to do`; empty when the job can start.
 
-    A list of queries can be made before anybody has thought of whom to ask: `until="queries"`.
+    `until="queries"` skips the checks of later stages, so that a query list can be built before a
+    source is chosen.
     """
     found = []
     if not job.out_dir:
@@ -130,10 +133,10 @@ def validate(job: DatasetJob, until: str = "report") -> list[str]:
 
 
 def data_settings(job: DatasetJob) -> dict[str, Any]:
-    """Group -> settings, without those that say where, how fast or by whom, and nothing about the
-    pairs: with other ones the same data set comes out."""
+    """Group -> settings that can change the data set. Location, speed and contact are left out:
+    they do not change it."""
     settings = dataclasses.asdict(job)
-    for group, names in NOT_OF_THE_DATA.items():
+    for group, names in SETTINGS_WITHOUT_EFFECT_ON_DATA.items():
         if names is None:
             del settings[group]
         else:

@@ -2,31 +2,25 @@
 
 from dataclasses import dataclass
 
-from data_tools.config.problems import below
+from data_tools.ground.fields import at_least, out_of_bounds
 
 
 @dataclass(kw_only=True, slots=True)
 class MatchConfig:
-    processes: int = 1
-    """On this machine; each holds the queries (about 0.4 GB at 500,000)."""
+    processes: int = at_least(1, default=1)
+    """Processes on this machine; each holds the queries (about 0.4 GB at 500,000)."""
     case_sensitive: bool = False
     """Compare queries as they are written. The list holds one of "Turkey" and "turkey" (the
     first)."""
-    max_caption_chars: int = 10_000
-    """Longer captions are counted (pool_too_long) and left out."""
-    unit_bytes: int = 256_000_000
-    """Of a parquet file that are one unit of work, of resuming and of sharing over tasks; a larger
-    file is several. Files of other formats are one unit each."""
-    merge_memory_gb: float = 2.0
-    """For the merge of candidates, about; what is more waits on disk, below out_dir."""
+    max_caption_chars: int = at_least(1, default=10_000)
+    """Longest caption, in characters; longer ones are counted (pool_too_long) and left out."""
+    unit_bytes: int = at_least(1000000, default=256_000_000)
+    """Bytes of a parquet file that make one unit: the amount of work that is resumed and shared
+    over tasks. A larger file is several units. Files of other formats are one unit each."""
+    merge_memory_gb: float = at_least(0.1, default=2.0)
+    """Approximate memory in GB for the merge of candidates; the rest waits on disk, below
+    out_dir."""
 
 
 def problems(config: MatchConfig) -> list[str]:
-    return below(
-        [
-            ("match.processes", config.processes, 1),
-            ("match.max_caption_chars", config.max_caption_chars, 1),
-            ("match.unit_bytes", config.unit_bytes, 1_000_000),
-            ("match.merge_memory_gb", config.merge_memory_gb, 0.1),
-        ]
-    )
+    return out_of_bounds(config, "match")

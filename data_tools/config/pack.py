@@ -6,36 +6,36 @@ from typing import Optional
 import fsspec
 from fsspec.utils import get_protocol
 
-from data_tools.config.problems import below
+from data_tools.ground.fields import at_least, out_of_bounds
 
 
 @dataclass(kw_only=True, slots=True)
 class PackConfig:
-    samples_per_shard: Optional[int] = 10000
-    """Null with target_shard_bytes."""
-    target_shard_bytes: Optional[int] = None
-    """Instead: shards end before the sample that would bring them above it, by an estimate within
-    1 % for photographs."""
+    samples_per_shard: Optional[int] = at_least(
+        1, default=10000, null="needs pack.target_shard_bytes"
+    )
+    """Samples per shard; null when target_shard_bytes is given."""
+    target_shard_bytes: Optional[int] = at_least(
+        100_000, default=None, null="needs pack.samples_per_shard"
+    )
+    """Size per shard in bytes, instead of samples_per_shard: a shard ends before the sample that
+    would bring it above this size, by an estimate within 1 % for photographs. Null: not used."""
     seed: int = 0
-    """Of the global shuffle: samples lie in the order of hash(seed, uid)."""
-    processes: int = 2
-    """Shards are written by so many at a time; the bytes do not depend on it."""
+    """Seed of the global shuffle: samples lie in the order of hash(seed, uid)."""
+    processes: int = at_least(1, default=2)
+    """Processes that write shards; the bytes do not depend on it."""
     target_url: str = ""
-    """Where fsspec is to copy the finished data set, such as s3://bucket/prefix; the manifest last.
-    Empty: it stays below out_dir alone."""
+    """Folder or URL that the finished data set is copied to with fsspec, such as
+    s3://bucket/prefix; the manifest is copied last. Empty copies nothing."""
 
 
 def problems(config: PackConfig) -> list[str]:
-    found = below([("pack.processes", config.processes, 1)])
+    found = out_of_bounds(config, "pack")
     if (config.samples_per_shard is None) == (config.target_shard_bytes is None):
         found.append(
             f"pack.samples_per_shard = {config.samples_per_shard} and pack.target_shard_bytes = "
             f"{config.target_shard_bytes}: give one of them, and null for the other"
         )
-    if config.samples_per_shard is not None:
-        found += below([("pack.samples_per_shard", config.samples_per_shard, 1)])
-    if config.target_shard_bytes is not None:
-        found += below([("pack.target_shard_bytes", config.target_shard_bytes, 100_000)])
     if config.target_url:  # now, not after days of crawling
         try:
             fsspec.get_filesystem_class(get_protocol(config.target_url))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_tools.config.problems import below
+from data_tools.ground.fields import at_least, out_of_bounds
 
 
 @dataclass(kw_only=True, slots=True)
@@ -17,26 +17,33 @@ class PoolConfig:
     """
 
     enabled: bool = False
+    """Read the pools in paths."""
     paths: list[str] = field(default_factory=list)
     """Files or glob patterns, local or any address that fsspec opens (s3://, https://, ...)."""
     storage_options: dict[str, Any] = field(default_factory=dict)
     """For fsspec, such as {anon: true}. Keys and secrets come from the environment: these options
     are written into config.yaml."""
     url_column: str = "url"
+    """Column that holds the address of the image."""
     caption_column: str = "caption"
+    """Column that holds the caption."""
     width_column: str = ""
+    """Column that holds the image's width in pixels; empty: none."""
     height_column: str = ""
+    """Column that holds the image's height in pixels; empty: none."""
     license_column: str = ""
+    """Column that holds the image's licence; empty: none."""
     page_url_column: str = ""
+    """Column that holds the address of the page that shows the image; empty: none."""
     mature_column: str = ""
     """A truth value, a word (LAION's NSFW / UNSURE / UNLIKELY), or a score."""
-    mature_above: float = 0.5
+    mature_above: float = at_least(0, default=0.5)
     """The score above which an image counts as mature."""
     license: str = ""
-    """Of every candidate whose license_column is empty or absent, as the pool's publisher states
-    it; empty = unknown."""
+    """Licence of every candidate whose license_column is empty or absent, as the pool's publisher
+    states it; empty: unknown."""
     column_names: list[str] = field(default_factory=list)
-    """Of csv and tsv files without a header line, in the order of the columns."""
+    """Names of the columns, in their order, of csv and tsv files without a header line."""
     quoted: bool = True
     """csv, tsv: a cell in double quotes may hold the delimiter and line breaks. False where quotes
     are text (CC3M, CC12M)."""
@@ -47,7 +54,7 @@ class PoolConfig:
 def problems(config: PoolConfig) -> list[str]:
     if not config.enabled:
         return []
-    found = below([("sources.pool.mature_above", config.mature_above, 0)])
+    found = out_of_bounds(config, "sources.pool")
     if not config.paths:
         found.append("sources.pool.paths is empty: add 'sources.pool.paths=[pool/*.parquet]'")
     for name in ("url_column", "caption_column"):

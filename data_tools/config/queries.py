@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum
 
-from data_tools.config.problems import below
+from data_tools.ground.fields import at_least, out_of_bounds
 
 # The files of WordNet's dict folder that hold nouns, and the categories that they are divided into
 # (lexnames(5WN)): number in the data files -> name.
@@ -65,8 +65,8 @@ class WordNetConfig:
     /usr/share/wordnet)."""
     lemmas: Lemmas = Lemmas.none
     """Which lemmas are queries: none, heads (the first of each synset, as MetaCLIP) or all."""
-    limit: int = 0
-    """Queries taken at most; 0 = all."""
+    limit: int = at_least(0, default=0)
+    """Largest number of queries taken; 0: all."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -78,35 +78,38 @@ class TextConfig:
     wikiextractor --json wrote (.jsonl .json wiki_NN)."""
     wordnet_glosses: bool = False
     """Count WordNet's definitions and examples too (1.46 million words)."""
-    max_keys_in_memory: int = 4_000_000
+    max_keys_in_memory: int = at_least(1, default=4_000_000)
     """Distinct words, and distinct pairs, held before they are spilled to disk; about 150 bytes
     each. Counts stay exact."""
-    num_processes: int = 1
-    """That read the mark-up of dumps, which is the slow part; what is counted does not depend on
+    num_processes: int = at_least(1, default=1)
+    """Processes that read the mark-up of dumps, which is the slow part; the counts do not depend on
     it."""
-    memory_limit_mib: int = 1024
-    """For the query that sums the spilled counts."""
+    memory_limit_mib: int = at_least(64, default=1024)
+    """Memory in MiB for summing the spilled counts."""
 
 
 @dataclass(kw_only=True, slots=True)
 class UnigramsConfig:
     counts: WordCounts = WordCounts.none
     """Where counts come from: none, text, or wordfreq (where no large text is at hand)."""
-    min_count: int = 100
-    """In the text; CLIP's rule for English Wikipedia (2.4e9 words)."""
+    min_count: int = at_least(1, default=100)
+    """Smallest number of times that a word occurs in the text. The default is CLIP's, for English
+    Wikipedia (2.4e9 words)."""
     wordfreq_language: str = "en"
+    """Language of wordfreq's list, as an ISO code."""
     wordfreq_min_zipf: float = 1.62
     """log10 of occurrences per 1e9 words; 100 in 2.4e9 words is 1.62."""
-    limit: int = 0
+    limit: int = at_least(0, default=0)
     """Queries taken at most, most frequent first; 0 = all."""
 
 
 @dataclass(kw_only=True, slots=True)
 class BigramsConfig:
-    limit: int = 0
+    limit: int = at_least(0, default=0)
     """Pairs taken, best PMI first (MetaCLIP: 100,646); 0 = no bigrams."""
-    min_pair_count: int = 20
-    """In the text. PMI is highest for words seen once: this is what keeps the noise out."""
+    min_pair_count: int = at_least(1, default=20)
+    """Smallest number of times that a pair occurs in the text. PMI is highest for words seen once:
+    this bound keeps that noise out."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -115,15 +118,17 @@ class TitlesConfig:
     """Files or glob patterns of title and views: .txt (title, tab, views; no header), .csv .tsv
     .parquet (named columns), Wikimedia's pageviews-* files; also .gz .bz2 .xz."""
     title_column: str = "title"
+    """Column that holds the title, in .csv, .tsv and .parquet files."""
     views_column: str = "views"
-    min_views: int = 70
+    """Column that holds the number of views, in .csv, .tsv and .parquet files."""
+    min_views: int = at_least(0, default=70)
     """Summed over all rows and files; MetaCLIP's value, for 26 sampled days."""
     pageviews_domain: str = "en"
     """The project whose rows of pageviews-* files count."""
     from_text: bool = False
     """Take the titles in queries.text.paths too. They have no views: min_views does not apply, the
     longest articles come first."""
-    limit: int = 0
+    limit: int = at_least(0, default=0)
     """Queries taken at most, most viewed first (MetaCLIP: 61,235); 0 = all."""
 
 
@@ -136,12 +141,15 @@ class ComposedConfig:
     of `words`, a noun category of WordNet (animal, artifact, food, ...), `noun` (all of
     noun_categories), or `hypernym` of the one noun in the template."""
     words: dict[str, list[str]] = field(default_factory=dict)
+    """Name of a field -> the words that it stands for."""
     noun_categories: list[str] = field(default_factory=list)
+    """Noun categories of WordNet that {noun} stands for."""
     noun_min_zipf: float = 0.0
     """Leave out nouns that are rarer: log10 of occurrences per 1e9 words, by wordfreq; a second
     word counts as ten times rarer. 0 = none."""
-    noun_max_words: int = 2
-    limit: int = 0
+    noun_max_words: int = at_least(1, default=2)
+    """Most words of a noun."""
+    limit: int = at_least(0, default=0)
     """Phrases taken at most, the same number for each template as far as its grid reaches, chosen
     by hash of (seed, words); 0 = up to queries.total."""
 
@@ -152,17 +160,23 @@ class QueriesConfig:
     """The user's queries: text file of one a line, UTF-8, blank lines and lines that start with #
     skipped; or a .csv .tsv .parquet table; or a glob pattern of several."""
     column: str = "query"
-    """Of the tables."""
-    total: int = 0
-    """Queries at most over all sources; the sources that come last are cut. 0 = no limit."""
-    seed: int = 0
-    """Of the choice among composed phrases."""
+    """Column that holds the query, in .csv, .tsv and .parquet files."""
+    total: int = at_least(0, default=0)
+    """Largest number of queries over all sources; the last sources are cut. 0: no limit."""
+    seed: int = at_least(0, default=0)
+    """Seed of the choice among composed phrases."""
     wordnet: WordNetConfig = field(default_factory=WordNetConfig)
+    """Queries from WordNet."""
     text: TextConfig = field(default_factory=TextConfig)
+    """Text whose words are counted."""
     unigrams: UnigramsConfig = field(default_factory=UnigramsConfig)
+    """Queries that are single words."""
     bigrams: BigramsConfig = field(default_factory=BigramsConfig)
+    """Queries that are pairs of words."""
     titles: TitlesConfig = field(default_factory=TitlesConfig)
+    """Queries that are titles of articles."""
     composed: ComposedConfig = field(default_factory=ComposedConfig)
+    """Queries that are made from templates."""
 
 
 def problems(config: QueriesConfig) -> list[str]:
@@ -172,7 +186,7 @@ def problems(config: QueriesConfig) -> list[str]:
             "queries.path is not given: add queries.path=FILE (one query a line), or "
             "queries=default"
         ]
-    found = _bounds(config)
+    found = out_of_bounds(config, "queries")
     if config.path and not _files(config.path):
         found.append(f"queries.path = {config.path}: no such file; one query a line, UTF-8")
     for name, patterns in [
@@ -203,31 +217,6 @@ def _files(pattern: str) -> list[str]:
     if os.path.isfile(pattern):
         return [pattern]
     return [name for name in glob.glob(pattern, recursive=True) if os.path.isfile(name)]
-
-
-def _bounds(config: QueriesConfig) -> list[str]:
-    parts = {
-        "wordnet": config.wordnet.limit,
-        "unigrams": config.unigrams.limit,
-        "bigrams": config.bigrams.limit,
-        "titles": config.titles.limit,
-        "composed": config.composed.limit,
-    }
-    limits = [(f"queries.{name}.limit", limit, 0) for name, limit in parts.items()]
-    return below(
-        [
-            ("queries.total", config.total, 0),
-            ("queries.seed", config.seed, 0),
-            *limits,
-            ("queries.text.max_keys_in_memory", config.text.max_keys_in_memory, 1),
-            ("queries.text.num_processes", config.text.num_processes, 1),
-            ("queries.text.memory_limit_mib", config.text.memory_limit_mib, 64),
-            ("queries.unigrams.min_count", config.unigrams.min_count, 1),
-            ("queries.bigrams.min_pair_count", config.bigrams.min_pair_count, 1),
-            ("queries.titles.min_views", config.titles.min_views, 0),
-            ("queries.composed.noun_max_words", config.composed.noun_max_words, 1),
-        ]
-    )
 
 
 def _missing_wordnet(config: QueriesConfig) -> list[str]:

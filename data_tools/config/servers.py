@@ -6,8 +6,9 @@ is then a setting, and goes on to the data set's card.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from data_tools.config.problems import below
+from data_tools.ground.fields import at_least, between, out_of_bounds
 
 # Why a server may only be asked by who has a permission (sources.NAME.permission).
 PERMISSION_NEEDED = {
@@ -31,14 +32,16 @@ class CommonsConfig:
     """Wikimedia Commons search (or any server that speaks its API)."""
 
     enabled: bool = False
+    """Ask this server."""
     endpoint: str = "https://commons.wikimedia.org/w/api.php"
-    requests_per_second: float = 2.0
-    """Over all connections. Commons asks for modest use; the demo's local server is asked
-    faster."""
-    concurrency: int = 3
-    """Connections at a time; Commons' etiquette allows 3 at most."""
-    page_size: int = 50
-    """Results a request asks for; Commons renders at most 50 thumbnails a request."""
+    """Address of the API."""
+    requests_per_second: float = at_least(0.001, default=2.0)
+    """Requests per second over all connections. Commons asks for modest use; the demo's local
+    server is asked faster."""
+    concurrency: int = between(1, 3, default=3, advice="Commons allows 1 to 3 connections")
+    """Simultaneous connections; Commons' etiquette allows 3 at most."""
+    page_size: int = between(1, 50, default=50)
+    """Results per request; Commons renders at most 50 thumbnails per request."""
     thumbnail_width: int = 512
     """Pixels; thumbnails spare upload.wikimedia.org. 0 asks for the original files."""
 
@@ -49,15 +52,18 @@ class OpenverseConfig:
     limits; without them it is asked anonymously."""
 
     enabled: bool = False
+    """Ask this server."""
     endpoint: str = "https://api.openverse.org/v1/"
+    """Address of the API."""
     permission: str = ""
     """Who granted what, and when; the data set's card shows it."""
-    requests_per_second: float = 1.5
-    """Over all connections. A key has 100 requests a minute."""
-    results_per_query: int = 240
+    requests_per_second: float = at_least(0.001, default=1.5)
+    """Requests per second over all connections. A key has 100 requests a minute."""
+    results_per_query: int = between(1, 10_000, default=240)
     """The server's cap; more only by grant."""
     license_type: str = ""
-    """Of commercial, modification, all-cc; several joined by commas must all hold. Empty: all."""
+    """One of commercial, modification and all-cc; of several, joined by commas, all must hold.
+    Empty allows every licence."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -65,11 +71,13 @@ class FlickrConfig:
     """Flickr; the key is in the environment variable FLICKR_API_KEY."""
 
     enabled: bool = False
+    """Ask this server."""
     endpoint: str = "https://api.flickr.com/services/rest/"
+    """Address of the API."""
     permission: str = ""
     """Who granted what, and when; the data set's card shows it."""
-    requests_per_second: float = 1.0
-    """Over all connections. A key has 3,600 requests an hour."""
+    requests_per_second: float = at_least(0.001, default=1.0)
+    """Requests per second over all connections. A key has 3,600 requests an hour."""
     licenses: list[int] = field(default_factory=list)
     """Ids as flickr.photos.licenses.getInfo lists them. Empty: all but 0, All Rights Reserved."""
 
@@ -79,13 +87,17 @@ class BraveConfig:
     """Brave image search; the key is in the environment variable BRAVE_API_KEY."""
 
     enabled: bool = False
+    """Ask this server."""
     endpoint: str = "https://api.search.brave.com/res/v1/images/search"
+    """Address of the API."""
     permission: str = ""
     """The plan, and that its licence grants storage and AI use; the data set's card shows it."""
-    requests_per_second: float = 1.0
+    requests_per_second: float = at_least(0.001, default=1.0)
     """As the plan allows; what the server's answers say of its windows is obeyed beside it."""
     country: str = "ALL"
+    """Country that results are for, as Brave's API names it."""
     search_lang: str = "en"
+    """Language of the search, as Brave's API names it."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -94,48 +106,40 @@ class SearxngConfig:
     runs it answers for that."""
 
     enabled: bool = False
+    """Ask this server."""
     endpoint: str = ""
     """Address of the instance; its settings.yml must have json in search.formats."""
-    requests_per_second: float = 0.5
+    requests_per_second: float = at_least(0.001, default=0.5)
     """Each request becomes one to every engine that the instance asks."""
-    max_pages: int = 10
+    max_pages: int = at_least(1, default=10)
     """Pages asked for a query at most: what an engine gives beyond is repeated or off the mark."""
     language: str = "en"
+    """Language of the search, as SearXNG names it."""
 
 
 def commons_problems(config: CommonsConfig) -> list[str]:
     name = "sources.commons"
-    found = _server_problems(name, config.endpoint, config.requests_per_second)
-    if not 1 <= config.concurrency <= 3:
-        found.append(
-            f"{name}.concurrency = {config.concurrency}: Commons allows 1 to 3 connections"
-        )
-    if not 1 <= config.page_size <= 50:
-        found.append(f"{name}.page_size = {config.page_size}: give 1 to 50")
-    return found
+    return _server_problems(name, config)
 
 
 def openverse_problems(config: OpenverseConfig) -> list[str]:
     name = "sources.openverse"
-    found = _server_problems(name, config.endpoint, config.requests_per_second)
+    found = _server_problems(name, config)
     if not config.endpoint.endswith("/"):
         found.append(f"{name}.endpoint = {config.endpoint}: must end with /")
-    if not 1 <= config.results_per_query <= 10_000:
-        # 20 pages of 500
-        found.append(f"{name}.results_per_query = {config.results_per_query}: give 1 to 10000")
     return found + _permission_problems("openverse", config.permission)
 
 
 def flickr_problems(config: FlickrConfig) -> list[str]:
     name = "sources.flickr"
-    found = _server_problems(name, config.endpoint, config.requests_per_second)
+    found = _server_problems(name, config)
     if any(number < 0 for number in config.licenses):
         found.append(f"{name}.licenses = {config.licenses}: give ids of 0 or more")
     return found + _permission_problems("flickr", config.permission)
 
 
 def brave_problems(config: BraveConfig) -> list[str]:
-    found = _server_problems("sources.brave", config.endpoint, config.requests_per_second)
+    found = _server_problems("sources.brave", config)
     return found + _permission_problems("brave", config.permission)
 
 
@@ -143,12 +147,13 @@ def searxng_problems(config: SearxngConfig) -> list[str]:
     name = "sources.searxng"
     if not config.endpoint:
         return [f"{name}.endpoint is not given: add {name}.endpoint=http://127.0.0.1:8080/"]
-    found = _server_problems(name, config.endpoint, config.requests_per_second)
-    return found + below([(f"{name}.max_pages", config.max_pages, 1)])
+    return _server_problems(name, config)
 
 
-def _server_problems(name: str, endpoint: str, requests_per_second: float) -> list[str]:
-    found = below([(f"{name}.requests_per_second", requests_per_second, 0.001)])
+def _server_problems(name: str, config: Any) -> list[str]:
+    """Bounds and address of one server's settings."""
+    endpoint = config.endpoint
+    found = out_of_bounds(config, name)
     if not endpoint.startswith(("http://", "https://")):
         found.append(f"{name}.endpoint = {endpoint}: give an http(s) URL")
     return found

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from data_tools.config import pool
 from data_tools.config.pool import PoolConfig
-from data_tools.config.problems import below
 from data_tools.config.servers import (
+    PERMISSION_NEEDED,
     BraveConfig,
     CommonsConfig,
     FlickrConfig,
@@ -18,6 +18,7 @@ from data_tools.config.servers import (
     openverse_problems,
     searxng_problems,
 )
+from data_tools.ground.fields import at_least, out_of_bounds
 
 
 def reaches_somebody(contact: str) -> bool:
@@ -31,29 +32,30 @@ class SourcesConfig:
     contact: str = ""
     """E-mail address or URL of the person responsible, sent in the User-Agent of every request to
     the outside."""
-    timeout_s: float = 30.0
-    """For one request, connect and read."""
-    max_attempts: int = 6
-    """Of one request; a server's Retry-After is obeyed in between."""
-    max_wait_s: float = 120.0
+    timeout_s: float = at_least(0.1, default=30.0)
+    """Seconds for one request, to connect and to read."""
+    max_attempts: int = at_least(1, default=6)
+    """Attempts per request; a server's Retry-After is obeyed in between."""
+    max_wait_s: float = at_least(0, default=120.0)
     """The longest wait for a quota or a Retry-After. What needs longer ends the stage with all it
     found kept, and the time to run it again; 90000 waits through a daily quota."""
     commons: CommonsConfig = field(default_factory=CommonsConfig)
+    """Wikimedia Commons."""
     openverse: OpenverseConfig = field(default_factory=OpenverseConfig)
+    """Openverse."""
     flickr: FlickrConfig = field(default_factory=FlickrConfig)
+    """Flickr."""
     brave: BraveConfig = field(default_factory=BraveConfig)
+    """Brave image search."""
     searxng: SearxngConfig = field(default_factory=SearxngConfig)
+    """A SearXNG instance."""
     pool: PoolConfig = field(default_factory=PoolConfig)
+    """Tables of (url, caption) pairs."""
 
 
 def problems(config: SourcesConfig) -> list[str]:
-    found = below(
-        [
-            ("sources.timeout_s", config.timeout_s, 0.1),
-            ("sources.max_attempts", config.max_attempts, 1),
-            ("sources.max_wait_s", config.max_wait_s, 0),
-        ]
-    )
+    groups = [f"sources.{name}" for name in ("pool", "commons", *PERMISSION_NEEDED, "searxng")]
+    found = out_of_bounds(config, "sources", without=groups)  # each group has its own, if enabled
     if not (config.pool.enabled or servers_enabled(config)):
         found.append(
             "sources: none is enabled; add source=commons, source=pool or source=[commons,pool]"

@@ -1,19 +1,28 @@
 """The training job: typed dataclasses behind Hydra groups, composed once, validated, frozen into
 the run directory.
 
-The dataclasses hold the defaults, YAML files hold differences only. No torch here: `slurm.submit`
-runs this on a login node. Whoever composes or reads a job imports `pipeline.config.composition`:
-Hydra takes 0.3 s, which each decoding process of the loader would pay for the dataclasses.
+The dataclasses hold the defaults; YAML files hold differences only. No torch here: `slurm.submit`
+runs this on a login node. No Hydra here either: it takes 0.3 s to import, which each decoding
+process of the loader would pay for the dataclasses. Code that composes or reads a job imports
+`pipeline.config.composition`.
 
 A `step` is a finished optimizer step; time is counted in steps and in samples, never in epochs.
 """
 
-from pipeline.config.schema import (
+from pipeline.config.choices import (
     CaptionChoice,
+    Compile,
+    LossKind,
+    Optimizer,
+    Precision,
+    Schedule,
+    Stem,
+    WandbMode,
+)
+from pipeline.config.schema import (
     CheckpointConfig,
     ClusterConfig,
     ColourConfig,
-    Compile,
     ConfigError,
     DataConfig,
     DeepSpeedConfig,
@@ -21,18 +30,12 @@ from pipeline.config.schema import (
     HealthConfig,
     LoggingConfig,
     LossConfig,
-    LossKind,
     ModelConfig,
-    Optimizer,
-    Precision,
-    Schedule,
     SourceConfig,
-    Stem,
     TextConfig,
     TrainConfig,
     TrainJob,
     VisionConfig,
-    WandbMode,
 )
 
 __all__ = [

@@ -1,5 +1,5 @@
-"""Composed once by Hydra, frozen into the run directory, read back through the schema by every
-rank."""
+"""Compose a training job with Hydra, freeze it into the run directory, and read it back through the
+schema on every rank."""
 
 from __future__ import annotations
 
@@ -17,31 +17,28 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from data_tools.ground.errors import error_chain
+from data_tools.ground.fields import changeable_names
 from pipeline.config.schema import ClusterConfig, ConfigError, ModelConfig, TrainJob
 from pipeline.config.validation import validate
 
 CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
 
-MAY_CHANGE = (
-    # where it runs, what it prints, when it is saved and looked at
-    "run_dir",
-    "force",
-    "cluster",
-    "logging",
-    "checkpoint",
-    "health",
-    "eval",
-    # how the same numbers are computed, up to rounding: a checkpoint is of any number of ranks
-    "deepspeed",
-    "data.num_workers",
-    "data.prefetch_batches",
-    "train.image_micro_batch_size",
-    "train.text_micro_batch_size",
-    "train.compile",
-    "train.overlap_text_gather",
-    "train.threads_per_rank",
-)
-"""Groups and fields in which a resumed run may differ from what was started."""
+# Fields that are off when null, and what was off before: runs that older versions began hold it.
+OFF_BEFORE_NULL: dict[str, int | float | str] = {
+    "train.image_micro_batch_size": 0,
+    "train.text_micro_batch_size": 0,
+    "train.ema_decay": 0.0,
+    "train.threads_per_rank": 0,
+    "checkpoint.every_minutes": 0.0,
+    "checkpoint.remote": "",
+    "health.loss_spike": 0.0,
+    "eval.every_steps": 0,
+    "logging.wandb_entity": "",
+    "cluster.partition": "",
+    "cluster.account": "",
+    "cluster.qos": "",
+}
 
 ConfigStore.instance().store(name="train_schema", node=TrainJob)
 
@@ -52,7 +49,7 @@ def load_job(overrides: list[str]) -> TrainJob:
     try:
         job: TrainJob = OmegaConf.to_object(_compose(overrides))  # type: ignore[assignment]
     except OmegaConfBaseException as error:
-        raise ConfigError(f"the configuration does not compose: {_whole_story(error)}") from error
+        raise ConfigError(f"the configuration does not compose: {error_chain(error)}") from error
     problems = validate(job)
     if problems:
         raise ConfigError("the training job is not valid:\n  " + "\n  ".join(problems))
@@ -60,13 +57,14 @@ def load_job(overrides: list[str]) -> TrainJob:
 
 
 def load_cluster(overrides: list[str]) -> ClusterConfig:
-    """The cluster group alone of what the overrides compose to; the rest is not validated."""
+    """Only the cluster group of what the overrides compose to; nothing is validated. ConfigError
+    where they do not compose."""
     try:
         cluster: ClusterConfig = OmegaConf.to_object(  # type: ignore[assignment]
             _compose(overrides).cluster
         )
     except OmegaConfBaseException as error:
-        raise ConfigError(f"the configuration does not compose: {_whole_story(error)}") from error
+        raise ConfigError(f"the configuration does not compose: {error_chain(error)}") from error
     return cluster
 
 
@@ -75,17 +73,21 @@ def _compose(overrides: list[str]) -> DictConfig:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             return compose("train", overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(f"the configuration does not compose: {_whole_story(error)}") from error
+        raise ConfigError(f"the configuration does not compose: {error_chain(error)}") from error
 
 
 def load_frozen(path: Path | str) -> TrainJob:
-    """Read a run's config.yaml back through the schema: an unknown key or a wrong type is refused
-    here too."""
+    """Read a run's config.yaml back through the schema. ConfigError for an unknown key or a wrong
+    type, as on the command line."""
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(TrainJob), OmegaConf.load(path))
+        frozen = OmegaConf.load(path)
+        for name, off in OFF_BEFORE_NULL.items():
+            if OmegaConf.select(frozen, name) == off:
+                OmegaConf.update(frozen, name, None)
+        merged = OmegaConf.merge(OmegaConf.structured(TrainJob), frozen)
         job: TrainJob = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except (OSError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path}: {_whole_story(error)}") from error
+        raise ConfigError(f"{path}: {error_chain(error)}") from error
     return job
 
 
@@ -95,11 +97,12 @@ def load_model_config(content: dict[str, Any]) -> ModelConfig:
         merged = OmegaConf.merge(OmegaConf.structured(ModelConfig), content)
         config: ModelConfig = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
-        raise ConfigError(_whole_story(error)) from error
+        raise ConfigError(error_chain(error)) from error
     return config
 
 
 def to_yaml(job: TrainJob) -> str:
+    """The job as freeze writes it."""
     return OmegaConf.to_yaml(OmegaConf.structured(job))
 
 
@@ -107,8 +110,8 @@ def freeze(job: TrainJob) -> Path:
     """Write run_dir/config.yaml, which the ranks load; returns its path.
 
     A run directory that holds another configuration is refused with the difference: a resumed run
-    must be the run that was started, but for what MAY_CHANGE and what `force` names. ConfigError,
-    also where run_dir cannot be written.
+    must be the run that was started, except for fields that are `changeable` and those that `force`
+    names. ConfigError, also where run_dir cannot be written.
     """
     path = Path(job.run_dir) / "config.yaml"
     if path.exists():
@@ -129,15 +132,15 @@ def freeze(job: TrainJob) -> Path:
 
 def _refuse_another(job: TrainJob, kept: TrainJob) -> None:
     """ConfigError where `job` is not the run that was started, or where `force` is not exact."""
-    before, now = _fields(kept), _fields(job)
-    differing = [name for name in now if before[name] != now[name] and not _may_change(name)]
+    before, now, may_change = _fields(kept), _fields(job), changeable_names(job)
+    differing = [name for name in now if before[name] != now[name] and name not in may_change]
     problems = []
     for name in job.force:
         if name not in now:
             like = difflib.get_close_matches(name, now, n=1)
             hint = f"; do you mean {like[0]}?" if like else "; give full names, such as train.lr"
             problems.append(f"force names {name}, which is no field{hint}")
-        elif _may_change(name):
+        elif name in may_change:
             problems.append(f"force names {name}, which may change anyway: leave it out")
         elif name not in differing:
             problems.append(
@@ -155,10 +158,6 @@ def _refuse_another(job: TrainJob, kept: TrainJob) -> None:
             f"now):\n{changes}\nname another run_dir, or resume with nothing but run_dir=... "
             f"given, or change the run from here on with force=[{','.join(differing)}]"
         )
-
-
-def _may_change(name: str) -> bool:
-    return any(name == allowed or name.startswith(f"{allowed}.") for allowed in MAY_CHANGE)
 
 
 def _fields(job: TrainJob) -> dict[str, str]:
@@ -180,8 +179,8 @@ def _fields(job: TrainJob) -> dict[str, str]:
 def job_of_arguments(overrides: list[str]) -> TrainJob:
     """The job that a command line means.
 
-    `run_dir=X` where X is an earlier run is that run, with what single values are given beside it
-    (`cluster.nodes=4`); anything else is composed.
+    `run_dir=X`, where X is an earlier run, means that run with the single values that are given
+    beside it (`cluster.nodes=4`). Anything else is composed. ConfigError.
     """
     values = _single_values(overrides)
     if "run_dir" not in values:
@@ -204,11 +203,12 @@ def job_of_arguments(overrides: list[str]) -> TrainJob:
 
 
 def _single_values(overrides: list[str]) -> dict[str, Any]:
-    """None of them where a word chooses a group of values: experiment=..."""
+    """Full name -> value of each override; empty where a word chooses a group of values, such as
+    experiment=..., or does not parse."""
     try:
         words = OverridesParser.create().parse_overrides(overrides)
     except HydraException:
-        return {}  # composing tells what is wrong
+        return {}  # composing says what is wrong
     if not all(
         word.type is OverrideType.CHANGE
         and not word.is_sweep_override()
@@ -221,22 +221,12 @@ def _single_values(overrides: list[str]) -> dict[str, Any]:
 
 def _earlier_run(path: Path, values: dict[str, Any]) -> TrainJob:
     kept = load_frozen(path)
-    kept.force = []  # of an earlier change
+    kept.force = []  # named what an earlier resumption changed
     merged = OmegaConf.structured(kept)
     try:
         for name, value in values.items():
             OmegaConf.update(merged, name, value)
         job: TrainJob = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
-        raise ConfigError(f"the configuration does not compose: {_whole_story(error)}") from error
+        raise ConfigError(f"the configuration does not compose: {error_chain(error)}") from error
     return job
-
-
-def _whole_story(error: BaseException) -> str:
-    """Hydra names the override, the exception behind it says what is wrong with it: both, without
-    tracebacks."""
-    told = [str(error).split("\nConfig search path")[0].strip()]
-    while error.__cause__ is not None:
-        error = error.__cause__
-        told.append(str(error).strip().split("\n")[0])
-    return "\n  ".join(dict.fromkeys(told))

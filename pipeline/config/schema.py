@@ -1,7 +1,30 @@
-"""The typed dataclasses of a training job: one a Hydra group. They hold the defaults."""
+"""The typed dataclasses of a training job, one per Hydra group. Default, bound, and whether a
+resumed run may change a value stand beside the field; the docstrings are the help of the command.
+
+Null turns an optional setting off.
+"""
 
 from dataclasses import dataclass, field
-from enum import Enum
+
+from data_tools.ground.fields import (
+    at_least,
+    between,
+    changeable,
+    more_than,
+    not_empty,
+    share,
+    share_below_1,
+)
+from pipeline.config.choices import (
+    CaptionChoice,
+    Compile,
+    LossKind,
+    Optimizer,
+    Precision,
+    Schedule,
+    Stem,
+    WandbMode,
+)
 
 
 class ConfigError(ValueError):
@@ -9,127 +32,67 @@ class ConfigError(ValueError):
     fix."""
 
 
-class Stem(Enum):
-    patch = "patch"
-    """One convolution of stride patch_size, as in ViT and CLIP."""
-    conv = "conv"
-    """Three stride-2 3x3 convolutions (patch_size 8): sees better at few pixels and few samples
-    (arXiv 2106.14881)."""
-
-
-class Precision(Enum):
-    """What each stores, sends and computes in: pipeline/engine/README.md. The loss and the logit
-    scale in the forward are float32 in all of them."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-    """Autocast of matrix products to bfloat16; weights and moments stay float32."""
-    pure_bf16 = "pure_bf16"
-    """Weights and gradients in bfloat16 beside sharded float32 masters and moments."""
-    fp16 = "fp16"
-    """Weights and gradients in float16 under a dynamic loss scale: for GPUs without bfloat16."""
-
-
-class LossKind(Enum):
-    clip = "clip"
-    """Symmetric InfoNCE (arXiv 2103.00020)."""
-    sigmoid = "sigmoid"
-    """A sigmoid for each pair, with a learned bias (arXiv 2303.15343)."""
-
-
-class Optimizer(Enum):
-    adamw = "adamw"
-    lamb = "lamb"
-    """AdamW whose step is scaled by each tensor's norm (arXiv 1904.00962), for batches of 32k and
-    more."""
-
-
-class Schedule(Enum):
-    """Of the learning rate after its warm-up, as a function of the step alone."""
-
-    cosine = "cosine"
-    """To zero at the last step."""
-    linear = "linear"
-    """To zero at the last step."""
-    wsd = "wsd"
-    """Constant, then linear to zero over the last train.cooldown_steps (warm-up, stable, decay)."""
-
-
-class Compile(Enum):
-    """torch.compile of the towers: minutes at the start, faster steps on a GPU."""
-
-    none = "none"
-    blocks = "blocks"
-    """Each Transformer block: one graph for all of a tower, quick to compile."""
-    towers = "towers"
-    """Each tower as one graph."""
-
-
-class CaptionChoice(Enum):
-    """Which caption of a sample is used; those besides its .txt are `captions` in its json."""
-
-    own = "own"
-    """The .txt."""
-    random = "random"
-    """One of all, each as likely; drawn anew in each epoch."""
-    longest = "longest"
-    shortest = "shortest"
-
-
-class WandbMode(Enum):
-    auto = "auto"
-    """Online when an API key is at hand (WANDB_API_KEY or a login), else offline."""
-    online = "online"
-    offline = "offline"
-    disabled = "disabled"
-
-
 @dataclass(kw_only=True, slots=True)
 class VisionConfig:
-    patch_size: int = 32
-    """Pixels; with the conv stem the stride of the whole stem, which must be 8."""
-    width: int = 768
-    num_layers: int = 12
-    num_heads: int = 12
+    patch_size: int = at_least(1, default=32)
+    """Side of a square patch in pixels. With stem=conv it is the stride of the whole stem and must
+    be 8."""
+    width: int = at_least(1, default=768)
+    """Size of the tower's hidden vectors; must be divisible by num_heads."""
+    num_layers: int = at_least(1, default=12)
+    """Transformer blocks."""
+    num_heads: int = at_least(1, default=12)
+    """Attention heads per block."""
     stem: Stem = Stem.patch
-    patch_dropout: float = 0.0
-    """Share of the patches left out of each training image (arXiv 2212.00794)."""
+    """How pixels become patch embeddings."""
+    patch_dropout: float = share_below_1("of the patches", default=0.0)
+    """Share of the patches left out of each training image (arXiv 2212.00794); 0 keeps all."""
 
 
 @dataclass(kw_only=True, slots=True)
 class TextConfig:
-    context_length: int = 77
-    """Tokens, start and end included; longer captions are cut, the end token kept."""
+    context_length: int = between(3, 77, default=77)
+    """Tokens per text, start and end included. Longer captions are cut; the end token is kept."""
     vocab_size: int = 49408
-    """CLIP's byte-pair vocabulary."""
-    width: int = 512
-    num_layers: int = 12
-    num_heads: int = 8
+    """Number of token ids: those of CLIP's byte-pair vocabulary."""
+    width: int = at_least(1, default=512)
+    """Size of the tower's hidden vectors; must be divisible by num_heads."""
+    num_layers: int = at_least(1, default=12)
+    """Transformer blocks."""
+    num_heads: int = at_least(1, default=8)
+    """Attention heads per block."""
 
 
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
     name: str = "vit_b_32"
-    embed_dim: int = 512
-    image_size: int = 224
-    """Pixels, square."""
+    """Name of the architecture in logs and exports; it has no effect on the model."""
+    embed_dim: int = at_least(1, default=512)
+    """Size of the features in which images and texts are compared."""
+    image_size: int = at_least(1, default=224)
+    """Side of the square input image in pixels; must be divisible by vision.patch_size."""
     image_mean: list[float] = field(default_factory=lambda: [0.48145466, 0.4578275, 0.40821073])
-    """Of pixels in 0..1, RGB; subtracted on the device. CLIP's own values."""
+    """Mean per channel (RGB) of pixels scaled to 0..1; subtracted on the device. The default is
+    CLIP's."""
     image_std: list[float] = field(default_factory=lambda: [0.26862954, 0.26130258, 0.27577711])
-    dropout: float = 0.0
-    """Of what each attention and MLP adds, in training."""
+    """Standard deviation per channel, by which pixels are divided after the mean is subtracted."""
+    dropout: float = share_below_1("of the activations", default=0.0)
+    """Dropout on the output of each attention and MLP block; training only. 0 drops nothing."""
     quick_gelu: bool = False
-    """x*sigmoid(1.702x) as in OpenAI's weights, else GELU. A property of the weights: exported with
-    them."""
+    """Use x*sigmoid(1.702x) in the MLPs, as OpenAI's weights do, instead of GELU. It belongs to the
+    weights and is exported with them."""
     vision: VisionConfig = field(default_factory=VisionConfig)
+    """The image tower."""
     text: TextConfig = field(default_factory=TextConfig)
+    """The text tower."""
 
 
 @dataclass(kw_only=True, slots=True)
 class SourceConfig:
     manifest: str = ""
-    weight: float = 1.0
-    """Share of all samples that come from this data set, relative to the other weights; above its
+    """Path or URL of this data set's manifest.json."""
+    weight: float = more_than(0, default=1.0, advice="must be > 0; leave the data set out instead")
+    """Share of all samples that come from this data set, relative to the other weights. Above its
     share of the sizes it is up-sampled: it goes through more epochs."""
 
 
@@ -137,45 +100,51 @@ class SourceConfig:
 class ColourConfig:
     """SimCLR's colour augmentation (arXiv 2002.05709); off by default, as in CLIP."""
 
-    jitter_probability: float = 0.0
-    """Share of the samples whose colours are changed by the four strengths below."""
-    brightness: float = 0.32
-    """Factors are uniform in 1 +- this; hue is turned by up to this share of the circle."""
-    contrast: float = 0.32
-    saturation: float = 0.32
-    hue: float = 0.08
-    grayscale_probability: float = 0.0
+    jitter_probability: float = share("of the samples", default=0.0)
+    """Share of the samples whose colours are changed by the four strengths below; 0 changes
+    none."""
+    brightness: float = share("around a factor of 1", default=0.32)
+    """Brightness is multiplied by a factor drawn uniformly from 1 - this to 1 + this."""
+    contrast: float = share("around a factor of 1", default=0.32)
+    """As brightness, for the contrast."""
+    saturation: float = share("around a factor of 1", default=0.32)
+    """As brightness, for the saturation."""
+    hue: float = share("of the circle of hues", default=0.08)
+    """The hue is turned by up to this share of the colour circle, either way."""
+    grayscale_probability: float = share("of the samples", default=0.0)
+    """Share of the samples that become grey; 0 changes none."""
 
 
 @dataclass(kw_only=True, slots=True)
 class DataConfig:
     manifest: str = ""
-    """manifest.json of a data set made by `make shards`, or by `python -m data_tools.audit` for a
-    foreign one; a path or, for object stores, a URL that fsspec knows (s3://, gs://)."""
+    """The manifest.json of a data set made by `make shards`, or by `python -m data_tools.audit` for
+    a foreign one: a path or, for object stores, a URL that fsspec knows (s3://, gs://)."""
     mixture: list[SourceConfig] = field(default_factory=list)
     """Several data sets instead of `manifest`: [{manifest: A, weight: 3}, {manifest: B, weight:
     1}]."""
     stream: list[str] = field(default_factory=list)
-    """Instead of `manifest`: tars that cannot be read by index, as webdataset takes them (pipe:,
-    http:, with braces). Not exactly resumable, no epochs."""
+    """Instead of `manifest`, tars that cannot be read by index, as webdataset takes them (pipe:,
+    http:, with braces). A run on a stream cannot be resumed exactly and has no epochs."""
     resample: bool = False
-    """Each epoch draws its samples by their keep_probability, from the files that `python -m
+    """Draw the samples of each epoch by their keep_probability, from the files that `python -m
     pipeline.data.keep_probability MANIFEST` makes; for data sets that were packed unbalanced."""
-    chunk_size: int = 16
-    """Consecutive samples that one lane of the batch reads; 1 is a full shuffle, more means fewer,
+    chunk_size: int = at_least(1, default=16)
+    """Consecutive samples that one lane of the batch reads. 1 is a full shuffle; more means fewer,
     longer reads."""
-    num_workers: int = 2
-    """That read and decode, a rank: one is a thread, several are processes (threads of a
-    stream)."""
-    prefetch_batches: int = 4
-    """Batches decoded ahead, a rank."""
-    crop_scale_min: float = 0.9
+    num_workers: int = changeable(at_least(1, default=2))
+    """Decoding workers per rank. 1 is a thread; more are processes (threads with data.stream)."""
+    prefetch_batches: int = changeable(at_least(1, default=4))
+    """Batches decoded ahead per rank."""
+    crop_scale_min: float = share("of the image's area", default=0.9)
     """Smallest area of the random resized crop, as a share of the image; 1.0 only resizes."""
     colour: ColourConfig = field(default_factory=ColourConfig)
+    """Colour augmentation."""
     caption_choice: CaptionChoice = CaptionChoice.own
-    caption_dropout: float = 0.0
-    """Share of the samples whose caption is replaced by the empty text."""
-    max_bad_fraction: float = 0.001
+    """Which caption is used of a sample that has several."""
+    caption_dropout: float = share("of the samples", default=0.0)
+    """Share of the samples whose caption is replaced by the empty text; 0 replaces none."""
+    max_bad_fraction: float = share("of the samples read", default=0.001)
     """Undecodable samples, as a share of those read, above which training stops and names the worst
     shards."""
 
@@ -183,167 +152,249 @@ class DataConfig:
 @dataclass(kw_only=True, slots=True)
 class LossConfig:
     kind: LossKind = LossKind.clip
+    """Which contrastive loss is trained."""
     init_logit_scale: float = 2.6592600369
-    """ln(1/0.07): log-space, as the field stores it. Of both kinds; SigLIP's paper has
+    """Logit scale at the start, as a logarithm: ln(1/0.07). For both kinds; SigLIP's paper has
     ln(10) = 2.303 with kind=sigmoid."""
     init_logit_bias: float = -10.0
-    """Of kind=sigmoid."""
+    """Logit bias at the start; only kind=sigmoid has one."""
     max_logit_scale: float = 4.6051701860
-    """ln(100): the clamp, applied in the forward."""
+    """Largest logit scale, as a logarithm: ln(100). The scale is clamped to it in the forward."""
     same_caption_positive: bool = True
-    """Equal captions in a global batch count as positives (of kind=clip with shared weight); False:
-    each pair has one positive only."""
+    """Pairs of a global batch with equal captions count as positives of each other (kind=clip
+    only), which share the weight. False: each pair has one positive."""
 
 
 @dataclass(kw_only=True, slots=True)
 class TrainConfig:
-    steps: int = 10000
-    global_batch_size: int = 1024
-    """Over all ranks; the logits cover it. A rank takes global_batch_size / world_size."""
-    image_micro_batch_size: int = 0
-    """Images that a rank's tower takes at once; 0 is all of its share. Fewer need less memory and a
-    second forward; the loss covers the whole batch all the same (grad-cache, arXiv 2101.06983)."""
-    text_micro_batch_size: int = 0
-    lr: float = 1e-3
-    """Peak, after warm-up."""
-    image_lr_scale: float = 1.0
+    steps: int = at_least(1, default=10000)
+    """Optimizer steps in all."""
+    global_batch_size: int = at_least(2, default=1024)
+    """Samples per step over all ranks, all of which the loss compares with each other. Each rank
+    takes global_batch_size / world_size of them."""
+    image_micro_batch_size: int | None = changeable(
+        at_least(1, default=None, null="takes all at once")
+    )
+    """Images that a rank's tower takes at once; null takes its whole share. Fewer need less memory
+    and a second forward; the loss covers the whole batch all the same (grad-cache, arXiv
+    2101.06983)."""
+    text_micro_batch_size: int | None = changeable(
+        at_least(1, default=None, null="takes all at once")
+    )
+    """As image_micro_batch_size, for texts."""
+    lr: float = more_than(0, default=1e-3)
+    """Peak learning rate, reached after warm-up."""
+    image_lr_scale: float = at_least(0, default=1.0)
     """Factor on lr for the image tower; 0 freezes it."""
-    text_lr_scale: float = 1.0
-    layer_decay: float = 1.0
-    """Factor on lr for each block further from the output (arXiv 2106.08254); 1.0 is none."""
+    text_lr_scale: float = at_least(0, default=1.0)
+    """Factor on lr for the text tower; 0 freezes it."""
+    layer_decay: float = between(
+        0,
+        1,
+        low_open=True,
+        default=1.0,
+        advice="a factor on lr for each block further from the output; give more than 0, and 1 for "
+        "none",
+    )
+    """Factor on lr for each block further from the output (arXiv 2106.08254); 1.0 gives all blocks
+    the same lr."""
     schedule: Schedule = Schedule.cosine
-    warmup_steps: int = 500
-    cooldown_steps: int = 0
-    """Of schedule=wsd."""
+    """How the learning rate falls after warm-up."""
+    warmup_steps: int = at_least(0, default=500)
+    """Steps over which the learning rate rises linearly to lr; 0 starts at lr."""
+    cooldown_steps: int = at_least(0, default=0)
+    """Last steps over which schedule=wsd falls to zero; 0 with the other schedules."""
     optimizer: Optimizer = Optimizer.adamw
-    beta1: float = 0.9
-    beta2: float = 0.98
-    eps: float = 1e-6
-    weight_decay: float = 0.2
-    """Of matrices only: not of biases, gains, embeddings, or the logit scale and bias."""
-    grad_clip_norm: float = 1.0
+    """What turns gradients into steps."""
+    beta1: float = share_below_1("of the mean gradient that stays at each step", default=0.9)
+    """Decay per step of the running mean of the gradient."""
+    beta2: float = share_below_1("of the mean square that stays at each step", default=0.98)
+    """Decay per step of the running mean of the squared gradient."""
+    eps: float = more_than(0, default=1e-6)
+    """Added to the root of the mean square, so that nothing is divided by zero."""
+    weight_decay: float = at_least(0, default=0.2)
+    """Decoupled weight decay of matrices; biases, gains, embeddings and the logit scale and bias
+    have none. 0 decays nothing."""
+    grad_clip_norm: float | None = more_than(0, default=1.0)
+    """Largest norm of the gradient of all parameters together; a larger gradient is scaled down to
+    it. Null does not clip."""
     precision: Precision = Precision.bf16
-    compile: Compile = Compile.none
-    overlap_text_gather: bool = True
-    """The text features of all ranks travel while the image tower runs; False waits for them first:
-    the same numbers, for measuring what it saves."""
-    ema_decay: float = 0.0
-    """Of an average of the weights that is evaluated and exported in their stead; 0 keeps none."""
+    """What weights, gradients and activations are stored and computed in."""
+    compile: Compile = changeable(field(default=Compile.none))
+    """What torch.compile compiles."""
+    overlap_text_gather: bool = changeable(field(default=True))
+    """Send the text features of all ranks while the image tower runs. False waits for them first:
+    the numbers are the same; it is for measuring what the overlap saves."""
+    ema_decay: float | None = between(
+        0,
+        1,
+        low_open=True,
+        high_open=True,
+        default=None,
+        advice="a share of the average that stays at each step, give more than 0, and less than 1",
+    )
+    """Decay per step of the moving average (EMA) of the weights, such as 0.9999; the EMA is what is
+    evaluated and exported. Null keeps no average."""
     seed: int = 0
-    threads_per_rank: int = 0
-    """torch's threads on CPU; 0 leaves torch's choice (on CUDA it does not matter)."""
+    """Seed of the initial weights, the order of the samples, augmentation and dropout."""
+    threads_per_rank: int | None = changeable(
+        at_least(1, default=None, null="leaves torch's choice")
+    )
+    """Threads of torch per rank on CPU; null leaves torch's choice. On CUDA it does not matter."""
 
 
 @dataclass(kw_only=True, slots=True)
 class CheckpointConfig:
-    every_steps: int = 1000
-    every_minutes: float = 0.0
-    """Besides every_steps, by the clock of rank 0; 0 is never."""
-    kept: int = 2
-    """The newest; older ones are deleted when a newer one is whole."""
-    remote: str = ""
-    """A folder of any fsspec URL (s3://bucket/runs/mine) that checkpoints are copied to; a run that
-    finds none in run_dir goes on from there."""
+    every_steps: int = at_least(1, default=1000)
+    """Steps between checkpoints."""
+    every_minutes: float | None = more_than(0, default=None)
+    """Minutes between checkpoints by the clock of rank 0, in addition to every_steps; null counts
+    steps only."""
+    kept: int = at_least(1, default=2)
+    """Newest checkpoints that are kept; older ones are deleted when a newer one is whole."""
+    remote: str | None = not_empty(default=None)
+    """A folder, as a URL that fsspec knows (s3://bucket/runs/mine), to which checkpoints are
+    copied. A run that finds no checkpoint in run_dir resumes from there. Null copies nothing."""
 
 
 @dataclass(kw_only=True, slots=True)
 class HealthConfig:
-    max_skipped_in_a_row: int = 20
-    """Steps without a finite gradient after which the run goes back to its last checkpoint and on
-    with later data."""
-    loss_spike: float = 0.0
-    """Go back likewise when the mean loss since the last line is above this many times the median
-    of the up to 20 lines before, of which there must be 5; 0 is never."""
-    max_rollbacks: int = 3
-    """After these the run ends with an error."""
-    stall_minutes: float = 30.0
-    """Without a finished step or batch of an evaluation: every rank writes its stacks to
-    run_dir/stacks, and the run ends."""
+    max_skipped_in_a_row: int = at_least(1, default=20)
+    """Consecutive steps without a finite gradient after which the run goes back to its last
+    checkpoint and continues with later data."""
+    loss_spike: float | None = more_than(
+        1,
+        default=None,
+        advice="a multiple of the usual loss, which any healthy step would be above; give more "
+        "than 1 (2 is a doubling)",
+    )
+    """Go back likewise when the mean loss since the last log line is above this many times the
+    median of the up to 20 lines before, of which there must be 5. Null never does."""
+    max_rollbacks: int = at_least(0, default=3)
+    """Times that a run may go back; the next time it ends with an error."""
+    stall_minutes: float = more_than(0, default=30.0)
+    """Minutes without a finished step or evaluation batch after which every rank writes its stacks
+    to run_dir/stacks and the run ends."""
 
 
 @dataclass(kw_only=True, slots=True)
 class DeepSpeedConfig:
-    """What of DeepSpeed is ours to choose; batch sizes are derived, never written (design of the
-    engine)."""
+    """The settings of DeepSpeed that can be chosen; batch sizes follow from `train` and
+    `cluster`."""
 
-    zero_stage: int = 1
-    """1: optimizer state sharded over ranks. 2 and 3 are accepted too; 0 applies NaN gradients and
-    has no gradient norm."""
-    reduce_bucket_size: int = 50_000_000
-    """Elements that are sent at once, at most all there are; stage 3 and offload also allocate a
-    buffer of it per communication dtype (DeepSpeed's default 5e8 is 2 GB)."""
-    allgather_bucket_size: int = 200_000_000
+    zero_stage: int = between(
+        1,
+        3,
+        default=1,
+        advice="give 1, 2 or 3 (stage 0 applies NaN gradients to the weights and reports no "
+        "gradient norm; stage 1 costs nothing on one device)",
+    )
+    """What ZeRO shards over ranks. 1: the optimizer state; 2: the gradients too; 3: the weights
+    too."""
+    reduce_bucket_size: int = at_least(1, default=50_000_000)
+    """Gradient elements that are sent at once, at most all there are. Stage 3 and offload also
+    allocate a buffer of this size per communication dtype (DeepSpeed's default 5e8 is 2 GB)."""
+    allgather_bucket_size: int = at_least(1, default=200_000_000)
+    """Weight elements that are gathered at once after a step."""
     offload_optimizer: bool = False
-    """Masters and moments in host memory: less on the device, a slower step."""
+    """Keep the float32 masters and moments in host memory: less memory on the device, a slower
+    step."""
 
 
 @dataclass(kw_only=True, slots=True)
 class EvalConfig:
     datasets: list[str] = field(default_factory=list)
     """Folders in CLIP_benchmark's WebDataset layout: classification (with class names and
-    templates) or retrieval."""
-    every_steps: int = 0
-    """0 evaluates after the last step only."""
-    batch_size: int = 256
-    """Images or texts a rank and pass."""
+    templates) or retrieval. Empty evaluates nothing."""
+    every_steps: int | None = at_least(1, default=None, null="evaluates after the last step only")
+    """Steps between evaluations; null evaluates after the last step only."""
+    batch_size: int = at_least(1, default=256)
+    """Images (or texts) per forward pass, per rank."""
 
 
 @dataclass(kw_only=True, slots=True)
 class LoggingConfig:
-    every_steps: int = 10
+    every_steps: int = at_least(1, default=10)
+    """Steps per log line."""
     wandb_mode: WandbMode = WandbMode.auto
+    """Where Weights & Biases keeps the log."""
     wandb_project: str = "clip-pretrain"
-    wandb_entity: str = ""
-    """Empty: the account's default."""
+    """Project at Weights & Biases."""
+    wandb_entity: str | None = not_empty(default=None, null="is the account's default")
+    """Team or user at Weights & Biases; null is the account's default."""
     tensorboard: bool = False
-    """Also write run_dir/tensorboard."""
+    """Write run_dir/tensorboard too."""
 
 
 @dataclass(kw_only=True, slots=True)
 class ClusterConfig:
-    """Where the ranks run; `slurm.submit` makes sbatch's options of it."""
+    """Where the ranks run; `slurm.submit` turns it into options of sbatch."""
 
-    nodes: int = 1
-    ranks_per_node: int = 1
-    """One a GPU; on a machine without GPUs any number."""
-    gpus_per_node: int = 0
-    """Asked of Slurm; 0 asks for none."""
+    nodes: int = at_least(1, default=1)
+    """Machines."""
+    ranks_per_node: int = at_least(1, default=1)
+    """Ranks (processes) per node: one per GPU; on a machine without GPUs any number."""
+    gpus_per_node: int = at_least(0, default=0)
+    """GPUs per node that Slurm is asked for; 0 asks for none."""
     cpus_per_rank: int = 8
-    partition: str = ""
-    account: str = ""
-    qos: str = ""
+    """CPU cores per rank that Slurm is asked for."""
+    partition: str | None = not_empty(default=None, null="is the site's default")
+    """Slurm partition; null is the site's default."""
+    account: str | None = not_empty(default=None, null="is the site's default")
+    """Slurm account; null is the site's default."""
+    qos: str | None = not_empty(default=None, null="is the site's default")
+    """Slurm quality of service; null is the site's default."""
     time_limit: str = "24:00:00"
+    """Time limit of the Slurm job, as sbatch takes it: [days-]hours:minutes:seconds."""
     signal_before_s: int = 120
     """Seconds before the time limit at which Slurm warns the job, which then requeues itself and
     resumes."""
-    timeout_minutes: float = 15.0
-    """Of any collective operation: a rank that waits longer fails, and its failure ends the
-    others."""
+    timeout_minutes: float = more_than(0, default=15.0)
+    """Minutes that a rank waits in a collective operation before it fails; its failure ends the
+    other ranks too."""
     setup: list[str] = field(default_factory=list)
-    """Shell lines run on each node before Python: module load, source venv/bin/activate."""
+    """Shell lines run on each node before Python, such as `module load` or `source
+    venv/bin/activate`."""
 
 
 @dataclass(kw_only=True, slots=True)
 class TrainJob:
-    run_dir: str = ""
-    """Everything of the run goes here; naming the folder of an earlier run resumes it."""
-    force: list[str] = field(default_factory=list)
-    """Fields in which this job knowingly differs from the run in run_dir: [train.lr]."""
+    """A whole training job. A resumed run may change the groups and fields that are `changeable`:
+    where it runs, what it logs, when it saves and evaluates, and how the same numbers are computed,
+    up to rounding (a checkpoint can be resumed on any number of ranks)."""
+
+    run_dir: str = changeable(field(default=""))
+    """Folder that everything of the run is written to; naming the folder of an earlier run resumes
+    that run."""
+    force: list[str] = changeable(field(default_factory=list))
+    """Fields in which this job knowingly differs from the run in run_dir, such as [train.lr]."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    """Architecture."""
     data: DataConfig = field(default_factory=DataConfig)
+    """Samples: where they come from, and what happens to them."""
     loss: LossConfig = field(default_factory=LossConfig)
+    """Contrastive loss."""
     train: TrainConfig = field(default_factory=TrainConfig)
-    deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    health: HealthConfig = field(default_factory=HealthConfig)
-    eval: EvalConfig = field(default_factory=EvalConfig)
-    logging: LoggingConfig = field(default_factory=LoggingConfig)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    """Length, batch, optimizer and precision."""
+    deepspeed: DeepSpeedConfig = changeable(field(default_factory=DeepSpeedConfig))
+    """How state is divided over ranks."""
+    checkpoint: CheckpointConfig = changeable(field(default_factory=CheckpointConfig))
+    """When the run is saved, and where to."""
+    health: HealthConfig = changeable(field(default_factory=HealthConfig))
+    """When the run goes back to a checkpoint, and when it gives up."""
+    eval: EvalConfig = changeable(field(default_factory=EvalConfig))
+    """Evaluation."""
+    logging: LoggingConfig = changeable(field(default_factory=LoggingConfig))
+    """Log lines and where they go."""
+    cluster: ClusterConfig = changeable(field(default_factory=ClusterConfig))
+    """Where the ranks run."""
 
     @property
     def world_size(self) -> int:
+        """Number of ranks."""
         return self.cluster.nodes * self.cluster.ranks_per_node
 
     @property
     def local_batch_size(self) -> int:
+        """Samples per step and rank."""
         return self.train.global_batch_size // self.world_size

@@ -47,7 +47,7 @@ class World:
         return Group(None, self.rank, self.world_size).raise_on_all_ranks(doing)
 
 
-def init_distributed(timeout_minutes: float, threads_per_rank: int) -> World:
+def init_distributed(timeout_minutes: float, threads_per_rank: int | None) -> World:
     """Join the process group of this run, from torchrun-style variables or from srun's.
 
     The names that srun gives are copied to the torch ones, because DeepSpeed looks for all five of

@@ -40,7 +40,8 @@ def deepspeed_config(config: TrainJob, num_trained: int) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": config.local_batch_size,
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": config.train.grad_clip_norm if on_host else 0.0,
+        # 0 does not clip: otherwise update.py does it
+        "gradient_clipping": (config.train.grad_clip_norm or 0.0) if on_host else 0.0,
         "steps_per_print": 1_000_000_000,
         "wall_clock_breakdown": False,
         "zero_optimization": zero,

@@ -64,7 +64,9 @@ class ClipEngine:
         # DeepSpeed rounds buffers too: a mean of 122.77 to 123
         model.visual.set_pixel_statistics(config.model, world.device)
         self.shards = ParameterShards(
-            self._engine, dict(model.named_parameters()), with_ema=config.train.ema_decay > 0
+            self._engine,
+            dict(model.named_parameters()),
+            with_ema=config.train.ema_decay is not None,
         )
         self._update = Update(
             self._engine,
@@ -94,7 +96,7 @@ class ClipEngine:
         take = self._by_parts if by_parts else self._whole
         loss, top1, scale = take(images, tokens, caption_ids, measured, timer)
         norms, skipped = self._update.apply()
-        if train.ema_decay:
+        if train.ema_decay is not None:
             self.shards.average(train.ema_decay, applied=1.0 - skipped)
         self._refresh_exact_scalars()
         return StepMetrics(
@@ -168,7 +170,7 @@ class ClipEngine:
         """Around encode_image and encode_text: no dropout, and the averaged weights where there
         are some. Collective; what is encoded within need not be the same number of batches on all
         ranks."""
-        averaged = self._config.train.ema_decay > 0
+        averaged = self._config.train.ema_decay is not None
         self._engine.eval()
         if averaged:
             self.shards.swap_average()

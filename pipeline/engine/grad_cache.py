@@ -27,8 +27,9 @@ Backward = Callable[[Tensor], object]
 class CachedTower:
     """One tower over one rank's share of a batch."""
 
-    def __init__(self, forward: Forward, batch: Tensor, micro_batch_size: int) -> None:
-        """`micro_batch_size` rows at a time; 0 is all of them. The features are computed here."""
+    def __init__(self, forward: Forward, batch: Tensor, micro_batch_size: int | None) -> None:
+        """`micro_batch_size` rows at a time; None is all of them. The features are computed
+        here."""
         self._forward = forward
         self._parts = batch.split(micro_batch_size or len(batch))
         self._whole = len(self._parts) == 1

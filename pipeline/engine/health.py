@@ -75,7 +75,7 @@ class Health:
 
     def _spike(self, interval: Interval) -> str | None:
         finite = [loss for loss in interval.losses if math.isfinite(loss)]
-        if not self._config.loss_spike or not finite:
+        if self._config.loss_spike is None or not finite:
             return None
         mean = statistics.fmean(finite)
         if len(self._means) >= FEWEST_MEANS:

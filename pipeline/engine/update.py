@@ -9,6 +9,7 @@ not even the step counter.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -24,7 +25,9 @@ class Update:
     """One optimizer step after a backward; `apply` returns the norms (3,) and whether it was
     skipped, ()."""
 
-    def __init__(self, engine: Any, shards: ParameterShards, clip: float, *, on_host: bool) -> None:
+    def __init__(
+        self, engine: Any, shards: ParameterShards, clip: float | None, *, on_host: bool
+    ) -> None:
         self._engine, self._shards, self._clip = engine, shards, clip
         self._on_host = on_host
         self._optimizer = engine.optimizer.optimizer
@@ -36,7 +39,8 @@ class Update:
         norms = self._norms()
         total = norms[2]
         skipped = (~total.isfinite()).float()
-        self._optimizer.grad_scale = (total / self._clip).clamp(min=1.0)
+        limit = math.inf if self._clip is None else self._clip  # inf: the scale is always 1
+        self._optimizer.grad_scale = (total / limit).clamp(min=1.0)
         self._optimizer.found_inf = skipped
         self._engine.step()
         return norms, skipped

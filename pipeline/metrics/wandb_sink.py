@@ -64,7 +64,7 @@ class WandbSink:
         )
         return self._wandb.init(
             project=config.logging.wandb_project,
-            entity=config.logging.wandb_entity or None,
+            entity=config.logging.wandb_entity,
             name=run_dir.resolve().name,
             id=run_id,
             resume="allow",

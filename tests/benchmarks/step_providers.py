@@ -37,7 +37,7 @@ def one_rank() -> World:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ.update({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"} | where)
-    return init_distributed(timeout_minutes=5, threads_per_rank=0)
+    return init_distributed(timeout_minutes=5, threads_per_rank=None)
 
 
 def bench_job(model: str, batch_size: int, precision: str, *overrides: str) -> TrainJob:
@@ -78,7 +78,7 @@ class Ours:
     def run(self, batches: Sequence[Batch], micro_batch_size: int, num_steps: int) -> None:
         """Copies as the loader does: of the next batch, while a step computes."""
         train = self.config.train
-        train.image_micro_batch_size = train.text_micro_batch_size = micro_batch_size
+        train.image_micro_batch_size = train.text_micro_batch_size = micro_batch_size or None
         moving = None
         for batch in itertools.islice(itertools.cycle(batches), num_steps + 1):
             following = self._mover.start(batch)

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from data_tools.ground.fields import changeable_names
 from pipeline.config import ConfigError, TrainJob, composition
 from pipeline.config.composition import CONF_DIR, freeze, job_of_arguments, load_frozen, load_job
 from pipeline.config.validation import validate
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
 
 
@@ -169,6 +171,50 @@ def test_a_resumed_run_may_not_change_what_it_computes(word: str, given: list[st
     freeze(load_job(["experiment=tiny", *given]))
     with pytest.raises(ConfigError, match=f"force=.{word.partition('=')[0]}"):
         freeze(load_job(["experiment=tiny", *given, word]))
+
+
+def test_what_may_change_is_what_could_before_it_stood_beside_the_fields() -> None:
+    groups = ("cluster.", "logging.", "checkpoint.", "health.", "eval.", "deepspeed.")
+    fields = {
+        "run_dir",
+        "force",
+        "data.num_workers",
+        "data.prefetch_batches",
+        "train.image_micro_batch_size",
+        "train.text_micro_batch_size",
+        "train.compile",
+        "train.overlap_text_gather",
+        "train.threads_per_rank",
+    }
+    names = composition._fields(TrainJob())
+    allowed = {name for name in names if name in fields or name.startswith(groups)}
+    assert fields < allowed
+    assert changeable_names(TrainJob()) == allowed
+
+
+def test_a_run_frozen_before_null_meant_off_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("manifest.json").write_text("{}")
+    Path("run").mkdir()
+    before = (GOLDEN / "config_before_null.yaml").read_text()
+    assert "ema_decay: 0.0" in before and "remote: ''" in before
+    Path("run/config.yaml").write_text(before)
+    same = ["experiment=tiny", "data.manifest=manifest.json", "run_dir=run"]
+    job = load_job([*same, "train.threads_per_rank=null"])
+    assert load_frozen("run/config.yaml") == job
+    assert job_of_arguments(["run_dir=run"]) == job
+    freeze(job)
+    assert "ema_decay: null" in Path("run/config.yaml").read_text()
+    Path("run/config.yaml").write_text(before)
+    with pytest.raises(ConfigError, match="  - train.ema_decay: null\n  . train.ema_decay: 0.5"):
+        freeze(load_job([*same, "train.ema_decay=0.5"]))
+
+
+def test_the_old_off_is_refused_with_the_new_one(given: list[str]) -> None:
+    with pytest.raises(ConfigError, match="train.ema_decay = 0.0: .*; null turns it off"):
+        load_job([*given, "train.ema_decay=0"])
 
 
 def test_force_names_exactly_what_differs(given: list[str]) -> None:

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import ConfigError, TrainJob
-from pipeline.config.composition import load_job
+from pipeline.config import ConfigError, SourceConfig, TrainJob
+from pipeline.config.composition import OFF_BEFORE_NULL, load_job
 from pipeline.config.validation import validate
 from pipeline.config.validation.training import nearest_divisors
 
@@ -80,14 +80,15 @@ def test_one_wrong_value_makes_one_problem_that_names_it(
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("train__ema_decay", 0.0),
+        ("train__ema_decay", None),
         ("train__ema_decay", 0.9999),
+        ("train__grad_clip_norm", None),
         ("model__dropout", 0.1),
         ("model__vision__patch_dropout", 0.5),
         ("data__caption_dropout", 1.0),
         ("train__layer_decay", 1.0),
         ("train__layer_decay", 0.65),
-        ("health__loss_spike", 0.0),
+        ("health__loss_spike", None),
         ("health__loss_spike", 1.5),
         ("health__max_rollbacks", 0),
         ("train__image_lr_scale", 0.0),
@@ -100,6 +101,27 @@ def test_one_wrong_value_makes_one_problem_that_names_it(
 )
 def test_values_that_are_right_pass(job: TrainJob, field: str, value: Any) -> None:
     assert told(job, **{field: value}) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *OFF_BEFORE_NULL.items(),
+        ("train.grad_clip_norm", 0.0),
+    ],
+)
+def test_off_is_null_and_nothing_else(job: TrainJob, field: str, value: Any) -> None:
+    field = field.replace(".", "__")
+    (problem,) = told(job, **{field: value})
+    assert problem.startswith(f"{field.replace('__', '.')} = {value!r}: ") and "; null " in problem
+    assert told(job, **{field: None}) == []
+
+
+def test_a_weight_in_a_mixture_has_its_bound_under_its_own_name(job: TrainJob) -> None:
+    manifest, job.data.manifest = job.data.manifest, ""
+    job.data.mixture = [SourceConfig(manifest=manifest), SourceConfig(manifest=manifest, weight=0)]
+    (problem,) = validate(job)
+    assert problem == ("data.mixture[1].weight = 0: must be > 0; leave the data set out instead")
 
 
 def test_two_frozen_towers_are_refused(job: TrainJob) -> None:
@@ -135,10 +157,10 @@ def test_a_micro_batch_that_does_not_divide_names_those_that_do(job: TrainJob, t
     job.train.global_batch_size = 400
     (problem,) = told(job, **{f"train__{tower}_micro_batch_size": 24})
     assert problem.startswith(f"train.{tower}_micro_batch_size = 24: does not divide the 100")
-    assert "give 20 or 25, or 0" in problem
+    assert "give 20 or 25, or null" in problem
     assert "cluster.ranks_per_node = 4" in problem
     (problem,) = told(job, **{f"train__{tower}_micro_batch_size": 400})
-    assert "give 100, or 0" in problem
+    assert "give 100, or null" in problem
 
 
 @given(st.integers(1, 2000), st.integers(1, 2500))

@@ -1,15 +1,17 @@
-"""What a job can be wrong about, told all at once: each line names field, value and fix.
+"""Every problem of a job at once: each line names field, value and fix.
 
-No torch, no device, no network: it runs where the job is submitted.
+Bounds of single values stand beside the fields (pipeline/config/schema.py); the modules here hold
+the rules that join several fields, or look at files and packages. No torch, no device, no network:
+this runs where the job is submitted.
 """
 
 from __future__ import annotations
 
+from data_tools.ground.fields import out_of_bounds
 from pipeline.config.schema import TrainJob
 from pipeline.config.validation.data import validate_data
 from pipeline.config.validation.model import validate_model
 from pipeline.config.validation.outputs import validate_outputs
-from pipeline.config.validation.ranges import validate_ranges
 from pipeline.config.validation.training import validate_training
 
 
@@ -18,7 +20,7 @@ def validate(job: TrainJob) -> list[str]:
     return [
         *validate_outputs(job),
         *validate_data(job),
-        *validate_ranges(job),
         *validate_training(job),
         *validate_model(job.model),
+        *out_of_bounds(job),
     ]

@@ -1,4 +1,4 @@
-"""Where samples come from."""
+"""Rules for where samples come from."""
 
 from __future__ import annotations
 
@@ -31,11 +31,6 @@ def _sources(data: DataConfig) -> list[str]:
     manifests = [("data.manifest", data.manifest)] if data.manifest else []
     for number, source in enumerate(data.mixture):
         manifests.append((f"data.mixture[{number}].manifest", source.manifest))
-        if not source.weight > 0:
-            problems.append(
-                f"data.mixture[{number}].weight = {source.weight}: must be > 0; leave the data "
-                f"set out instead"
-            )
     problems += [
         f"{name} = {path}: no such file; `make shards` writes it"
         for name, path in manifests

@@ -1,4 +1,4 @@
-"""Where a run writes."""
+"""Rules for where a run writes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pipeline.config.schema import TrainJob
 
 
 def validate_outputs(job: TrainJob) -> list[str]:
-    return _run_dir(job.run_dir) + _remote(job.checkpoint.remote) + _tensorboard(job)
+    return _run_dir(job.run_dir) + _remote(job.checkpoint.remote or "") + _tensorboard(job)
 
 
 def _run_dir(run_dir: str) -> list[str]:
-    """That it can be written is seen when the configuration is frozen into it."""
+    """Whether it can be written is seen when the configuration is frozen into it."""
     if not run_dir:
         return ["run_dir is not given: add run_dir=runs/NAME"]
     if os.path.exists(run_dir) and not os.path.isdir(run_dir):
@@ -25,7 +25,7 @@ def _run_dir(run_dir: str) -> list[str]:
 
 
 def _remote(url: str) -> list[str]:
-    """That the store answers is seen when the run starts; here only that something can ask it."""
+    """Whether the store answers is seen when the run starts; here, whether fsspec can ask it."""
     protocol, _ = split_protocol(url)
     if protocol is None and ":" not in url:
         return []  # a folder of this machine

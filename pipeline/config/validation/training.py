@@ -1,8 +1,9 @@
-"""Schedule, optimizer, batch arithmetic, and what DeepSpeed can do with them."""
+"""Rules for schedule, optimizer and batch, and for what DeepSpeed can do with them."""
 
 from __future__ import annotations
 
-from pipeline.config.schema import Optimizer, Precision, Schedule, TrainConfig, TrainJob
+from pipeline.config.choices import Optimizer, Precision, Schedule
+from pipeline.config.schema import TrainConfig, TrainJob
 
 
 def validate_training(job: TrainJob) -> list[str]:
@@ -10,10 +11,8 @@ def validate_training(job: TrainJob) -> list[str]:
         *_schedule(job.train),
         *_learning_rates(job.train),
         *_batch(job),
-        *_zero(job),
         *_lamb(job),
         *_logit_scale(job),
-        *_health(job),
     ]
 
 
@@ -39,24 +38,18 @@ def _schedule(train: TrainConfig) -> list[str]:
 
 
 def _learning_rates(train: TrainConfig) -> list[str]:
-    problems = []
-    if not 0 < train.layer_decay <= 1:
-        problems.append(
-            f"train.layer_decay = {train.layer_decay}: a factor on lr for each block further from "
-            f"the output; give more than 0, and 1 for none"
-        )
-    if train.image_lr_scale == 0 and train.text_lr_scale == 0:
-        problems.append(
-            "train.image_lr_scale = train.text_lr_scale = 0: both towers are frozen; give one of "
-            "them more than 0"
-        )
-    return problems
+    if train.image_lr_scale > 0 or train.text_lr_scale > 0:
+        return []
+    return [
+        "train.image_lr_scale = train.text_lr_scale = 0: both towers are frozen; give one of them "
+        "more than 0"
+    ]
 
 
 def _batch(job: TrainJob) -> list[str]:
     world_size, batch = job.world_size, job.train.global_batch_size
     if world_size < 1 or batch < 1:
-        return []  # told among the ranges
+        return []  # out of bounds
     ranks = (
         f"cluster.nodes = {job.cluster.nodes} x cluster.ranks_per_node = "
         f"{job.cluster.ranks_per_node}"
@@ -70,12 +63,13 @@ def _batch(job: TrainJob) -> list[str]:
     share = batch // world_size
     problems = []
     for name in ("image_micro_batch_size", "text_micro_batch_size"):
-        size: int = getattr(job.train, name)
-        if size > 0 and share % size:
+        size: int | None = getattr(job.train, name)
+        if size is not None and size > 0 and share % size:
             near = " or ".join(str(divisor) for divisor in nearest_divisors(share, size))
             problems.append(
                 f"train.{name} = {size}: does not divide the {share} samples of a rank "
-                f"(train.global_batch_size = {batch}, {ranks}); give {near}, or 0 for all at once"
+                f"(train.global_batch_size = {batch}, {ranks}); give {near}, or null for "
+                f"all at once"
             )
     return problems
 
@@ -88,18 +82,8 @@ def nearest_divisors(number: int, size: int) -> list[int]:
     return lower + [divisor for divisor in divisors if divisor > size][:1]
 
 
-def _zero(job: TrainJob) -> list[str]:
-    if job.deepspeed.zero_stage in (1, 2, 3):
-        return []
-    return [
-        f"deepspeed.zero_stage = {job.deepspeed.zero_stage}: give 1, 2 or 3 (stage 0 applies NaN "
-        f"gradients to the weights and reports no gradient norm; stage 1 costs nothing on one "
-        f"device)"
-    ]
-
-
 def _lamb(job: TrainJob) -> list[str]:
-    """Its norms are those of whole parameters, summed over ranks on the device: see
+    """LAMB needs the norm of each whole parameter, summed over ranks on the device: see
     pipeline/engine/lamb.py."""
     if job.train.optimizer is not Optimizer.lamb:
         return []
@@ -129,13 +113,4 @@ def _logit_scale(job: TrainJob) -> list[str]:
     return [
         f"loss.init_logit_scale = {loss.init_logit_scale}: must be > 0 and <= loss.max_logit_scale "
         f"= {loss.max_logit_scale} (both are logarithms: ln(1/0.07) = 2.66, ln(100) = 4.61)"
-    ]
-
-
-def _health(job: TrainJob) -> list[str]:
-    if not 0 < job.health.loss_spike <= 1:
-        return []
-    return [
-        f"health.loss_spike = {job.health.loss_spike}: a multiple of the usual loss, which any "
-        f"healthy step would be above; give more than 1 (2 is a doubling), or 0 for never"
     ]

@@ -81,7 +81,7 @@ class CheckpointManager:
         self._remote: RemoteCheckpoints | None = None
         self._uploader: Uploader | None = None
         if config.checkpoint.remote:
-            self._open_remote()
+            self._open_remote(config.checkpoint.remote)
         self._writer = Writer(
             self._folder, Group.of(groups[1]), world.timeout, finished=self._finished
         )
@@ -194,10 +194,10 @@ class CheckpointManager:
                 self._see_probes()
                 self._folder.clean_up()
 
-    def _open_remote(self) -> None:
+    def _open_remote(self, url: str) -> None:
         config, remote = self._config.checkpoint, None
         with self._world.raise_on_all_ranks("open checkpoint.remote"):
-            remote = RemoteCheckpoints(config.remote)
+            remote = RemoteCheckpoints(url)
             if self._world.is_main:
                 remote.refuse_silence()
                 self._uploader = Uploader(
@@ -235,9 +235,9 @@ class CheckpointManager:
         """Is a checkpoint due by the clock? All ranks leave with the same answer, or with the same
         error when the last one failed."""
         minutes = self._config.checkpoint.every_minutes
-        if not minutes and not self._writer.pending:
+        if minutes is None and not self._writer.pending:
             return False
-        late = minutes > 0 and time.monotonic() - self._began >= 60.0 * minutes
+        late = minutes is not None and time.monotonic() - self._began >= 60.0 * minutes
         due, busy = self._ranks.any([late and self._world.is_main, self._writer.busy])
         if not busy:
             self._writer.wait()

@@ -52,5 +52,5 @@ def load_model_weights(
         raise CheckpointError(f"{path} is damaged: {'; '.join(problems)}; take another step")
     averaged = any(EMA in parameter.kinds for parameter in record.parameters.values())
     if ema and not averaged:
-        raise CheckpointError(f"{path} has no average of the weights: train.ema_decay was 0")
+        raise CheckpointError(f"{path} has no average of the weights: train.ema_decay was off")
     return read_whole(path, record, EMA if averaged and ema is not False else WEIGHT)

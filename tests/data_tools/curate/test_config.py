@@ -18,8 +18,8 @@ def test_the_defaults_are_valid():
     [
         ({"max_aspect_ratio": 0.5}, "curate.max_aspect_ratio = 0.5: must be >= 1"),
         ({"min_caption_chars": 9, "max_caption_chars": 8}, "min_caption_chars = 9: is above"),
-        ({"near_duplicate_bits": 9}, "curate.near_duplicate_bits = 9: at most 8 of 64"),
-        ({"max_contamination_bits": -1}, "curate.max_contamination_bits = -1: must be >= 0"),
+        ({"near_duplicate_bits": 9}, "curate.near_duplicate_bits = 9: give 0 to 8 of 64"),
+        ({"max_contamination_bits": -1}, "curate.max_contamination_bits = -1: give 0 to 8"),
         ({"languages": ["English"]}, "curate.languages has 'English': give ISO 639 codes"),
         ({"unsafe_terms_path": "/no/terms"}, "unsafe_terms_path = /no/terms: no such file"),
         ({"evaluation_sets": ["/no/set"]}, "evaluation_sets has /no/set, which does not exist"),

@@ -76,7 +76,7 @@ def check(results: list[dict[str, Any]], expected: dict[str, Any], *, towers: bo
 def test_equals_plain_torch(stage, world_size):
     """Both losses, whole and by micro-batches of either tower or both."""
     kinds = [("loss.kind=clip",), ("loss.kind=sigmoid",)]
-    parts = [(0, 0), (2, 4), (4, 0), (0, 2)]
+    parts = [("null", "null"), (2, 4), (4, "null"), ("null", 2)]
     jobs = [
         [
             *kind,
@@ -92,3 +92,13 @@ def test_equals_plain_torch(stage, world_size):
         of_job = [of_rank[number] for of_rank in results]
         check(of_job, reference((overrides[0],)), towers=stage != 3)
         assert all(result["optimizer_step"] == STEPS for result in of_job), overrides
+
+
+@pytest.mark.parametrize("stage", [1, 3])  # update.py clips, and DeepSpeed does
+def test_a_clip_norm_of_null_clips_nothing(stage):
+    limits = ["null", "1e9", "0.01"]
+    jobs = [[f"deepspeed.zero_stage={stage}", f"train.grad_clip_norm={at}"] for at in limits]
+    (results,) = run_gloo(train_each, 1, jobs)
+    off, never_reached, reached = (whole([result["fragments"]]) for result in results)
+    assert all(torch.equal(value, never_reached[name]) for name, value in off.items())
+    assert any(not torch.equal(value, reached[name]) for name, value in off.items())
