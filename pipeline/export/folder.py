@@ -46,7 +46,10 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
     """Write a safetensors file. Older transformers refuse one without this metadata."""
     whole = {name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}
+    path.touch()
+    mode = path.stat().st_mode & 0o777  # what the umask allows
     save_file(whole, str(path), metadata={"format": "pt"})
+    path.chmod(mode)  # safetensors leaves 0600, which nobody else could read
 
 
 def load_model(weights: dict[str, Tensor], config: ModelConfig, max_logit_scale: float) -> CLIP:
