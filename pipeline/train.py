@@ -61,7 +61,7 @@ def train(config: TrainJob) -> int:
             step_metrics = engine.train_step(batch, state.step)
             state.advance(config.train.global_batch_size)
             watchdog.beat(step=state.step)
-            metrics.took(
+            metrics.record_step(
                 batch.keys,
                 step_metrics,
                 waited_s=waited_s,

@@ -42,8 +42,8 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
-    """Imported when asked for: a worker process is in this package, too, and must not import torch
-    (five seconds, 200 MB).
+    """Import a public name when it is first used. Worker processes import this package too, and
+    must not import torch with it (five seconds, 200 MB).
     """
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

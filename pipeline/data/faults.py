@@ -1,12 +1,13 @@
-"""What can go wrong with a sample, and how much of it a run bears."""
+"""Faults of samples, and how many of them a run tolerates."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
 
-# Below this many samples read a share says little: at the default 0.001 ten bad samples are borne
-# before any abort, while a data set that cannot be read at all is noticed after eleven.
+# With fewer samples than this a share says little, so it is taken of this number: at the default
+# 0.001 ten bad samples are tolerated, and a data set that cannot be read ends the run at the
+# eleventh.
 _MIN_SAMPLES_READ = 10_000
 _EXAMPLES_KEPT = 20
 
@@ -26,7 +27,7 @@ class SampleError(Exception):
         self.offset = offset
 
     def without_frames(self) -> SampleError:
-        """To be kept: the traceback of this one holds the batch that it was raised under."""
+        """A copy to keep: this error's traceback refers to the batch buffer it was raised under."""
         return SampleError(self.reason, self.key, self.shard, self.offset)
 
     def __str__(self) -> str:
@@ -34,7 +35,7 @@ class SampleError(Exception):
 
 
 def max_bad(num_read: int, max_bad_fraction: float) -> float:
-    """How many bad samples are borne among `num_read`."""
+    """How many bad samples are tolerated among `num_read`."""
     return max_bad_fraction * max(num_read, _MIN_SAMPLES_READ)
 
 

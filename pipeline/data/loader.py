@@ -10,19 +10,19 @@ import torch
 from pipeline.config import DataConfig
 from pipeline.data.batches.batch import Batch
 from pipeline.data.batches.lanes import LanePlan
-from pipeline.data.batches.prefetch import Crew, Loader
-from pipeline.data.batches.processes import ProcessCrew, WorkerProcesses
+from pipeline.data.batches.prefetch import Loader, WorkerPool
+from pipeline.data.batches.processes import ProcessWorkerPool, WorkerProcesses
 from pipeline.data.batches.slots import RankShare
-from pipeline.data.batches.threads import ThreadCrew
+from pipeline.data.batches.threads import ThreadWorkerPool
 from pipeline.data.order.run_order import run_fingerprint, run_order
 from pipeline.data.shards.dataset import DataSet, open_dataset
 from pipeline.data.stream import StreamLoader
 
 
 class TrainLoader(Loader):
-    """The position asked for is its only state: `batches(samples_seen)` gives the same batches,
-    pixels included, whatever the number of ranks and workers and wherever the run was cut; nothing
-    before it is read.
+    """Loads the samples of data sets with indices. Its only state is the position: `batches(p)`
+    gives the same batches, pixels included, for any number of ranks and workers and wherever the
+    run was interrupted; nothing before p is read.
     """
 
     def __init__(
@@ -33,9 +33,9 @@ class TrainLoader(Loader):
         seed: int,
         workers: WorkerProcesses | None,
     ) -> None:
-        """`datasets` are config.manifest's, or those of config.mixture in its order; `workers`,
-        which end with the loader, are of its num_workers where that is more than one. Raises
-        LoaderError for sizes that do not fit, or a first shard without its pairs.
+        """`datasets`: that of config.manifest, or those of config.mixture in the same order.
+        `workers`: processes that `close` ends, or None for one thread.
+        Raises LoaderError for sizes that do not fit, or a first shard without images or captions.
         """
         super().__init__(config, share)
         self._order = run_order(datasets, config, share.global_batch_size, seed)
@@ -44,7 +44,7 @@ class TrainLoader(Loader):
         plan = LanePlan(self._order, list(datasets), config, share, seed)
         self._lanes = plan.open()
         self._lanes.check_first_shards(config.max_bad_fraction)
-        self._crew = self._make_crew(plan, workers)
+        self._pool = self._make_pool(plan, workers)
 
     def batches(self, samples_seen: int, device: torch.device | None = None) -> Iterator[Batch]:
         # Refuses a wrong position now, not at the first batch.
@@ -55,8 +55,12 @@ class TrainLoader(Loader):
         super().close()
         self._lanes.close()
 
-    def _make_crew(self, plan: LanePlan, workers: WorkerProcesses | None) -> Crew:
-        return ProcessCrew(plan, workers) if workers else ThreadCrew(self._lanes, plan.share, 1)
+    def _make_pool(self, plan: LanePlan, workers: WorkerProcesses | None) -> WorkerPool:
+        return (
+            ProcessWorkerPool(plan, workers)
+            if workers
+            else ThreadWorkerPool(self._lanes, plan.share, 1)
+        )
 
 
 def build_train_loader(
@@ -69,8 +73,8 @@ def build_train_loader(
     world_size: int,
     seed: int,
 ) -> Loader:
-    """The loader of one rank. Every problem that can be seen at start is raised here, on the rank
-    whose share of the shards it is in.
+    """Build the loader of one rank. Problems that can be seen at start are raised here, on the rank
+    that checks the shard in question.
 
     Raises ManifestError (shard missing or truncated) or LoaderError (sizes, no captions).
     """

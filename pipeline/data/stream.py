@@ -25,19 +25,19 @@ from pipeline.config import DataConfig
 from pipeline.data.batches.batch import Batch
 from pipeline.data.batches.prefetch import POLL_S, STALL_TIMEOUT_S, Loader
 from pipeline.data.batches.slots import Loaded, RankShare
-from pipeline.data.batches.threads import ThreadCrew
+from pipeline.data.batches.threads import ThreadWorkerPool
 from pipeline.data.faults import LoaderError, SampleError
 from pipeline.data.samples.sample import RawSample, SampleDecoder
 
 _IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
-# Encoded samples among which the next one is drawn: 60 MB of 30 kB images a rank.
+# Encoded samples from which the next one is drawn: 60 MB per rank at 30 kB per image.
 _SHUFFLE_BUFFER = 2000
 _QUEUE_SIZE = 256
 
 
 class StreamLoader(Loader):
-    """Each rank reads its own share of the tars, in a thread; `data.num_workers` threads decode:
-    processes would have to be sent every encoded sample.
+    """Each rank reads its own share of the tars in one thread, and `data.num_workers` threads
+    decode. Not processes: every encoded sample would have to be copied to them.
     """
 
     def __init__(self, config: DataConfig, share: RankShare, seed: int) -> None:
@@ -55,7 +55,7 @@ class StreamLoader(Loader):
         self.num_samples = 0
         digest = hashlib.sha256("\n".join(self._urls).encode()).hexdigest()
         self.fingerprint = f"stream-{digest[:16]}"
-        self._crew = ThreadCrew(self, share, config.num_workers)
+        self._pool = ThreadWorkerPool(self, share, config.num_workers)
 
     def batches(self, samples_seen: int, device: torch.device | None = None) -> Iterator[Batch]:
         if samples_seen < 0 or samples_seen % self._share.global_batch_size:
@@ -65,8 +65,8 @@ class StreamLoader(Loader):
             )
         if samples_seen and not self._share.rank:
             print(
-                f"data.stream cannot be entered in its middle: at {samples_seen} samples the run "
-                f"goes on with a new pass over the tars, in another order",
+                f"data.stream cannot resume in the middle of a pass: at {samples_seen} samples the "
+                f"run begins a new pass over the tars, in another order",
                 file=sys.stderr,
             )
         if self._reader is not None:
@@ -83,7 +83,7 @@ class StreamLoader(Loader):
             self._reader.close()
 
     def samples(self, samples_seen: int, slots: range) -> list[int]:
-        """A stream has no numbers; `load` takes what comes."""
+        """Samples of a stream have no numbers; `load` takes the next one that arrives."""
         return [-1] * len(slots)
 
     def load(self, sample: int, position: int, out: np.ndarray) -> Loaded:
@@ -101,7 +101,7 @@ class StreamLoader(Loader):
 
 
 class _Reader:
-    """A thread that reads a rank's tars for ever, pass after pass, and hands out their samples."""
+    """A thread that reads a rank's tars, pass after pass without end, and queues their samples."""
 
     def __init__(self, urls: list[str], rank: int, world_size: int, seed: tuple[int, int]) -> None:
         self._urls, self._rank, self._world_size = urls, rank, world_size
@@ -117,18 +117,18 @@ class _Reader:
         since = time.monotonic()
         while not self._closed.is_set():
             try:
-                found = self._queue.get(timeout=POLL_S)
+                item = self._queue.get(timeout=POLL_S)
             except queue.Empty:
                 if time.monotonic() - since > STALL_TIMEOUT_S:
                     raise LoaderError(
-                        f"data.stream gave nothing for {STALL_TIMEOUT_S:.0f} s"
+                        f"data.stream delivered no sample for {STALL_TIMEOUT_S:.0f} s"
                     ) from None
                 continue
-            if isinstance(found, SampleError) or isinstance(found, RawSample):
-                return found
-            # For every thread: whichever asks next must not tell of a loader that was closed.
-            self._error = LoaderError(f"data.stream cannot be read: {found}")
-            self._error.__cause__ = found
+            if isinstance(item, (SampleError, RawSample)):
+                return item
+            # Kept for the other threads: they must raise this error, not "the loader is closed".
+            self._error = LoaderError(f"data.stream cannot be read: {item}")
+            self._error.__cause__ = item
             self._closed.set()
         raise self._error
 
@@ -153,7 +153,8 @@ class _Reader:
             self._put(error)
 
     def _pass(self, number: int) -> int:
-        """Every rank shuffles the tars alike and takes its share; returns how many samples came."""
+        """Read one pass. Every rank shuffles the tars in the same way and takes its share. Returns
+        the number of samples read."""
         urls = list(self._urls)
         random.Random(f"{self._seed} {number}").shuffle(urls)
         draw = random.Random(f"{self._seed} {number} {self._rank}")

@@ -1,4 +1,4 @@
-"""One function for all formats."""
+"""Exports weights in any of the formats, and checks what was written."""
 
 from __future__ import annotations
 

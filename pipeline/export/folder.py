@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,12 +14,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from data_tools.ground.aside import written_aside
 from pipeline.config import ModelConfig
 from pipeline.model import CLIP, clip_of_weights
 from pipeline.model.text import EOT_TOKEN
 
 TOLERANCE = 1e-5
-"""Of unit features, by element: float32 differs by 1e-7 to 1e-6, GELU for QuickGELU by 1e-3."""
+"""Largest difference allowed per element of a unit feature vector. Correct float32 readers differ
+by 1e-7 to 1e-6; a wrong activation (GELU for QuickGELU) by 1e-3."""
 
 
 class ExportError(ValueError):
@@ -30,17 +30,13 @@ class ExportError(ValueError):
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that is renamed to `out` if the block succeeds and removed if not."""
+    """Yield a new folder beside `out`; it becomes `out` if the block succeeds and is removed if
+    not. Raises ExportError if `out` exists."""
     if out.exists():
         raise ExportError(f"out={out} exists: name a new folder, or remove it first")
-    aside = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
+    with written_aside(out) as aside:
+        aside.mkdir()
         yield aside
-        os.replace(aside, out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -48,9 +44,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """safetensors with the metadata without which older transformers refuse a file."""
+    """Write a safetensors file. Older transformers refuse one without this metadata."""
     whole = {name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}
+    path.touch()
+    mode = path.stat().st_mode & 0o777  # what the umask allows
     save_file(whole, str(path), metadata={"format": "pt"})
+    path.chmod(mode)  # safetensors leaves 0600, which nobody else could read
 
 
 def load_model(weights: dict[str, Tensor], config: ModelConfig, max_logit_scale: float) -> CLIP:

@@ -178,10 +178,10 @@ def _read_features(folder: Path, probe: Probe) -> Features:
     from transformers import CLIPImageProcessor, CLIPModel
 
     loaded: Any = CLIPModel.from_pretrained(folder, output_loading_info=True)
-    model, told = loaded
+    model, report = loaded
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if told[problem]:
-            raise ExportError(f"CLIPModel reports {problem}: {sorted(map(str, told[problem]))}")
+        if report[problem]:
+            raise ExportError(f"CLIPModel reports {problem}: {sorted(map(str, report[problem]))}")
     processor = CLIPImageProcessor.from_pretrained(folder)
     pixels = probe.normalised_pixels(processor.image_mean, processor.image_std)
     output = model.eval()(input_ids=probe.tokens, pixel_values=pixels)

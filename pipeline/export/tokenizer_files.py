@@ -1,8 +1,9 @@
 """CLIP's vocabulary as vocab.json and merges.txt, rebuilt from the tokenizer that is installed.
 
-instant-clip-tokenizer holds the vocabulary in its binary and tells it through `decode` only, which
-replaces bytes that are no whole character. The bytes of a token show when its neighbours complete
-it, and the merge that made a token is what byte-pair encoding with all earlier merges leaves of it.
+instant-clip-tokenizer holds the vocabulary in its binary and shows it only through `decode`, which
+replaces bytes that are not a whole character. The bytes of a token show when its neighbours
+complete it, and the merge that made a token is what byte-pair encoding with all earlier merges
+leaves of it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pipeline.export.folder import ExportError, write_json
 
 NUM_BYTE_TOKENS, NUM_TOKENS = 512, 49408
 MERGES_SHA256 = "9fd691f7c8039210e0fced15865466c65820d09b63988b0174bfe25de299051a"
-"""Of merges.txt in openai/clip-vit-base-patch32 and every other model with this vocabulary."""
+"""SHA-256 of merges.txt in openai/clip-vit-base-patch32 and every other model with this
+vocabulary."""
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
 _REPLACEMENT = "\ufffd"

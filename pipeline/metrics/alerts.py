@@ -1,5 +1,5 @@
-"""Lines for what a person should look at. Each looks at log lines and says a thing when it begins,
-not at every line."""
+"""Warnings on the console. Each checks every log line and warns when a problem begins, not at every
+line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import statistics
 
 from pipeline.config import TrainJob
 
-# Waiting below this share of a step is noise of single slow batches.
+# Below this share of the step time, waiting is noise from single slow batches.
 INPUT_BOUND_SHARE = 0.1
 STRAGGLER_RATIO = 1.2
 # A run starts at 14.3 and ends at 100 if it is long enough: open_clip's discussions 815 and 214.
@@ -19,14 +19,14 @@ _AT_CLAMP = 1e-4
 
 
 class InputBound:
-    """Steps that wait for data, at the second line in a row: a run's first holds its cold
-    start."""
+    """Warns about steps that wait for data, at the second such line in a row: a run's first line
+    includes its cold start."""
 
     def __init__(self, config: TrainJob) -> None:
         self._config = config
         self._lines = 0
 
-    def look(self, wait_share: float) -> str | None:
+    def check(self, wait_share: float) -> str | None:
         self._lines = self._lines + 1 if wait_share >= INPUT_BOUND_SHARE else 0
         if self._lines != 2:
             return None
@@ -47,17 +47,19 @@ def input_bound_verdict(share: float, num_workers: int, cpus_per_rank: int) -> s
 
 
 class Stragglers:
-    """Ranks whose towers take longer than those of the others, at the second line in a row.
+    """Warns about ranks whose towers take longer than the others', at the second such line in a
+    row.
 
-    All ranks finish a step together, so step times tell nothing; the towers run before they meet.
+    All ranks finish a step together, so step times show nothing; the towers run before the ranks
+    wait for each other.
     """
 
     def __init__(self, ranks_per_node: int) -> None:
         self._ranks_per_node = ranks_per_node
         self._lines: dict[int, int] = {}
 
-    def look(self, towers_s: list[float]) -> list[str]:
-        """towers_s: a rank's seconds, by rank."""
+    def check(self, towers_s: list[float]) -> list[str]:
+        """towers_s: seconds per step in the towers, by rank."""
         middle = statistics.median(towers_s)
         slow = {
             rank: seconds / middle
@@ -77,14 +79,14 @@ class Stragglers:
 
 
 class LogitScale:
-    """A scale that no healthy run has, each of the two once."""
+    """Warns once if logit_scale sits at its clamp, and once if it falls too low."""
 
     def __init__(self, config: TrainJob) -> None:
         self._warmup_steps = config.train.warmup_steps
         self._max = config.loss.max_logit_scale
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
-    def look(self, step: int, log_scale: float) -> str | None:
+    def check(self, step: int, log_scale: float) -> str | None:
         if step <= self._warmup_steps:
             return None
         if log_scale >= self._max - _AT_CLAMP:
@@ -104,7 +106,7 @@ class LogitScale:
         return None
 
     def _once(self, kind: str, text: str) -> str | None:
-        if kind in self._told:
+        if kind in self._warned:
             return None
-        self._told.add(kind)
+        self._warned.add(kind)
         return text

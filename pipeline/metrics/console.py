@@ -1,4 +1,4 @@
-"""A bar on a terminal, a line a log step elsewhere."""
+"""Progress on the console: a bar on a terminal, else one line per log step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Console:
         self._bar: Progress | None = None
 
     def start(self, step: int) -> None:
-        """Again after a roll-back: the bar goes back."""
+        """Set the bar to `step`; called again after a roll-back."""
         if self._bar is None and sys.stderr.isatty():
             self._bar = Progress(
                 TextColumn("{task.description}"),
@@ -40,7 +40,7 @@ class Console:
             print(f"step {step}/{self._steps}  {shown}", flush=True)
 
     def tell(self, text: str) -> None:
-        """A line of its own; rich moves the bar below it."""
+        """Print a separate line; rich moves the bar below it."""
         print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
@@ -49,7 +49,7 @@ class Console:
 
 
 def shown_metrics(line: dict[str, float]) -> list[str]:
-    """What is read while a run goes on, of a line of metrics.jsonl."""
+    """The metrics of a metrics.jsonl line that the console shows."""
     shown = [f"loss {line['train/loss']:.3f}"]
     if "train/top1_image_to_text" in line:
         top1 = (line["train/top1_image_to_text"] + line["train/top1_text_to_image"]) / 2

@@ -27,9 +27,10 @@ def environment(world: World) -> dict[str, object]:
 
 
 def git_revision() -> str:
-    """Of this code, with "-dirty" where files differ from it; "unknown" outside a repository."""
+    """Git revision of this code, with "-dirty" if files differ from it; "unknown" outside a
+    repository."""
     try:
-        told = subprocess.run(
+        revision = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
             cwd=Path(__file__).parent,
             capture_output=True,
@@ -37,5 +38,5 @@ def git_revision() -> str:
             timeout=10,
         ).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
-        told = ""
-    return told or "unknown"
+        revision = ""
+    return revision or "unknown"

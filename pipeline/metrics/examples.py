@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-# pixels of a tile inside its frame, and of the frame
+# Pixels: side of a tile without its frame, and width of the frame.
 _SIDE, _FRAME = 128, 4
 _RIGHT, _WRONG = "#1a7f37", "#d8dee4"
 
@@ -23,8 +23,8 @@ class Strip:
 
 
 def retrieval_strips(result: dict[str, Any]) -> list[Strip]:
-    """Of one set's result, as pipeline.eval makes it; none for another kind of set, and none where
-    the set was too large to keep pictures."""
+    """One strip per example in the result of a retrieval set, as pipeline.eval makes it. Empty for
+    other kinds of sets, and for sets too large to keep pictures."""
     if result.get("kind") != "retrieval":
         return []
     return [

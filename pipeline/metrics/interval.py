@@ -1,4 +1,5 @@
-"""The steps since the last log line: held on this rank, then known to all by one all-reduce."""
+"""The steps since the last log line: collected on each rank, then summed over ranks by one
+all-reduce."""
 
 from __future__ import annotations
 
@@ -22,44 +23,45 @@ class TakenStep:
     """One step as this rank saw it."""
 
     step: int
-    """The number that its line has: finished steps, itself included."""
+    """Number of finished steps, this one included."""
     samples_before: int
-    """samples_seen before it."""
+    """samples_seen before this step."""
     keys: list[str]
     metrics: StepMetrics
 
 
 @dataclass(frozen=True)
 class Totals:
-    """What all ranks know of an interval of k steps; equal on every rank."""
+    """An interval of k steps, reduced over ranks; equal on every rank."""
 
     losses: list[float]
-    """(k) Of the global batch."""
+    """(k) Loss of the global batch, per step."""
     skipped: list[bool]
-    """(k)"""
+    """(k) True for a step without a finite gradient."""
     grad_norms: list[float]
-    """(3) Of the last step: image tower, text tower, all."""
+    """(3) Gradient norms of the last step: image tower, text tower, all parameters."""
     logit_scale: float
-    """Of the last step, log-space."""
+    """Value at the last step, log-space."""
     top1: list[float]
-    """(2) Of the last step, over the global batch, image to text and text to image; or empty."""
+    """(2) Top-1 of the last step over the global batch, image to text and text to image; or
+    empty."""
     wait_s: float
-    """Waited for data, a rank and step."""
+    """Mean seconds waited for data, per rank and step."""
     num_replaced: int
     key_checksum: int
     flops: float
-    """Of all ranks, forward and backward."""
+    """Floating-point operations of all ranks, forward and backward."""
     towers_s: list[float]
-    """(world size) Each rank's median over the steps."""
+    """(world size) Seconds in the towers: each rank's median over the steps."""
     memory_gib: list[float]
-    """(world size)"""
+    """(world size) Memory of each rank; see `memory_gib`."""
 
 
 class StepBuffer:
-    """Collects steps without looking at a tensor; `reduce` looks, at log steps only.
+    """Collects steps without reading any tensor; only `reduce`, at log steps, reads them.
 
-    It holds two scalars a step on the device (and two events of the timer) and the step's keys, and
-    so as much as logging.every_steps allows.
+    Per step it holds two scalars on the device, two timer events and the keys, so
+    logging.every_steps bounds its size.
     """
 
     def __init__(self, world: World) -> None:
@@ -74,8 +76,9 @@ class StepBuffer:
         self._checksum = 0
 
     def add(self, taken: TakenStep, *, waited_s: float, num_replaced: int, flops: float) -> None:
-        """The checksum adds a hash of (step, key) over samples, so it is the same for any number of
-        ranks: two runs that log equal checksums took the same samples at the same steps."""
+        """Add a step. The checksum is a sum of hashes of (step, key) over samples, so it does not
+        depend on the number of ranks: two runs with equal checksums used the same samples at the
+        same steps."""
         self.steps.append(taken)
         self._wait_s += waited_s
         self._num_replaced += num_replaced
@@ -122,7 +125,8 @@ class StepBuffer:
         )
 
     def _host_part(self) -> Tensor:
-        """Sums, then two values in this rank's own places: those of the others are zero here."""
+        """Four sums, then two vectors of one place per rank. This rank fills its own place and
+        leaves zeros elsewhere, so the all-reduce (a sum) gathers them."""
         ranks, rank = self._world.world_size, self._world.rank
         own = torch.zeros(4 + 2 * ranks, dtype=torch.float64)
         checksum = self._checksum % CHECKSUM_MODULUS

@@ -1,12 +1,13 @@
-"""All that rank 0 writes: metrics.jsonl always, W&B, TensorBoard, the console."""
+"""Everything that rank 0 writes: metrics.jsonl always; W&B, TensorBoard and the console where
+asked."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from data_tools.ground.aside import write_text_aside
 from pipeline.config import TrainJob, WandbMode
 from pipeline.distributed.world import World
 from pipeline.metrics.console import Console
@@ -19,25 +20,24 @@ from pipeline.state import TrainState
 
 
 class Outputs:
-    """Opened before any device time; what cannot be opened raises."""
+    """The outputs of a run. They are opened before any device time is spent; one that cannot be
+    opened raises."""
 
     def __init__(self, config: TrainJob, world: World) -> None:
         run_dir = Path(config.run_dir)
-        # first what may be missing, then what leaves files
+        # First what may be missing (a package), then what leaves files behind.
         self._tensorboard = TensorBoardSink(run_dir) if config.logging.tensorboard else None
         self._lines = JsonLines(run_dir / "metrics.jsonl")
-        told = environment(world)
-        aside = run_dir / ".env.json.tmp"
-        aside.write_text(json.dumps(told, indent=1) + "\n")
-        os.replace(aside, run_dir / "env.json")
+        facts = environment(world)
+        write_text_aside(run_dir / "env.json", json.dumps(facts, indent=1) + "\n")
         self._wandb = None
         if config.logging.wandb_mode is not WandbMode.disabled:
-            self._wandb = WandbSink(config, run_dir, told)
+            self._wandb = WandbSink(config, run_dir, facts)
         self.console = Console(config.train.steps)
 
     def start(self, state: TrainState) -> dict[str, float]:
-        """Drop the lines of steps that come again; return the last one that stays (of training),
-        or {}."""
+        """Drop the lines of steps that will be taken again. Returns the last training line that
+        stays, or {}."""
         kept = self._lines.keep(lambda line: line["step"] <= state.step)
         if self._tensorboard is not None:
             self._tensorboard.start(state.step)

@@ -1,4 +1,4 @@
-"""What cards can compute at most: the denominator of MFU (model FLOPs utilisation)."""
+"""Peak throughput of GPUs: the denominator of MFU (model FLOPs utilisation)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The clock of a run and what it tells of itself."""
+"""Measures a run and writes its metrics."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class MetricsProcessor:
         self._buffer.clear()
         self._mark = time.monotonic()
 
-    def took(
+    def record_step(
         self,
         keys: list[str],
         step: StepMetrics,
@@ -66,11 +66,11 @@ class MetricsProcessor:
         flops_per_sample: float,
         state: TrainState,
     ) -> None:
-        """Note this rank's part of a step that was queued on the device.
+        """Record this rank's part of a step that was queued on the device; waits for nothing.
 
-        keys: of its samples. waited_s: for the batch. num_replaced: samples that stand in for
-        undecodable ones. flops_per_sample: forward, of a pair at its text length. state: after the
-        step.
+        keys: of the rank's samples. waited_s: seconds that it waited for the batch. num_replaced:
+        number of samples that replace undecodable ones. flops_per_sample: of one pair's forward
+        pass, at its text length. state: after the step.
         """
         samples_before = state.samples_seen - self._global_batch_size
         self._buffer.add(
@@ -81,8 +81,8 @@ class MetricsProcessor:
         )
 
     def log(self, state: TrainState) -> Interval:
-        """What all ranks know of the steps since the last call, told by one all-reduce; rank 0
-        writes it to every sink."""
+        """Reduce the steps since the last call over all ranks, with one all-reduce; rank 0 writes
+        the result to every output. Every rank returns the same Interval."""
         steps = self._buffer.steps
         if not steps:
             return Interval(first_step=state.step)
@@ -120,7 +120,7 @@ class MetricsProcessor:
 
     @contextmanager
     def clock_stopped(self) -> Iterator[None]:
-        """Around an evaluation or a checkpoint: their time is not the steps' time."""
+        """Wrap an evaluation or a checkpoint in this: its time does not count as step time."""
         stopped = time.monotonic()
         yield
         self._mark += time.monotonic() - stopped
@@ -174,18 +174,18 @@ class MetricsProcessor:
 
     def _alert(self, step: int, totals: Totals, wait_share: float) -> None:
         assert self._outputs is not None
-        told = [
-            self._input_bound.look(wait_share),
-            self._logit_scale.look(step, totals.logit_scale),
-            *self._stragglers.look(totals.towers_s),
+        warnings = [
+            self._input_bound.check(wait_share),
+            self._logit_scale.check(step, totals.logit_scale),
+            *self._stragglers.check(totals.towers_s),
         ]
-        for text in told:
+        for text in warnings:
             if text is not None:
                 self._outputs.console.tell(text)
 
 
 def _grad_norms(totals: Totals) -> dict[str, float]:
-    """Those of the towers only where they are known."""
+    """Gradient norms by metric name; those of the towers only where they are known."""
     image, text, both = totals.grad_norms
     norms = {"train/grad_norm": both}
     for name, value in (("train/grad_norm_image", image), ("train/grad_norm_text", text)):
@@ -195,7 +195,7 @@ def _grad_norms(totals: Totals) -> dict[str, float]:
 
 
 def _skips_before(last: dict[str, float], samples_before: list[int]) -> int:
-    """Of all steps that a resumed run does not take again: what its last line has counted, and what
-    was skipped between that line and the checkpoint."""
+    """Skipped steps before the resume point: those counted in the last kept line, plus those
+    between that line and the checkpoint."""
     counted = int(last.get("train/skipped_steps", 0))
     return counted + sum(before >= last.get("train/samples_seen", 0) for before in samples_before)

@@ -1,21 +1,23 @@
-"""Lines of JSON in the run directory, from which a resumed run takes out what comes again."""
+"""Files of JSON lines in the run directory; a resumed run removes the lines of steps that it takes
+again."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from data_tools.ground.aside import write_text_aside
+
 
 class RecordError(ValueError):
-    """A file of an earlier run that holds something else than its lines."""
+    """A file of an earlier run holds something other than its lines."""
 
 
 class JsonLines:
-    """A file that grows by a line a call, each on disk for other processes when `append`
-    returns."""
+    """A file that grows by one line per `append`; when `append` returns, other processes can read
+    the line."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -27,7 +29,8 @@ class JsonLines:
         self._file.flush()
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-        """Drop the other lines and a last one that a kill cut off; return what stays.
+        """Keep the lines that are `wanted`; drop the others, and a last line that a kill cut off.
+        Returns the kept lines, parsed.
 
         Raises RecordError for a line in the middle that is no JSON object with a step.
         """
@@ -38,14 +41,9 @@ class JsonLines:
         kept = [entry for entry in entries if wanted(entry)]
         if cut_off or len(kept) < len(lines):
             self._file.close()
-            aside = self.path.with_name(f".{self.path.name}.tmp")
-            aside.write_text(
-                "".join(
-                    line + "\n" for line, entry in zip(lines, entries, strict=True) if wanted(entry)
-                ),
-                encoding="utf-8",
-            )
-            os.replace(aside, self.path)
+            staying = [line for line, entry in zip(lines, entries, strict=True) if wanted(entry)]
+            write_text_aside(self.path, "".join(f"{line}\n" for line in staying))
+            # The open file was the replaced one: lines appended to it would be lost.
             self._file = self.path.open("a", encoding="utf-8")
         return kept
 

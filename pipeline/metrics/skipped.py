@@ -13,15 +13,16 @@ FOLDER = "skipped"
 
 
 class SkippedSteps:
-    """One file a rank, made at the first skipped step; a line holds the keys of the rank's share of
-    the batch, so that a bad sample can be found."""
+    """One file per rank, created at its first skipped step. A line holds the keys of the rank's
+    share of the batch, so that a bad sample can be found."""
 
     def __init__(self, run_dir: Path, world: World) -> None:
         self._path = run_dir / FOLDER / f"rank_{world.rank:05d}.jsonl"
         self._rank = world.rank
 
     def start(self, state: TrainState) -> list[int]:
-        """Drop the steps that come again and return samples_seen before each that stays.
+        """Drop the lines of steps that will be taken again. Returns samples_seen before each step
+        that stays.
 
         After a kill a later step comes again with its samples. After a roll-back it does not: its
         samples are passed over, and its line is all that is left of it.

@@ -1,4 +1,4 @@
-"""run_dir/tensorboard, by option."""
+"""TensorBoard output in run_dir/tensorboard, if logging.tensorboard is set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pipeline.config import ConfigError
 
 
 class TensorBoardSink:
-    """The same names as in metrics.jsonl. Raises ConfigError where tensorboard is not installed."""
+    """Writes the metrics under the same names as in metrics.jsonl. Raises ConfigError where
+    tensorboard is not installed."""
 
     def __init__(self, run_dir: Path) -> None:
         try:
@@ -25,7 +26,8 @@ class TensorBoardSink:
         self._writer: Any = None
 
     def start(self, step: int) -> None:
-        """TensorBoard hides what an earlier file says of the steps after this one."""
+        """Open a new file. TensorBoard then hides what earlier files hold for steps after
+        `step`."""
         self.close()
         self._writer = self._new_writer(str(self._folder), purge_step=step + 1, flush_secs=30)
 

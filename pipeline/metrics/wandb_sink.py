@@ -11,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from data_tools.ground.aside import write_text_aside
 from pipeline.config import ConfigError, DataConfig, TrainJob, WandbMode
 from pipeline.metrics.examples import Strip
 
@@ -25,36 +26,42 @@ FINISH_TIMEOUT_S = 60.0
 
 
 class WandbSink:
-    """Online when a key is at hand, else a record for `wandb sync`; one run id a run directory.
+    """Online when a key is at hand, else a record for `wandb sync`; one run id per
+    run directory.
 
-    A run that is resumed offline writes a record each time; `wandb sync` of the folder puts them
-    one behind the other. The steps between the checkpoint and the kill are in it twice, with the
-    same values.
+    A run that is resumed offline writes one record per start; `wandb sync` of the folder joins
+    them in order. The steps between the checkpoint and the kill are in it twice, with the same
+    values.
     """
 
     def __init__(self, config: TrainJob, run_dir: Path, environment: dict[str, object]) -> None:
-        # a notebook or a sweep agent that started this process hands its own service on, in which
-        # the id of a run that was killed stays in use
+        # A notebook or sweep agent that started this process passes on its own W&B service, and in
+        # that service the id of a killed run still counts as in use.
         os.environ.pop("WANDB_SERVICE", None)
         import wandb
 
         self._wandb = wandb
-        self._told = False
+        self._warned = False
         run_id = run_id_of(run_dir)
-        told = wandb_config(config, environment)
+        logged_config = wandb_config(config, environment)
         mode = chosen_mode(config.logging.wandb_mode)
         try:
-            self._run = self._init(config, run_dir, run_id, told, mode)
-        except Exception as error:  # noqa: B902 - whatever W&B or the network does, the run goes on
+            self._run = self._init(config, run_dir, run_id, logged_config, mode)
+        except Exception as error:  # whatever W&B or the network does, the run goes on
             if mode is WandbMode.offline:
                 raise
             self._say(f"cannot be reached ({type(error).__name__}); this run is recorded offline")
             wandb.teardown()  # else the run's id counts as in use
-            self._run = self._init(config, run_dir, run_id, told, WandbMode.offline)
+            self._run = self._init(config, run_dir, run_id, logged_config, WandbMode.offline)
         self._guarded(self._define_axes)
 
     def _init(
-        self, config: TrainJob, run_dir: Path, run_id: str, told: dict[str, Any], mode: WandbMode
+        self,
+        config: TrainJob,
+        run_dir: Path,
+        run_id: str,
+        logged_config: dict[str, Any],
+        mode: WandbMode,
     ) -> Any:
         settings = self._wandb.Settings(
             silent=True,
@@ -70,7 +77,7 @@ class WandbSink:
             resume="allow",
             mode=mode.value,  # type: ignore[arg-type]
             dir=str(run_dir),
-            config=told,
+            config=logged_config,
             settings=settings,
         )
 
@@ -99,13 +106,14 @@ class WandbSink:
         self._guarded(self._run.finish)
 
     def _guarded(self, call: Callable[[], object]) -> None:
-        """An error is told once and no more: metrics.jsonl has every line."""
+        """Run `call`; warn about the first error only. Nothing is lost: metrics.jsonl has every
+        line."""
         try:
             call()
-        except Exception as error:  # noqa: B902 - whatever W&B or the network does, the run goes on
-            if not self._told:
+        except Exception as error:  # whatever W&B or the network does, the run goes on
+            if not self._warned:
                 self._say(f"fails ({type(error).__name__}); metrics.jsonl goes on without it")
-            self._told = True
+            self._warned = True
 
     @staticmethod
     def _say(what: str) -> None:
@@ -117,9 +125,7 @@ def run_id_of(run_dir: Path) -> str:
     """Made once for a run directory, so that a resumed run goes on in the same W&B run."""
     path = run_dir / WANDB_ID
     if not path.exists():
-        aside = run_dir / f".{WANDB_ID}.tmp"
-        aside.write_text(uuid.uuid4().hex[:8])
-        os.replace(aside, path)
+        write_text_aside(path, uuid.uuid4().hex[:8])
     return path.read_text().strip()
 
 
@@ -153,7 +159,8 @@ def wandb_config(config: TrainJob, environment: dict[str, object]) -> dict[str, 
 
 
 def data_cards(data: DataConfig) -> list[str]:
-    """Of the manifests, where a report lies beside one; those behind URLs are not looked for."""
+    """Paths of the report.html beside the manifests, where there is one. Manifests behind URLs are
+    skipped."""
     manifests = [data.manifest] if data.manifest else [source.manifest for source in data.mixture]
     cards = [Path(path).with_name("report.html") for path in manifests if "://" not in path]
     return [str(card.resolve()) for card in cards if card.is_file()]

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import wandb_workspaces.workspaces as ws
 
-# Samples, not steps: runs of several batch sizes lie over each other, and a run that was rolled
-# back goes on to the right.
+# Samples, not steps: runs with different batch sizes can be compared, and a run that was rolled
+# back still moves to the right.
 X_AXIS = "train/samples_seen"
 VIEW_NAME = "CLIP training"
 SMOOTHING = 0.6
 
-# (title, names, smoothed) a chart. A name that ends in $ is a pattern over names.
+# (title, names, smoothed) per chart. A name that ends in $ is a pattern over names.
 Charts = tuple[tuple[str, tuple[str, ...], bool], ...]
 SECTIONS: dict[str, Charts] = {
     "train": (
@@ -45,13 +45,13 @@ SECTIONS: dict[str, Charts] = {
         ("samples per second", ("perf/samples_per_second",), False),
         ("MFU", ("perf/mfu",), False),
         ("memory, GiB (largest rank)", ("perf/memory_gib",), False),
-        ("seconds a step", ("perf/step_s",), False),
+        ("seconds per step", ("perf/step_s",), False),
         (
             "seconds in the towers: median and slowest rank",
             ("perf/towers_s_median", "perf/towers_s_slowest"),
             False,
         ),
-        ("TFLOP/s a rank", ("perf/tflops_per_rank",), False),
+        ("TFLOP/s per rank", ("perf/tflops_per_rank",), False),
     ),
     "data": (
         ("share of step time that waits for data", ("data/wait_share",), False),
@@ -65,7 +65,8 @@ class WorkspaceError(RuntimeError):
 
 
 def build_workspace(entity: str, project: str) -> ws.Workspace:
-    """Without any network. Other names that runs log, pictures too, get panels by themselves."""
+    """Build the view, without network access. W&B adds panels for all other logged names by
+    itself."""
     try:
         import wandb_workspaces.reports.v2 as wr
         import wandb_workspaces.workspaces as ws
@@ -93,7 +94,7 @@ def build_workspace(entity: str, project: str) -> ws.Workspace:
         sections=[
             ws.Section(
                 name=name,
-                panels=[chart(*told) for told in charts],
+                panels=[chart(*settings) for settings in charts],
                 is_open=True,
                 panel_settings=ws.SectionPanelSettings(x_axis=X_AXIS),
             )
@@ -122,7 +123,7 @@ def save_workspace(target: str) -> str:
         )
     try:
         return str(workspace.save().url)
-    except Exception as error:  # noqa: B902 - W&B raises what its HTTP library does
+    except Exception as error:  # W&B raises what its HTTP library does
         raise WorkspaceError(
             f"W&B did not take the view for {target} ({type(error).__name__}): check that the "
             f"project exists and that the key may write to it"

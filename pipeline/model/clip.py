@@ -84,8 +84,8 @@ class CLIP(nn.Module):
         return ClipOutput(image_features, text_features, self.clamp_logit_scale(self.logit_scale))
 
     def clamp_logit_scale(self, logit_scale: Tensor) -> Tensor:
-        """Into 0..max_logit_scale. Nothing here that autocast would round: bf16 costs up to 1.6 %
-        of the scale at ln(100)."""
+        """Clamp to [0, max_logit_scale]. Only operations that autocast does not run in bf16, which
+        would round the scale by up to 1.6 % at ln(100)."""
         return _ClampOneWay.apply(logit_scale, 0.0, self.max_logit_scale)
 
 
@@ -122,9 +122,9 @@ def initial_clip(job: TrainJob) -> CLIP:
 def clip_of_weights(
     weights: Mapping[str, Tensor], config: ModelConfig, max_logit_scale: float
 ) -> CLIP:
-    """The model that `weights` (float32, by parameter name) are of, for use, not for training.
+    """Build the model of `weights` (float32, by parameter name) for inference, not for training.
 
-    Draws no random numbers. Raises ValueError when names or shapes are others.
+    Draws no random numbers. Raises ValueError if names or shapes differ.
     """
     with torch.device("meta"):
         model = build_clip(

@@ -1,4 +1,4 @@
-"""How large a model is and how much it computes: the denominators of MFU and of a user's choice."""
+"""Size of a model and its FLOPs per sample, which MFU needs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pipeline.config import ModelConfig, Stem
 
 
 def count_parameters(model: nn.Module) -> int:
+    """Number of scalars in all parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -115,7 +115,7 @@ class VisionTower(nn.Module):
         patches = self.stem(images, self.pixel_mean, self.pixel_std)
         patches = patches + self.positional_embedding[1:]
         if self.training and self.patch_dropout:
-            patches = self._without_some(patches)
+            patches = self._drop_patches(patches)
         class_token = self.class_embedding + self.positional_embedding[0]
         class_token = class_token.to(patches.dtype).expand(len(patches), 1, -1)
         x = torch.cat([class_token, patches], dim=1)
@@ -129,8 +129,9 @@ class VisionTower(nn.Module):
             value = torch.tensor(values, dtype=torch.float32, device=device) * 255
             self.register_buffer(name, value, persistent=False)
 
-    def _without_some(self, patches: Tensor) -> Tensor:
-        """(B, patches, W) -> (B, kept, W): for each image others are left out."""
+    def _drop_patches(self, patches: Tensor) -> Tensor:
+        """Patch dropout: (B, patches, W) -> (B, kept, W), a different random subset for each
+        image."""
         batch, number, width = patches.shape
         kept = max(1, round(number * (1.0 - self.patch_dropout)))
         chosen = torch.rand(batch, number, device=patches.device).topk(kept, dim=1).indices

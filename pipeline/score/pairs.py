@@ -87,7 +87,8 @@ def _batches(
     threads: ThreadPoolExecutor,
     batch_size: int,
 ) -> Iterator[list[Pair]]:
-    """Decoded one batch ahead of the model; bad samples left out."""
+    """Yield batches of pairs, without bad samples. While the model scores one batch, the next is
+    decoded."""
 
     def load(location: SampleLocation) -> Pair | None:
         try:
@@ -97,10 +98,10 @@ def _batches(
             return None
 
     groups = [where[start : start + batch_size] for start in range(0, len(where), batch_size)]
-    ahead: list[Future[Pair | None]] = []
+    prefetched: list[Future[Pair | None]] = []
     for group, following in zip(groups, [*groups[1:], []]):
-        current = ahead or [threads.submit(load, location) for location in group]
-        ahead = [threads.submit(load, location) for location in following]
+        current = prefetched or [threads.submit(load, location) for location in group]
+        prefetched = [threads.submit(load, location) for location in following]
         pairs = [pair for future in current if (pair := future.result()) is not None]
         if pairs:
             yield pairs

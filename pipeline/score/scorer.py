@@ -39,7 +39,7 @@ class Scorer:
     """Scores pairs on one device."""
 
     name: str
-    """Of the model, for messages and metadata: the folder and a digest of the weights."""
+    """Name of the model in messages and metadata: the folder's name and a digest of the weights."""
     image_size: int
     tokenizer: Tokenizer
     encode_image: Encoder
@@ -58,34 +58,35 @@ class Scorer:
 
 
 def load_scorer(folder: Path, device: torch.device) -> Scorer:
-    """Which of the three kinds `folder` is, its files say. Raises ScoreError."""
+    """Load the model in `folder`; its files show which of the three kinds it is. Raises
+    ScoreError."""
     if (folder / NATIVE_CONFIG).is_file():
         weights = load_file(str(folder / WEIGHTS))
         try:
             config = load_model_config(json.loads((folder / NATIVE_CONFIG).read_text()))
         except (ConfigError, ValueError) as error:
             raise ScoreError(f"model={folder}: {folder / NATIVE_CONFIG}: {error}") from error
-        return _own(folder, weights, config, device)
+        return _native_scorer(folder, weights, config, device)
     if (folder / RUN_CONFIG).is_file():
-        return _of_run(folder, device)
+        return _run_scorer(folder, device)
     if (folder / HUGGINGFACE_CONFIG).is_file():
-        return _of_huggingface(folder, device)
+        return _huggingface_scorer(folder, device)
     raise ScoreError(
         f"model={folder}: neither a run (no {RUN_CONFIG}), nor a native export (no "
         f"{NATIVE_CONFIG}), nor a Hugging Face CLIP folder (no {HUGGINGFACE_CONFIG})"
     )
 
 
-def _of_run(folder: Path, device: torch.device) -> Scorer:
+def _run_scorer(folder: Path, device: torch.device) -> Scorer:
     try:
         config = load_frozen(folder / RUN_CONFIG).model
         weights = load_model_weights(folder)
     except (ConfigError, CheckpointError) as error:
         raise ScoreError(f"model={folder}: {error}") from error
-    return _own(folder, weights, config, device)
+    return _native_scorer(folder, weights, config, device)
 
 
-def _own(
+def _native_scorer(
     folder: Path, weights: dict[str, Tensor], config: ModelConfig, device: torch.device
 ) -> Scorer:
     highest = float(weights["logit_scale"].max().clamp(min=0)) if "logit_scale" in weights else 0.0
@@ -103,7 +104,7 @@ def _own(
     )
 
 
-def _of_huggingface(folder: Path, device: torch.device) -> Scorer:
+def _huggingface_scorer(folder: Path, device: torch.device) -> Scorer:
     """Any CLIPModel with CLIP's own vocabulary, such as a copy of openai/clip-vit-large-patch14."""
     try:
         from transformers import CLIPModel

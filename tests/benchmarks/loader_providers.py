@@ -68,29 +68,31 @@ def ours(manifest: Path, num_workers: int) -> Iterator[int]:
 
 def threads(manifest: Path, num_workers: int) -> Iterator[int]:
     """The same loader with threads at any number of workers."""
-    from pipeline.data.batches.threads import ThreadCrew
+    from pipeline.data.batches.threads import ThreadWorkerPool
     from pipeline.data.loader import TrainLoader
 
     def make(loader: Any, plan: Any, workers: Any) -> Any:
         if workers:
             workers.kill()
-        return ThreadCrew(loader._lanes, plan.share, num_workers)
+        return ThreadWorkerPool(loader._lanes, plan.share, num_workers)
 
     owner: Any = TrainLoader
-    owner._make_crew = make
+    owner._make_pool = make
     return ours(manifest, num_workers)
 
 
 def processes(manifest: Path, num_workers: int) -> Iterator[int]:
     """The same loader with processes at any number of workers."""
-    from pipeline.data.batches.processes import ProcessCrew, WorkerProcesses
+    from pipeline.data.batches.processes import ProcessWorkerPool, WorkerProcesses
     from pipeline.data.loader import TrainLoader
 
     def make(loader: Any, plan: Any, workers: Any) -> Any:
-        return ProcessCrew(plan, workers or WorkerProcesses(num_workers, plan.share.batch_size))
+        return ProcessWorkerPool(
+            plan, workers or WorkerProcesses(num_workers, plan.share.batch_size)
+        )
 
     owner: Any = TrainLoader
-    owner._make_crew = make
+    owner._make_pool = make
     return ours(manifest, num_workers)
 
 

@@ -1,1 +1,1 @@
-"""From samples to batches on the device: slots in shared memory, filled ahead by workers."""
+"""From samples to batches on the device: slots in shared memory, prefetched by workers."""

@@ -1,4 +1,4 @@
-"""A batch, and a batch in the making that workers fill slot by slot."""
+"""A finished batch, and the work on one that workers fill slot by slot."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ _TOKENS_MULTIPLE = 8
 
 @dataclass(slots=True)
 class Batch:
-    """One rank's share of a global batch; element i of every field belongs to sample i. It is valid
-    as long as anything refers to it: its memory is used again only after that.
+    """One rank's share of a global batch; element i of every field belongs to sample i. It stays
+    valid as long as anything refers to it: only then is its memory used again.
     """
 
     images: torch.Tensor
-    """uint8 (B, 3, image_size, image_size), RGB; like all tensors here page-locked if CUDA is
-    there."""
+    """uint8 (B, 3, image_size, image_size), RGB. This and the other tensors are page-locked if CUDA
+    is available."""
     tokens: torch.Tensor
     """int64 (B, L), zeros after the end token; L is the longest caption's, rounded up to 8."""
     caption_ids: torch.Tensor
     """int64 (B,), xxh64 of the cleaned, lower-cased caption: equal for equal captions."""
     keys: list[str]
     num_bad: int
-    """Samples that could not be used and are replaced by later ones of their lanes."""
+    """Number of samples that could not be used; later samples of their lanes replace them."""
 
 
 class BatchWork:
-    """Slots to fill. Workers write different slots of `arrays`, and `done` or `fail` is called for
-    them, from any thread; the consumer waits, then takes.
+    """A batch that is being filled. Workers write different slots of `arrays`; `mark_filled` or
+    `fail` is called for them, from any thread. The consumer calls `wait`, then `take`.
     """
 
     def __init__(self, first_position: int, images: torch.Tensor, arrays: BatchArrays) -> None:
@@ -44,15 +44,15 @@ class BatchWork:
         self.faults: dict[int, SampleError] = {}
         self.error: BaseException | None = None
         self.cancelled = False
-        """Nobody will take it: workers may leave out what they have not begun."""
+        """True when nobody will take the batch: workers may skip slots they have not begun."""
         self.num_pending = len(images)
         self._images = images
         self._keys = [""] * len(images)
         self._lock = threading.Lock()
         self._finished = threading.Event()
 
-    def done(self, filled: Filled) -> None:
-        """Some slots are filled."""
+    def mark_filled(self, filled: Filled) -> None:
+        """Mark `filled.slots` as complete."""
         slots = filled.slots
         self._keys[slots.start : slots.stop] = filled.keys
         self.faults.update(filled.faults)
@@ -62,22 +62,25 @@ class BatchWork:
                 self._finished.set()
 
     def fail(self, error: BaseException) -> None:
-        """The batch cannot be finished; `take` will raise the first error it was failed with."""
+        """Give the batch up; `take` will raise the first error that was passed here."""
         self.error = self.error or error
         self._finished.set()
 
     def wait(self, timeout_s: float) -> bool:
-        """True as soon as every slot is filled or the work has failed."""
+        """Wait until every slot is filled or the work has failed; False after `timeout_s`
+        seconds."""
         return self._finished.wait(timeout_s)
 
     def take(self) -> Batch:
+        """The finished batch; call after `wait`. Raises the error that the work failed with."""
         if self.error is not None:
             raise self.error
         arrays = self.arrays
         # The end token is the largest id. Counting non-zeros would not do: "!" can be token 0.
         longest = int(arrays.tokens.argmax(axis=1).max()) + 1
         length = min(-(-longest // _TOKENS_MULTIPLE) * _TOKENS_MULTIPLE, arrays.tokens.shape[1])
-        # Copies, 1 % of the batch: the tensors live on when the arrays are filled anew.
+        # Copied (1 % of the batch's bytes): the buffer may be filled again while the consumer still
+        # has these tensors.
         tokens = torch.from_numpy(arrays.tokens[:, :length].astype(np.int64))
         caption_ids = torch.from_numpy(arrays.caption_ids.astype(np.int64))
         if torch.cuda.is_available():

@@ -25,23 +25,26 @@ class _Buffer(NamedTuple):
     arrays: BatchArrays
 
 
-class Lease(NamedTuple):
-    """A buffer for one batch."""
+class BatchBuffer(NamedTuple):
+    """A buffer while one batch uses it."""
 
     number: int
     arrays: BatchArrays
     images: torch.Tensor
-    """The pixels. The buffer goes back when no tensor has this memory any more."""
+    """The pixels, uint8 (B, 3, image_size, image_size). The buffer returns to the pool when no
+    tensor has this memory any more."""
 
 
-class BatchRing:
-    """As many buffers as there are batches in the making, ahead and with the consumer.
+class BufferPool:
+    """Hands out batch buffers and takes each back when no tensor uses its memory any more. It grows
+    to the number of batches that are prefetched or held by the consumer, and never shrinks, as
+    torch keeps pinned memory.
 
-    The contract of reuse is the tensor's own: the pixels of a lease are wrapped in one array that
-    the tensor's storage owns; when the storage is freed, and so no batch, view or slice of it is
-    left, the array dies and the buffer is free. So a batch that is kept stays as it was, and costs
-    a further buffer. Whoever copies to a device asynchronously keeps the tensor until the copy is
-    done (DeviceMover). Freed buffers are kept for the next batches, as torch keeps pinned memory.
+    There is no explicit release. The tensor's storage owns one numpy array over the buffer's
+    pixels; when the storage is freed (no batch, view or slice of it is left), that array dies and
+    the buffer is free. So a batch that the consumer keeps stays as it was, and costs one more
+    buffer. Code that copies a batch to a device asynchronously must keep the tensor until the copy
+    is done (DeviceMover does).
     """
 
     def __init__(
@@ -59,23 +62,27 @@ class BatchRing:
         self._closed = False
         self.num_buffers = 0
 
-    def lease(self) -> Lease:
-        """To be called in the consumer's thread: page-locking takes its CUDA device."""
+    def acquire(self) -> BatchBuffer:
+        """A free buffer, or a new one. Call it in the consumer's thread: page-locking uses the CUDA
+        device of the calling thread."""
         try:
-            # The last one that came back: its pages are the likeliest to be in a cache.
+            # The one that came back last: its pages are the most likely to be in a CPU cache.
             buffer = self._free.pop()
         except IndexError:
             buffer = self._new_buffer()
+        # A fresh view for each batch: the finalizer must run when this batch's tensor is gone,
+        # while buffer.arrays.pixels lives as long as the pool. atexit=False: at the interpreter's
+        # end there is no next batch to hand the buffer to.
         pixels = buffer.arrays.pixels.view()
-        weakref.finalize(pixels, self._give_back, buffer).atexit = False
-        return Lease(buffer.number, buffer.arrays, torch.from_numpy(pixels))
+        weakref.finalize(pixels, self._put_back, buffer).atexit = False
+        return BatchBuffer(buffer.number, buffer.arrays, torch.from_numpy(pixels))
 
     def close(self) -> None:
-        """Give up the memory: that of batches in use when the last of each is gone."""
+        """Free the memory; that of batches still in use is freed when their last tensor is gone."""
         self._closed = True
         self._free.clear()
 
-    def _give_back(self, buffer: _Buffer) -> None:
+    def _put_back(self, buffer: _Buffer) -> None:
         if not self._closed:
             self._free.append(buffer)
 
@@ -95,7 +102,8 @@ class BatchRing:
 
 
 def page_lock(pixels: np.ndarray) -> None:
-    """Let CUDA copy from this memory beside computation. LoaderError if it will not."""
+    """Page-lock this memory, so that CUDA copies from it while it computes. Raises LoaderError if
+    CUDA refuses."""
     cuda = torch.cuda.cudart()
     failure = int(
         cuda.cudaHostRegister(pixels.ctypes.data, pixels.nbytes, _CUDA_HOST_REGISTER_PORTABLE)
@@ -106,5 +114,6 @@ def page_lock(pixels: np.ndarray) -> None:
             f"{failure}): lower data.prefetch_batches, or raise the limit of locked memory "
             f"(ulimit -l) if there is one"
         )
-    # Every view of the mapping refers to `base`, so that dies last and before it is unmapped.
+    # Every view of the mapping refers to `base`: it dies after all views and before the memory is
+    # unmapped, which is the moment to unregister.
     weakref.finalize(pixels.base, cuda.cudaHostUnregister, pixels.ctypes.data).atexit = False

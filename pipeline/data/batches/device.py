@@ -1,4 +1,4 @@
-"""Batches to the device, on a stream of their own, while the step before them computes."""
+"""Copies batches to the device, on a separate stream, while the step before them computes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Moving(NamedTuple):
 
 
 class DeviceMover:
-    """Copies start with `start` and are waited for, on the device only, by `finish`. Pinned batches
-    are needed for the copy to run beside computation; where the device is the CPU nothing moves.
+    """`start` begins a copy; `finish` makes the device, not the host, wait for it. The copy
+    overlaps with computation only if the batch is pinned. On a CPU nothing is copied.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -44,7 +44,8 @@ class DeviceMover:
             )
             copied = torch.cuda.Event()
             copied.record(self._stream)
-        # Memory of worker processes may be filled anew as soon as nothing refers to it.
+        # Keep each host batch until its copy is done: workers refill its buffer as soon as nothing
+        # refers to it.
         while self._copying and self._copying[0][0].query():
             self._copying.popleft()
         self._copying.append((copied, batch))
@@ -57,8 +58,8 @@ class DeviceMover:
             current = torch.cuda.current_stream(self._device)
             current.wait_event(copied)
             for tensor in (batch.images, batch.tokens, batch.caption_ids):
-                # Made on the other stream: without this its memory could be given away while the
-                # current one still reads it.
+                # The tensor was allocated on the copy stream: without this the allocator could
+                # reuse its memory while the current stream still reads it.
                 tensor.record_stream(current)
         return batch
 

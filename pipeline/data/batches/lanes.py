@@ -1,4 +1,4 @@
-"""A rank's lanes: which sample each slot holds, and the next one of its lane where that is bad."""
+"""A rank's lanes: which sample each slot holds, and which one replaces it if it is bad."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from pipeline.data.shards.dataset import DataSet
 
 @dataclass(frozen=True)
 class LanePlan:
-    """All that lanes are made of, and nothing open: it can be sent to another process."""
+    """Everything that lanes are built from, with nothing open, so that it can be pickled and sent
+    to another process."""
 
     order: Order
     datasets: list[DataSet]
@@ -30,7 +31,7 @@ class LanePlan:
 
 
 class Lanes:
-    """A SampleSource of data sets that are read by index."""
+    """The SampleSource for data sets that are read by index."""
 
     def __init__(self, plan: LanePlan, num_readers: int) -> None:
         self._order = plan.order
@@ -50,17 +51,18 @@ class Lanes:
 
     def samples(self, samples_seen: int, slots: range) -> list[int]:
         first = self._share.first_lane
-        found: list[int] = self._order.batch(
+        numbers: list[int] = self._order.batch(
             samples_seen, first + slots.start, first + slots.stop
         ).tolist()
-        return found
+        return numbers
 
     def load(self, sample: int, position: int, out: np.ndarray) -> Loaded:
         """A sample that cannot be used is replaced by the next of its lane that can: one global
         batch further on in the order, so every number of ranks and workers takes the same one.
         """
         fault: SampleError | None = None
-        # Twice the chunk: where a whole shard is broken the lane has then moved on to another one.
+        # A lane reads chunk_size samples in a row from one place. Twice that many tries bring it to
+        # another chunk, and so usually to another shard when a whole shard is broken.
         num_tries = 2 * self._order.chunk_size + 8
         for number in range(1, num_tries + 1):
             try:

@@ -1,4 +1,5 @@
-"""What the trainer and its worker processes tell each other; all of it small."""
+"""Messages between the trainer and its worker processes. All are small: pixels travel in shared
+memory."""
 
 from __future__ import annotations
 
@@ -9,18 +10,18 @@ from pipeline.data.batches.slots import Filled
 
 
 class WorkerPlan(NamedTuple):
-    """What every worker is told at its start, pickled."""
+    """The setup of every worker, pickled once for all of them."""
 
     lanes: LanePlan
     num_workers: int
 
 
 class Begin(NamedTuple):
-    """The first message: the plan is written."""
+    """First message to a worker: the plan is written and can be read."""
 
 
 class NewBuffer(NamedTuple):
-    """Its descriptor follows."""
+    """A new batch buffer; its file descriptor follows this message."""
 
     number: int
 
@@ -35,14 +36,16 @@ class Task(NamedTuple):
 
 
 class Report(NamedTuple):
+    """A worker has filled these slots."""
+
     work: int
     filled: Filled
 
 
 class Failure(NamedTuple):
-    """An error that is no bad sample's; it ends the loader."""
+    """An error in a worker other than a bad sample; it ends the loader."""
 
     work: int
     error: BaseException
-    told: str
-    """The traceback."""
+    traceback: str
+    """The worker's formatted traceback."""

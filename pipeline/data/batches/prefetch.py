@@ -1,4 +1,4 @@
-"""Batches in the making: workers fill them ahead of the consumer, who takes them in order."""
+"""Prefetch: workers fill batches before the consumer asks for them; it takes them in order."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from pipeline.data.batches.device import DeviceMover, Moving
 from pipeline.data.batches.slots import RankShare
 from pipeline.data.faults import FaultLog, LoaderError
 
-# Storage that gives not one sample for this long is taken for dead.
+# If not one sample arrives for this long, the storage is taken for dead.
 STALL_TIMEOUT_S = 300.0
 POLL_S = 0.5
 
 LoaderT = TypeVar("LoaderT", bound="Loader")
 
 
-class Crew(Protocol):
+class WorkerPool(Protocol):
     """Workers that fill batches."""
 
     @property
     def closed(self) -> bool: ...
 
     def start(self, samples_seen: int) -> BatchWork:
-        """Begin this rank's share of a global batch; called in the consumer's thread."""
+        """Start filling this rank's share of a global batch. Called in the consumer's thread."""
 
     def close(self) -> None:
-        """End the workers; what they have begun is never finished."""
+        """End the workers; batches that they have started are never finished."""
 
 
 class Loader(ABC):
-    """Endless batches of one rank; `close()`, or `with`, ends its workers."""
+    """An endless source of one rank's batches; `close()`, or leaving `with`, ends its workers."""
 
     num_samples: int
-    """Of an epoch; 0 where there are no epochs."""
+    """Samples per epoch; 0 where there are no epochs."""
     fingerprint: str
-    """Of the samples and of what they are drawn by; a run goes on only with an equal one."""
-    _crew: Crew
+    """Identifies the samples and how they are drawn; a run resumes only with an equal one."""
+    _pool: WorkerPool
 
     def __init__(self, config: DataConfig, share: RankShare) -> None:
         """Raises LoaderError for sizes that do not fit."""
@@ -60,15 +60,16 @@ class Loader(ABC):
     def batches(self, samples_seen: int, device: torch.device | None = None) -> Iterator[Batch]:
         """Batches from position `samples_seen` of the run on, for ever.
 
-        On a CUDA device where one is given: each is copied there beside the computation that is
-        queued when it is finished. Raises ValueError if `samples_seen` is not a multiple of the
+        If `device` is a CUDA device, each batch is copied there, while the computation runs that
+        is queued at that time. Raises ValueError if `samples_seen` is not a multiple of the
         global batch size; while iterating, LoaderError when too many samples are bad, when storage
         stalls or after close().
         """
 
     def close(self) -> None:
-        """End the workers and close the files; whoever waits for a batch gets a LoaderError."""
-        self._crew.close()
+        """End the workers and close the files; a consumer that waits for a batch gets a
+        LoaderError."""
+        self._pool.close()
 
     def __enter__(self: LoaderT) -> LoaderT:
         return self
@@ -78,24 +79,24 @@ class Loader(ABC):
 
     def _iterate(self, position: int, device: torch.device | None) -> Iterator[Batch]:
         mover = DeviceMover(device or torch.device("cpu"))
-        ahead: deque[BatchWork] = deque()
+        prefetched: deque[BatchWork] = deque()
         try:
             following = None
             while True:
-                while len(ahead) <= self._prefetch_batches:
-                    ahead.append(self._crew.start(position))
+                while len(prefetched) <= self._prefetch_batches:
+                    prefetched.append(self._pool.start(position))
                     position += self._share.global_batch_size
-                work, moving = following or self._moving(ahead.popleft(), mover)
+                work, moving = following or self._moving(prefetched.popleft(), mover)
                 self.faults.record(
                     self._share.batch_size, [work.faults[slot] for slot in sorted(work.faults)]
                 )
-                # One that is decoded already is copied while the consumer works on this one. One
-                # that is not is waited for only when it is asked for.
-                ready = mover.moves and ahead[0].wait(0) and ahead[0].error is None
-                following = self._moving(ahead.popleft(), mover) if ready else None
+                # If the next batch is decoded already, start its copy while the consumer works on
+                # this one. If it is not, wait for it only when the consumer asks.
+                ready = mover.moves and prefetched[0].wait(0) and prefetched[0].error is None
+                following = self._moving(prefetched.popleft(), mover) if ready else None
                 yield mover.finish(moving)
         finally:
-            for work in ahead:
+            for work in prefetched:
                 work.cancelled = True
             mover.close()
 
@@ -106,7 +107,7 @@ class Loader(ABC):
     def _wait(self, work: BatchWork) -> None:
         num_pending, since = work.num_pending, time.monotonic()
         while not work.wait(POLL_S):
-            if self._crew.closed:
+            if self._pool.closed:
                 raise LoaderError("the loader is closed")
             if work.num_pending != num_pending:
                 num_pending, since = work.num_pending, time.monotonic()

@@ -1,4 +1,4 @@
-"""Workers that are processes: each fills its slots of every batch, in memory they share.
+"""A worker pool of processes: each fills its own slots of every batch, in shared memory.
 
 A worker owns the same lanes in all batches, so it alone reads their chunks and holds their indices.
 """
@@ -21,14 +21,14 @@ from multiprocessing.reduction import send_handle
 import torch
 
 from pipeline.data.batches.batch import BatchWork
-from pipeline.data.batches.buffers import BatchRing
+from pipeline.data.batches.buffers import BufferPool
 from pipeline.data.batches.lanes import LanePlan
 from pipeline.data.batches.messages import Begin, Failure, NewBuffer, Report, Task, WorkerPlan
 from pipeline.data.batches.shared_memory import BatchLayout, create_memory
 from pipeline.data.faults import LoaderError
 
-# What a terminal, Slurm or a launcher sends to all processes of a job. The trainer answers them;
-# workers hold them back for good, from before their first instruction on, and end with the trainer.
+# Signals that a terminal, Slurm or a launcher sends to all processes of a job. Only the trainer
+# handles them; workers block them from before their first instruction and end with the trainer.
 _SIGNALS_OF_THE_JOB = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
 _END_TIMEOUT_S = 5.0
 
@@ -50,7 +50,7 @@ class WorkerProcesses:
     """
 
     def __init__(self, num_workers: int, batch_size: int) -> None:
-        """At most one a slot of a rank's batch."""
+        """Start the processes: `num_workers`, but at most one per slot of the rank's batch."""
         count = min(num_workers, batch_size)
         self._plan = open(create_memory(0), "wb")
         self._processes: list[_Process] = []
@@ -63,26 +63,26 @@ class WorkerProcesses:
             raise
 
     def begin(self, plan: LanePlan) -> list[_Process]:
-        """Give all of them the plan; who calls ends them."""
+        """Give the plan to all processes. From then on the caller must end them."""
         with self._plan:
             self._plan.write(pickle.dumps(WorkerPlan(plan, len(self._processes))))
         for process in self._processes:
-            with suppress(OSError):  # it has ended: the reader of reports tells how
+            with suppress(OSError):  # it has ended: _read_reports sees it and fails the work
                 process.connection.send(Begin())
         return self._processes
 
     def kill(self) -> None:
-        """Instead of `begin`, or where what follows it fails."""
+        """End the processes: if `begin` is never called, or if what follows it fails."""
         self._plan.close()
         _kill(self._processes)
         for process in self._processes:
             process.connection.close()
 
 
-class ProcessCrew:
-    """Fills batches in processes that were started before and end with it.
+class ProcessWorkerPool:
+    """Fills batches in processes that were started before; `close` ends them.
 
-    A process that ends, whatever ended it, fails all batches in the making and later ones.
+    When a process ends, for whatever reason, all unfinished and later batches fail.
     """
 
     def __init__(self, plan: LanePlan, workers: WorkerProcesses) -> None:
@@ -91,13 +91,15 @@ class ProcessCrew:
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._sending = threading.Lock()
-        self._works: dict[int, BatchWork] = {}
+        self._unfinished: dict[int, BatchWork] = {}
         self._num_works = 0
         self._processes = workers.begin(plan)
-        self._ring = BatchRing(
+        self._buffers = BufferPool(
             BatchLayout.of(plan.share), self._announce, page_locked=torch.cuda.is_available()
         )
-        self._reports = threading.Thread(target=self._read, name="loader-reports", daemon=True)
+        self._reports = threading.Thread(
+            target=self._read_reports, name="loader-reports", daemon=True
+        )
         self._reports.start()
 
     @property
@@ -110,22 +112,24 @@ class ProcessCrew:
 
     def start(self, samples_seen: int) -> BatchWork:
         with self._sending:
-            lease = self._ring.lease()
-            work = BatchWork(samples_seen + self._share.first_lane, lease.images, lease.arrays)
-            number = self._enter(work)
+            buffer = self._buffers.acquire()
+            work = BatchWork(samples_seen + self._share.first_lane, buffer.images, buffer.arrays)
+            number = self._register(work)
             for process in self._processes:
-                with suppress(OSError):  # it has ended: the reader of reports tells how
-                    process.connection.send(Task(number, lease.number, samples_seen, process.slots))
+                with suppress(OSError):  # it has ended: _read_reports sees it and fails the work
+                    process.connection.send(
+                        Task(number, buffer.number, samples_seen, process.slots)
+                    )
         return work
 
-    def _enter(self, work: BatchWork) -> int:
-        """Its number. It is kept until every slot is filled, even if nobody wants it any more: its
-        buffer is not to be given to another batch before.
+    def _register(self, work: BatchWork) -> int:
+        """Number the work and keep it until every slot is filled, even if nobody wants it any more:
+        until then workers write into its buffer, which no other batch may use.
         """
         with self._lock:
             if self._error is not None:
                 work.fail(self._error)
-            self._works[self._num_works] = work
+            self._unfinished[self._num_works] = work
             self._num_works += 1
             return self._num_works - 1
 
@@ -138,8 +142,8 @@ class ProcessCrew:
         self._reports.join(_END_TIMEOUT_S)
         for process in self._processes:
             process.connection.close()
-        self._works.clear()
-        self._ring.close()
+        self._unfinished.clear()
+        self._buffers.close()
 
     def _announce(self, number: int, descriptor: int) -> None:
         for process in self._processes:
@@ -147,37 +151,37 @@ class ProcessCrew:
                 process.connection.send(NewBuffer(number))
                 send_handle(process.connection, descriptor, process.popen.pid)
 
-    def _read(self) -> None:
+    def _read_reports(self) -> None:
         with selectors.DefaultSelector() as selector:
             for process in self._processes:
                 selector.register(process.connection, selectors.EVENT_READ, process)
             while True:
                 for key, _ in selector.select():
                     try:
-                        self._take(key.data.connection.recv())
+                        self._handle(key.data.connection.recv())
                     except (EOFError, OSError):
-                        return self._lost(key.data)
+                        return self._fail_all(key.data)
 
-    def _take(self, message: Report | Failure) -> None:
+    def _handle(self, message: Report | Failure) -> None:
         with self._lock:
-            work = self._works[message.work]
+            work = self._unfinished[message.work]
         if isinstance(message, Failure):
-            message.error.__cause__ = _WorkerTraceback(message.told)
+            message.error.__cause__ = _WorkerTraceback(message.traceback)
             work.fail(message.error)
             return
-        work.done(message.filled)
+        work.mark_filled(message.filled)
         if not work.num_pending:
             with self._lock:
-                del self._works[message.work]
+                del self._unfinished[message.work]
 
-    def _lost(self, process: _Process) -> None:
+    def _fail_all(self, process: _Process) -> None:
         if self.closed:
             return
         with suppress(subprocess.TimeoutExpired):
             process.popen.wait(_END_TIMEOUT_S)
         with self._lock:
-            self._error = LoaderError(_obituary(process))
-            for work in self._works.values():
+            self._error = LoaderError(_exit_message(process))
+            for work in self._unfinished.values():
                 work.fail(self._error)
 
 
@@ -192,9 +196,9 @@ def _start_process(number: int, slots: range, plan: int) -> _Process:
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-m", "pipeline.data.batches.worker"]
     command += [str(theirs.fileno()), str(plan), str(os.getpid())]
-    # Modules are found where this process finds them, and not in whatever folder it is started in.
+    # The worker finds modules where this process does, and not in the folder it is started in.
     paths = os.pathsep.join(os.path.abspath(path) for path in sys.path)
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS_OF_THE_JOB)
+    old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS_OF_THE_JOB)
     try:
         with theirs:
             popen = subprocess.Popen(
@@ -207,7 +211,7 @@ def _start_process(number: int, slots: range, plan: int) -> _Process:
         ours.close()
         raise
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
     return _Process(number, slots, popen, Connection(ours.detach()))
 
 
@@ -219,14 +223,14 @@ def _kill(processes: list[_Process]) -> None:
             process.popen.wait(_END_TIMEOUT_S)
 
 
-def _obituary(process: _Process) -> str:
+def _exit_message(process: _Process) -> str:
     code = process.popen.returncode
     name = f"loader worker {process.number} (process {process.popen.pid})"
     if code == -signal.SIGKILL:
         return (
-            f"{name} was killed, most often for want of memory (`dmesg | grep -i oom` tells): "
-            f"lower data.num_workers or data.prefetch_batches, or give the job more memory"
+            f"{name} was killed, most often because memory ran out (`dmesg | grep -i oom` shows "
+            f"it): lower data.num_workers or data.prefetch_batches, or give the job more memory"
         )
     if code is not None and code < 0:
         return f"{name} was ended by {signal.Signals(-code).name}"
-    return f"{name} ended with code {code}: what it printed stands above"
+    return f"{name} ended with code {code}: see its output above"

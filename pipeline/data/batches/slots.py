@@ -1,4 +1,5 @@
-"""Slots of a batch: what fills them, whoever runs it. No torch here: worker processes import it."""
+"""Filling the slots of a batch, in a thread or a process alike. Worker processes import this, so it
+must not import torch."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ SAMPLES_PER_TASK = 8
 
 @dataclass(frozen=True, kw_only=True)
 class RankShare:
-    """What one rank makes of each global batch. LoaderError for sizes that do not fit."""
+    """The share of each global batch that one rank loads. Raises LoaderError for sizes that do not
+    fit."""
 
     image_size: int
     context_length: int
@@ -42,7 +44,8 @@ class RankShare:
 
 
 class BatchArrays(NamedTuple):
-    """A rank's share of a batch in the making; element i of each belongs to sample i."""
+    """The arrays that workers fill: one rank's share of a batch. Element i of each belongs to
+    sample i."""
 
     pixels: np.ndarray
     """uint8 (B, 3, image_size, image_size)."""
@@ -55,30 +58,30 @@ class BatchArrays(NamedTuple):
 class Loaded(NamedTuple):
     key: str
     caption: str
-    """Cleaned."""
+    """The cleaned caption."""
     fault: SampleError | None
-    """Of the sample that stood here, if this one replaces it."""
+    """What was wrong with the sample of this position, if this one replaces it; else None."""
 
 
 class Filled(NamedTuple):
-    """What slots hold besides their arrays."""
+    """What a worker reports about slots that it has filled."""
 
     slots: range
     keys: list[str]
     faults: dict[int, SampleError]
-    """By slot."""
+    """Replaced samples, by slot."""
 
 
 class SampleSource(Protocol):
     """Where samples come from. Safe to call from threads."""
 
     def samples(self, samples_seen: int, slots: range) -> list[int]:
-        """What these slots of the rank's share hold, of the global batch that begins at position
-        `samples_seen`.
+        """Sample numbers for these slots of the rank's share, in the global batch that begins at
+        position `samples_seen`.
         """
 
     def load(self, sample: int, position: int, out: np.ndarray) -> Loaded:
-        """Pixels into `out`, uint8 (3, image_size, image_size). Raises LoaderError."""
+        """Write the pixels into `out`, uint8 (3, image_size, image_size). Raises LoaderError."""
 
 
 def fill_slots(
@@ -103,8 +106,8 @@ def fill_slots(
     return filled
 
 
-def in_groups(slots: range) -> list[range]:
-    """Of SAMPLES_PER_TASK, and a rest."""
+def task_ranges(slots: range) -> list[range]:
+    """Split `slots` into ranges of SAMPLES_PER_TASK; the last may be shorter."""
     return [
         slots[first : first + SAMPLES_PER_TASK] for first in range(0, len(slots), SAMPLES_PER_TASK)
     ]

@@ -1,4 +1,4 @@
-"""Workers that are threads of this process: one for a data set, any number for a stream."""
+"""A worker pool of threads of this process: one thread for a data set, any number for a stream."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from functools import partial
 import torch
 
 from pipeline.data.batches.batch import BatchWork
-from pipeline.data.batches.buffers import BatchRing
+from pipeline.data.batches.buffers import BufferPool
 from pipeline.data.batches.shared_memory import BatchLayout
-from pipeline.data.batches.slots import RankShare, SampleSource, fill_slots, in_groups
+from pipeline.data.batches.slots import RankShare, SampleSource, fill_slots, task_ranges
 from pipeline.data.samples.tokenizer import Tokenizer
 
 
-class ThreadCrew:
-    """Fills batches in `num_workers` daemon threads, in the order they were begun.
+class ThreadWorkerPool:
+    """Fills batches in `num_workers` daemon threads, in the order they were started.
 
-    Daemons, unlike concurrent.futures': a thread that a dead file system holds in a read must not
-    keep the process alive.
+    concurrent.futures is not used because its threads are no daemons: a thread that hangs in a
+    read on a dead file system must not keep the process alive.
     """
 
     def __init__(self, source: SampleSource, share: RankShare, num_workers: int) -> None:
-        """`source` stays the caller's, to be closed after this."""
+        """The caller keeps `source` and closes it after this pool."""
         self._source = source
         self._share = share
         self._tokenizer = Tokenizer(share.context_length)
-        self._ring = BatchRing(BatchLayout.of(share), page_locked=torch.cuda.is_available())
+        self._buffers = BufferPool(BatchLayout.of(share), page_locked=torch.cuda.is_available())
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._threads = [
@@ -38,7 +38,8 @@ class ThreadCrew:
         ]
         for thread in self._threads:
             thread.start()
-        # A daemon that the interpreter's end meets inside OpenCV aborts the process (code 134).
+        # A daemon thread that is inside OpenCV when the interpreter ends aborts the process (exit
+        # code 134), so end the threads before.
         atexit.register(self.close)
 
     @property
@@ -47,16 +48,17 @@ class ThreadCrew:
 
     def start(self, samples_seen: int) -> BatchWork:
         share = self._share
-        lease = self._ring.lease()
-        work = BatchWork(samples_seen + share.first_lane, lease.images, lease.arrays)
+        buffer = self._buffers.acquire()
+        work = BatchWork(samples_seen + share.first_lane, buffer.images, buffer.arrays)
         slots = range(share.batch_size)
         samples = self._source.samples(samples_seen, slots)
-        for group in in_groups(slots):
+        for group in task_ranges(slots):
             self._tasks.put(partial(self._fill, work, group, samples[group.start : group.stop]))
         return work
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Drop waiting tasks and wait for the running ones, `timeout_s` at most a thread."""
+        """Drop waiting tasks and wait for the running ones, at most
+        `timeout_s` seconds per thread."""
         if self._closed.is_set():
             return
         self._closed.set()
@@ -65,19 +67,20 @@ class ThreadCrew:
             self._tasks.put(None)
         for thread in self._threads:
             thread.join(timeout_s)
-        self._ring.close()
+        self._buffers.close()
 
     def _run(self) -> None:
         while (task := self._tasks.get()) is not None:
             if not self._closed.is_set():
                 task()
-            del task  # with its batch, whose memory is used again when nothing refers to it
+            # Else this variable holds the last batch, and so its buffer, until the next task comes.
+            del task
 
     def _fill(self, work: BatchWork, slots: range, samples: list[int]) -> None:
         if work.cancelled:
             return
         try:
-            work.done(
+            work.mark_filled(
                 fill_slots(
                     self._source,
                     self._tokenizer,

@@ -2,8 +2,9 @@
 
     python -m pipeline.data.batches.worker SOCKET PLAN PARENT
 
-two descriptors and the parent's process id. Through the socket come buffers and tasks, and go
-reports; pixels, tokens and caption ids never do. torch is not imported: that would cost each worker
+SOCKET and PLAN are file descriptors, PARENT is the parent's process id. Buffers and tasks arrive
+through the socket and reports leave through it; pixels, tokens and caption ids go through shared
+memory. torch is not imported: that would cost each worker
 five seconds and 200 MB.
 """
 
@@ -22,13 +23,13 @@ from time import monotonic
 
 from pipeline.data.batches.messages import Failure, NewBuffer, Report, Task, WorkerPlan
 from pipeline.data.batches.shared_memory import BatchLayout
-from pipeline.data.batches.slots import BatchArrays, Filled, fill_slots, in_groups
+from pipeline.data.batches.slots import BatchArrays, Filled, fill_slots, task_ranges
 from pipeline.data.samples.tokenizer import Tokenizer
 
-# A parent that is gone shows at once in the socket, and in the parent's id where a process that
-# it forked still holds the socket's other end.
+# When the parent dies the socket hangs up at once. If a process that the parent forked still holds
+# the other end, there is no hang-up; then the changed parent id shows it, at this interval.
 _PARENT_CHECK_MS = 1000
-# What is done is told this often at least, so that slow storage is not taken for dead.
+# Filled slots are reported at least this often, so that slow storage is not taken for dead.
 _REPORT_EVERY_S = 1.0
 
 
@@ -40,9 +41,9 @@ def main(arguments: list[str]) -> None:
         connection.recv()  # Begin
         # A map, not a file: all workers have the same open file and so one position in it.
         with mmap.mmap(plan, 0, prot=mmap.PROT_READ) as pickled:
-            told: WorkerPlan = pickle.loads(pickled)
+            worker_plan: WorkerPlan = pickle.loads(pickled)
         os.close(plan)
-        _Worker(connection, told).run()
+        _Worker(connection, worker_plan).run()
     except (EOFError, ConnectionError):  # the trainer is gone
         os._exit(0)
 
@@ -69,15 +70,16 @@ class _Worker:
                 self._fill(message)
             except ConnectionError:
                 raise
-            except Exception as error:  # noqa: B902 - raised again in the trainer
-                told = traceback.format_exc()
-                self._connection.send(Failure(message.work, _sendable(error), told))
+            except Exception as error:  # raised again in the trainer
+                where = traceback.format_exc()
+                self._connection.send(Failure(message.work, _sendable(error), where))
 
     def _fill(self, task: Task) -> None:
         samples = self._lanes.samples(task.samples_seen, task.slots)
         arrays = self._buffers[task.buffer]
-        begun, done, told = task.slots.start, Filled(task.slots[:0], [], {}), monotonic()
-        for group in in_groups(task.slots):
+        start, unreported = task.slots.start, Filled(task.slots[:0], [], {})
+        reported_at = monotonic()
+        for group in task_ranges(task.slots):
             part = fill_slots(
                 self._lanes,
                 self._tokenizer,
@@ -86,25 +88,29 @@ class _Worker:
                 samples=samples[group.start - task.slots.start : group.stop - task.slots.start],
                 first_position=task.samples_seen + self._first_lane,
             )
-            done = Filled(
-                range(begun, group.stop), done.keys + part.keys, done.faults | part.faults
+            unreported = Filled(
+                range(start, group.stop),
+                unreported.keys + part.keys,
+                unreported.faults | part.faults,
             )
-            if group.stop == task.slots.stop or monotonic() - told > _REPORT_EVERY_S:
-                self._connection.send(Report(task.work, done))
-                begun, done, told = group.stop, Filled(range(0), [], {}), monotonic()
+            if group.stop == task.slots.stop or monotonic() - reported_at > _REPORT_EVERY_S:
+                self._connection.send(Report(task.work, unreported))
+                start, unreported = group.stop, Filled(range(0), [], {})
+                reported_at = monotonic()
 
 
 def _sendable(error: BaseException) -> BaseException:
-    """The error itself where it survives the way; not every exception can be made from its text."""
+    """The error itself if it survives pickling, else a RuntimeError with its text: not every
+    exception can be rebuilt from its arguments."""
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:  # noqa: B902 - exceptions may do anything there
+    except Exception:  # exceptions may do anything there
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
 
 
 def _end_with_parent(socket: int, parent: int) -> None:
-    """Beside a read that storage does not answer, too."""
+    """Exit when the trainer is gone, even while another thread hangs in a read."""
     hangup = select.poll()
     hangup.register(socket, 0)  # errors and hang-ups only
     while not hangup.poll(_PARENT_CHECK_MS) and os.getppid() == parent:

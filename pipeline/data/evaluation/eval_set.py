@@ -33,35 +33,38 @@ class EvalSet:
 
     name: str
     kind: str
-    """classification, or retrieval: the latter has neither class names nor templates."""
+    """"classification" or "retrieval"; a retrieval set has neither class names nor templates."""
     classnames: list[str]
-    """By label."""
+    """Class names, by label."""
     templates: list[str]
-    """Each with the placeholder {c}."""
+    """Prompt templates, each with the placeholder {c} for the class name."""
     num_samples: int
-    """Of all ranks together."""
+    """Number of samples of all ranks together."""
     image_size: int
     rank: int
     world_size: int
     samples: list[EvalSample] = field(repr=False)
-    """Of all ranks, in the order of the shards."""
+    """Samples of all ranks, in the order of the shards."""
 
     def batches(self, batch_size: int) -> Iterator[tuple[torch.Tensor, Labels, torch.Tensor]]:
         """This rank's samples (i % world_size == rank) in order; the last batch may be smaller.
 
         Yields images uint8 (B, 3, image_size, image_size), labels int64 (B,) or for retrieval the
         captions of each image, and sample_indices int64 (B,). Images are decoded by CLIP's own
-        transform, one batch ahead. Raises EvalSetError for an image that cannot be decoded.
+        transform; the next batch is prefetched. Raises EvalSetError for an image that cannot be
+        decoded.
         """
         indices = list(range(self.rank, self.num_samples, self.world_size))
         groups = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
         with closing(FilePool()) as files:
             pool = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="eval-set")
             try:
-                ahead: list[Future[np.ndarray]] = []
+                prefetched: list[Future[np.ndarray]] = []
                 for group, following in zip(groups, [*groups[1:], []]):
-                    current = ahead or [pool.submit(self._pixels, index, files) for index in group]
-                    ahead = [pool.submit(self._pixels, index, files) for index in following]
+                    current = prefetched or [
+                        pool.submit(self._pixels, index, files) for index in group
+                    ]
+                    prefetched = [pool.submit(self._pixels, index, files) for index in following]
                     images = torch.from_numpy(np.stack([future.result() for future in current]))
                     yield images, self._labels(group), torch.tensor(group, dtype=torch.int64)
             finally:

@@ -76,7 +76,7 @@ class KeepProbabilities:
             )
         self.total = int(self._sums[-1])
         self.num_kept = self.total // _ONE
-        """Samples of an epoch."""
+        """Samples per epoch."""
 
     def __getstate__(self) -> dict[str, Any]:
         """For workers: they map the same file instead of being sent 4 bytes a sample."""
@@ -142,7 +142,7 @@ def fixed_point(probabilities: np.ndarray) -> IntArray:
 
 
 def names_of(manifest: Manifest) -> tuple[str, str]:
-    """Of the probabilities and of their sums, relative to the manifest."""
+    """File names of the probabilities and of their running sums, relative to the manifest."""
     name = f"{COLUMN}/{manifest.fingerprint}"
     return f"{name}.npy", f"{name}.sums.npy"
 

@@ -27,10 +27,10 @@ _SHARE_BITS = 30
 @dataclass(frozen=True)
 class Source:
     order: Order
-    """Of this source's own positions; its num_samples are those of one of its epochs."""
+    """Order over this source's own positions; its num_samples is the length of its epoch."""
     share: float
     first_sample: int
-    """What is added to its sample numbers in the mixture."""
+    """Offset that is added to the source's sample numbers in the mixture."""
 
 
 class MixtureOrder(Order):
@@ -53,9 +53,9 @@ class MixtureOrder(Order):
         which, inside = self.split(positions)
         out = np.empty_like(positions)
         for number, source in enumerate(self.sources):
-            mine = which == number
-            if mine.any():
-                out[mine] = source.first_sample + source.order.samples(inside[mine])
+            taken = which == number
+            if taken.any():
+                out[taken] = source.first_sample + source.order.samples(inside[taken])
         return out
 
     def split(self, positions: IntArray) -> tuple[IntArray, IntArray]:
@@ -66,9 +66,11 @@ class MixtureOrder(Order):
         rest = positions.copy()
         for number, ratio in enumerate(self._ratios):
             before = _floor_of_product(rest, ratio)
-            mine = undecided & (_floor_of_product(rest + 1, ratio) > before)
-            which[mine], inside[mine] = number, before[mine]
-            undecided &= ~mine
+            # This source takes a position where floor(ratio * rest) rises; the others keep what is
+            # left, renumbered without gaps.
+            taken = undecided & (_floor_of_product(rest + 1, ratio) > before)
+            which[taken], inside[taken] = number, before[taken]
+            undecided &= ~taken
             rest -= before
         inside[undecided] = rest[undecided]
         return which, inside

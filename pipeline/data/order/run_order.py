@@ -25,10 +25,10 @@ def run_order(
     sources, first_sample = [], 0
     for number, (dataset, source) in enumerate(zip(datasets, config.mixture)):
         share = source.weight / total
-        # As many lanes as the source has places in a batch; a small one that is up-sampled beyond
-        # its size has a lane a sample.
+        # A source gets as many lanes as it has places in a batch, but at most one per sample: a
+        # small source with a large weight can have more places than samples.
         num_lanes = min(max(1, round(share * global_batch_size)), max(1, dataset.num_samples))
-        # Sources of one seed, of equal sizes, would go through their samples in step.
+        # With one seed for all, sources of equal size would visit their samples in the same order.
         order = _order_of_one(dataset, config, num_lanes, seed + (number << 32))
         sources.append(Source(order, share, first_sample))
         first_sample += dataset.num_samples
@@ -36,7 +36,8 @@ def run_order(
 
 
 def run_fingerprint(datasets: Sequence[DataSet], config: DataConfig) -> str:
-    """Of a single data set its manifest's, so that runs of earlier versions go on."""
+    """Fingerprint of the data sets, weights and resampling. For one data set without resampling it
+    is the manifest's fingerprint, so that older checkpoints still resume."""
     parts = [dataset.manifest.fingerprint for dataset in datasets]
     if not config.mixture and not config.resample:
         return parts[0]

@@ -45,6 +45,7 @@ def mix64(values: KeyArray) -> KeyArray:
     """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014): a bijection of 64-bit words
     without visible structure.
     """
+    # uint64 arithmetic wraps modulo 2**64; the formula relies on that.
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
@@ -67,6 +68,8 @@ def permute(values: IntArray, size: int, keys: KeyArray) -> IntArray:
     base = math.isqrt(size - 1) + 1 if size > 1 else 1
     side = np.uint64(base + base % 2)
     out = _feistel(values.astype(np.uint64), side, keys)
+    # Cycle walking: the network permutes side**2 >= size values. From a value inside, repeating it
+    # must come back inside, because a permutation consists of cycles; so no two inputs collide.
     while (outside := out >= np.uint64(size)).any():
         out[outside] = _feistel(out[outside], side, keys[outside])
     return out.astype(np.int64)
@@ -74,6 +77,8 @@ def permute(values: IntArray, size: int, keys: KeyArray) -> IntArray:
 
 def _feistel(values: KeyArray, side: np.uint64, keys: KeyArray) -> KeyArray:
     left, right = values // side, values % side
+    # Each round adds a function of `right` to `left` and swaps the two. Whatever the function, a
+    # round can be undone (subtract it again), so the network is a permutation.
     for number in range(_FEISTEL_ROUNDS):
         round_keys = keys + np.uint64((number + 1) * _GOLDEN % 2**64)
         left, right = right, (left + mix64(right ^ mix64(round_keys)) % side) % side
@@ -86,7 +91,7 @@ class Order(ABC):
     global_batch_size: int
     chunk_size: int
     num_samples: int
-    """Of an epoch."""
+    """Samples per epoch."""
 
     @abstractmethod
     def samples(self, positions: IntArray) -> IntArray:
@@ -142,13 +147,14 @@ class SampleOrder(Order):
         full = chunks < self._num_chunks
         keys = keys_of(self.seed, epochs, _CHUNK)
         chunks[full] = permute(chunks[full], self._num_chunks, keys[full])
-        # The short chunk keeps its inner order: its length differs, and it is c samples of a whole
-        # epoch at most.
+        # A full chunk is read from step `turn` on and wraps. The short chunk is read from its
+        # beginning: it has fewer than c samples of the whole epoch, so that hardly matters.
         turn = mix64(
             keys_of(self.seed, epochs, _INNER) + chunks.astype(np.uint64) * np.uint64(_GOLDEN)
         )
         turn = (turn % np.uint64(self.chunk_size)).astype(np.int64)
         steps = np.where(full, (steps + turn) % self.chunk_size, steps)
+        # The chunks lie end to end on a circle of samples that is cut open at `cut`.
         cut = (keys_of(self.seed, epochs, _CUT) % np.uint64(self.num_samples)).astype(np.int64)
         return (cut + chunks * self.chunk_size + steps) % self.num_samples
 
@@ -162,14 +168,19 @@ class SampleOrder(Order):
             self._last_width,
             self._rest,
         )
+        # Both layouts, full row and last row, are computed for all positions, and np.where picks:
+        # vector code without branches. Values of the layout that is not picked mean nothing.
+        # Full rows: `batch` columns of `chunk` steps, read step by step across the columns.
         row, in_row = np.divmod(inside, batch * chunk)
         steps, columns = np.divmod(in_row, batch)
-        # In the last row: `rest` steps of width + 1 columns (the last one is the short chunk), then
-        # steps of width columns.
+        # Last row: `width` full chunks and the short chunk as one more column. The short chunk
+        # lasts `rest` steps, so there are `rest` steps of width + 1 columns, then steps of width
+        # columns.
         with_short = rest * (width + 1)
         early_steps, early_columns = np.divmod(in_row, width + 1)
-        late_steps, late_columns = np.divmod(in_row - with_short, max(width, 1))
+        late_steps, late_columns = np.divmod(in_row - with_short, max(width, 1))  # 1: no /0
         early, last = in_row < with_short, row == self._num_rows
         steps = np.where(last, np.where(early, early_steps, rest + late_steps), steps)
         columns = np.where(last, np.where(early, early_columns, late_columns), columns)
+        # The short chunk's column in the last row gets the number num_rows * B + w = num_chunks.
         return row * batch + columns, steps

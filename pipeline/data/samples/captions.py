@@ -32,7 +32,7 @@ def _others(info: bytes, own: str) -> list[str]:
     """The captions of the json, without empty ones and repetitions, in their order."""
     try:
         content = json.loads(info)
-    except RecursionError as error:  # brackets by the thousand
+    except RecursionError as error:  # thousands of nested brackets
         raise ValueError("json is nested too deeply") from error
     if not isinstance(content, dict):
         raise ValueError("json is no object")

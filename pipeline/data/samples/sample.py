@@ -30,7 +30,7 @@ class RawSample(NamedTuple):
     key: str
     shard: str
     offset: int
-    """Of the image, in bytes; -1 where it is not known."""
+    """Byte offset of the image in the shard; -1 if it is not known."""
     image: bytes
     text: bytes
     json: bytes
@@ -60,7 +60,7 @@ class SampleDecoder:
             caption = choose_caption(
                 raw.text, raw.json, config.caption_choice, config.caption_dropout, random
             )
-        except ValueError as error:  # of decode: DecodeError and UnicodeDecodeError are such
+        except ValueError as error:  # DecodeError and UnicodeDecodeError are ValueErrors
             raise SampleError(str(error), raw.key, raw.shard, raw.offset) from error
         write_planes(pixels, out)
         return caption
@@ -89,8 +89,8 @@ class SampleReader:
         seed: int,
         num_readers: int = 1,
     ) -> None:
-        """`num_lanes` of this reader: each reads on at another place. It is one of `num_readers`,
-        which share what a rank may hold of the index.
+        """`num_lanes`: lanes of this reader, each of which reads at another place. `num_readers`:
+        readers of this rank; they divide the rank's memory for indices among them.
         """
         self._datasets = tuple(datasets)
         self._ends = list(accumulate(dataset.num_samples for dataset in datasets))

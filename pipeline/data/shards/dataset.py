@@ -1,4 +1,4 @@
-"""A data set as training opens it: its manifest, where its files lie, and that they are there."""
+"""Opens a data set for training: reads its manifest and checks that its files are there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.data.shards.storage import LocalStorage, RemoteStorage, open_stora
 _STAT_THREADS = 8
 _SLOW_STAT_S = 50e-6
 _SHARDS_AT_ONCE = 64
-# Of an object store each rank asks for so many shards at start; a request takes 50 ms.
+# In an object store each rank checks at most this many shards at start; a request takes 50 ms.
 _MAX_REMOTE_CHECKS = 64
 
 
@@ -39,7 +39,7 @@ class DataSet:
 
 def open_dataset(location: str, rank: int = 0, world_size: int = 1) -> DataSet:
     """Read a manifest from a path or URL, and check that every world_size-th shard from `rank` on
-    is there with its size: together the ranks check all of them (of an object store, 64 a rank).
+    is there with its size: together the ranks check all of them (of an object store, 64 per rank).
 
     Raises ManifestError with the first ten things wrong. Checksums are not computed here.
     """
@@ -63,22 +63,23 @@ def open_dataset(location: str, rank: int = 0, world_size: int = 1) -> DataSet:
 def _missing_or_changed(
     shards: Sequence[ShardEntry], storage: LocalStorage | RemoteStorage
 ) -> list[str]:
-    def look(part: Sequence[ShardEntry]) -> list[str]:
+    def check(part: Sequence[ShardEntry]) -> list[str]:
         return [problem for shard in part for problem in _problems_of(shard, storage)]
 
     problems: list[str] = []
-    done, took_s = 0, 0.0
+    # The first shards are checked one after the other, which shows how slow a stat is here.
+    num_checked, took_s = 0, 0.0
     if isinstance(storage, LocalStorage):
-        while done < len(shards) and took_s < 2 * _SHARDS_AT_ONCE * _SLOW_STAT_S:
+        while num_checked < len(shards) and took_s < 2 * _SHARDS_AT_ONCE * _SLOW_STAT_S:
             began = time.monotonic()
-            problems += look(shards[done : done + _SHARDS_AT_ONCE])
-            done += _SHARDS_AT_ONCE
+            problems += check(shards[num_checked : num_checked + _SHARDS_AT_ONCE])
+            num_checked += _SHARDS_AT_ONCE
             took_s = time.monotonic() - began
-    rest = shards[done:]
+    rest = shards[num_checked:]
     step = max(1, min(256, -(-len(rest) // _STAT_THREADS)))
     parts = [rest[start : start + step] for start in range(0, len(rest), step)]
     with ThreadPoolExecutor(_STAT_THREADS, thread_name_prefix="open-dataset") as pool:
-        return problems + [problem for found in pool.map(look, parts) for problem in found]
+        return problems + [problem for found in pool.map(check, parts) for problem in found]
 
 
 def _problems_of(shard: ShardEntry, storage: LocalStorage | RemoteStorage) -> list[str]:

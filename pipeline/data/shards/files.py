@@ -1,4 +1,4 @@
-"""Open files of local shards."""
+"""A pool of open files, so that a shard is not opened for every sample."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 
 class _OpenFile:
+    """`retired`: out of the pool; the last user closes it."""
+
     __slots__ = ("descriptor", "num_users", "retired")
 
     def __init__(self, descriptor: int) -> None:

@@ -18,7 +18,8 @@ from data_tools.dataset.manifest import Manifest, ShardEntry
 from pipeline.data.faults import LoaderError, SampleError, max_bad
 from pipeline.data.shards.storage import LocalStorage, Storage
 
-# 75 bytes a row: 4,096 blocks are 315 MB at most. A rank needs one or two blocks a lane at a time.
+# 75 bytes per row: 4,096 blocks are 315 MB at most. A rank needs one or two blocks per lane at a
+# time.
 _ROWS_PER_BLOCK = 1024
 MAX_BLOCKS = 4096
 _NUMBERS = (
@@ -33,8 +34,8 @@ _NUMBERS = (
 
 @dataclass(frozen=True, slots=True)
 class SampleLocation:
-    """Offsets and sizes in bytes, of the members' data in the tar at `path`; a missing member has
-    size -1.
+    """Where a sample's members lie in the tar at `path`: offsets and sizes in bytes. A missing
+    member has size -1.
     """
 
     key: str

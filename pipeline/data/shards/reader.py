@@ -1,5 +1,5 @@
-"""Bytes of a sample from its shard: one positioned read where its members lie close together, else
-one a member.
+"""Reads the bytes of a sample from its shard: with one positioned read if its members lie close
+together, else with one per member.
 """
 
 from __future__ import annotations
@@ -30,45 +30,49 @@ class ShardReader:
         """(image bytes, text bytes). Raises SampleError for a missing member, a short read or a
         lasting OSError.
         """
-        image, text = self._members(location, _pair(location))
+        image, text = self._read_with_retries(location, _pair(location))
         return image, text
 
     def read_with_json(self, location: SampleLocation) -> tuple[bytes, bytes, bytes]:
         """As `read`, and the json member: empty where there is none."""
         pair = _pair(location)
         if location.json_size <= 0:
-            image, text = self._members(location, pair)
+            image, text = self._read_with_retries(location, pair)
             return image, text, b""
         info = (location.json_offset, location.json_size)
-        image, text, json = self._members(location, [*pair, info])
+        image, text, json = self._read_with_retries(location, [*pair, info])
         return image, text, json
 
     def close(self) -> None:
         self._files.close()
 
-    def _members(self, location: SampleLocation, wanted: list[tuple[int, int]]) -> list[bytes]:
+    def _read_with_retries(
+        self, location: SampleLocation, wanted: list[tuple[int, int]]
+    ) -> list[bytes]:
         for name, size in (("image", location.image_size), ("caption", location.text_size)):
             if size <= 0:
                 raise _error(location, f"no {name}" if size < 0 else f"{name} of zero bytes")
         for wait_s in (*_RETRY_AFTER_S, None):
             try:
-                return self._read(location, wanted)
+                return self._read_members(location, wanted)
             except OSError as error:
+                # The descriptor may be stale (ESTALE): the next try opens the file again.
                 self._files.forget(location.path)
                 if wait_s is None or isinstance(error, FileNotFoundError):
                     raise _error(location, f"cannot be read: {error}") from error
                 time.sleep(wait_s)
         raise AssertionError("unreachable: the last try returns or raises")
 
-    def _read(self, location: SampleLocation, wanted: list[tuple[int, int]]) -> list[bytes]:
+    def _read_members(self, location: SampleLocation, wanted: list[tuple[int, int]]) -> list[bytes]:
+        # One read that spans all members, bytes between them included, unless these are too many.
         start = min(offset for offset, _ in wanted)
         stop = max(offset + size for offset, size in wanted)
         if stop - start > sum(size for _, size in wanted) + _MAX_GAP_BYTES:
-            return [self._range(location, offset, size) for offset, size in wanted]
-        region = self._range(location, start, stop - start)
+            return [self._read_exactly(location, offset, size) for offset, size in wanted]
+        region = self._read_exactly(location, start, stop - start)
         return [region[offset - start : offset - start + size] for offset, size in wanted]
 
-    def _range(self, location: SampleLocation, offset: int, size: int) -> bytes:
+    def _read_exactly(self, location: SampleLocation, offset: int, size: int) -> bytes:
         data = self._files.read(location.path, offset, size)
         if len(data) < size:
             raise _error(location, f"shard ends {size - len(data)} bytes early (truncated?)")

@@ -6,24 +6,24 @@ import os
 import shutil
 import tempfile
 import threading
-import uuid
 from collections import OrderedDict
 from concurrent.futures import Future
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from data_tools.ground.aside import write_bytes_aside
 from pipeline.data.shards.files import FilePool
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-# Of one ranged read, the retries of the store's own client included.
+# Limit for one ranged read, including the retries of the store's own client.
 _READ_TIMEOUT_S = 120.0
 _COPY_BYTES = 8 * 1024**2
 
 
 class LocalFile(NamedTuple):
-    """Can be opened at `path` by this process and its workers, as long as `handle` is kept."""
+    """A file that this process and its workers can open at `path` as long as `handle` is kept."""
 
     path: str
     handle: IO[bytes] | None
@@ -36,7 +36,7 @@ class ByteReader(Protocol):
         """Fewer than `size` bytes only at the file's end; raises OSError."""
 
     def forget(self, path: str) -> None:
-        """After an error: the next read of this file starts anew."""
+        """Call after an error: the next read opens or fetches this file anew."""
 
     def close(self) -> None: ...
 
@@ -51,13 +51,13 @@ class Storage(Protocol):
         """Raises OSError."""
 
     def write_file(self, relative: str, data: bytes) -> None:
-        """Whole or not at all."""
+        """Write a file whole or not at all, over one that is there."""
 
     def local_file(self, relative: str) -> LocalFile:
         """The file itself, or a copy of an object. Raises OSError."""
 
     def size(self, relative: str) -> int:
-        """Of a file, in bytes; raises FileNotFoundError."""
+        """Size of a file in bytes. Raises FileNotFoundError."""
 
     def reader(self, read_ahead_bytes: int, num_lanes: int) -> ByteReader: ...
 
@@ -79,11 +79,7 @@ class LocalStorage:
             return file.read()
 
     def write_file(self, relative: str, data: bytes) -> None:
-        path = Path(self.path(relative))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        aside.write_bytes(data)
-        os.replace(aside, path)
+        write_bytes_aside(Path(self.path(relative)), data)
 
     def local_file(self, relative: str) -> LocalFile:
         return LocalFile(self.path(relative), None)
@@ -92,7 +88,7 @@ class LocalStorage:
         return os.stat(self.path(relative)).st_size
 
     def reader(self, read_ahead_bytes: int, num_lanes: int) -> FilePool:
-        """The kernel reads ahead by itself, so both arguments are left."""
+        """Ignores both arguments: the kernel reads ahead by itself."""
         return FilePool()
 
 
@@ -122,7 +118,8 @@ class RemoteStorage:
         self._filesystem.pipe_file(self.path(relative), data)
 
     def local_file(self, relative: str) -> LocalFile:
-        # Without a name, so that nothing is left behind; workers open it by way of this process.
+        # A file without a name, so that nothing is left behind even after kill -9. Workers open it
+        # through this process's /proc entry.
         copy = tempfile.TemporaryFile()
         with self._filesystem.open(self.path(relative), "rb", block_size=_COPY_BYTES) as file:
             shutil.copyfileobj(file, copy, _COPY_BYTES)
@@ -133,7 +130,7 @@ class RemoteStorage:
         return int(self._filesystem.info(self.path(relative))["size"])
 
     def reader(self, read_ahead_bytes: int, num_lanes: int) -> RangeReader:
-        # Each lane is inside one range and begins another at times.
+        # Two ranges per lane: the one it reads in, and the next one that it has begun.
         return RangeReader(
             self._filesystem,
             read_ahead_bytes=read_ahead_bytes,
@@ -154,8 +151,8 @@ class RangeReader:
     """Ranged reads of an object store, each taking what its lane will read next with it.
 
     A request costs 10 to 100 ms whatever its size up to a megabyte, and a lane goes on where it
-    was: `read_ahead_bytes` is a chunk's mean size, so a chunk costs one or two requests instead of
-    one a sample. Threads that want the same range wait for one request.
+    stopped: `read_ahead_bytes` is a chunk's mean size, so a chunk costs one or two requests instead
+    of one a sample. Threads that want the same range wait for one request.
     """
 
     def __init__(
@@ -202,11 +199,12 @@ class RangeReader:
                 self._ranges.move_to_end((path, found.start))
                 return found, False
         end = max(stop, start + self._read_ahead_bytes)
-        # A lane that wraps to its chunk's beginning comes to what it began with: not twice.
+        # A lane starts inside its chunk and wraps to the chunk's beginning. Stop where an already
+        # fetched range begins, so that no byte is fetched twice.
         end = max(stop, min([end, *(found.start for found in known if found.start >= stop)]))
         found = _Range(start, end)
         old = self._ranges.pop((path, start), None)
-        if old is not None:  # of the same start, but too short
+        if old is not None:  # it starts at the same byte but ends too early
             known.remove(old)
             self._cached_bytes -= old.stop - old.start
         self._ranges[path, start] = found
@@ -229,7 +227,7 @@ class RangeReader:
         self.num_requests += 1
         try:
             data = self._filesystem.cat_file(path, start=wanted.start, end=wanted.stop)
-        except Exception as error:  # noqa: B902 - clients of stores raise many kinds
+        except Exception as error:  # clients of stores raise many kinds
             failure = error if isinstance(error, OSError) else OSError(f"{error!r}")
             self.forget(path)
             wanted.data.set_exception(failure)

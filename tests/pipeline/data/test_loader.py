@@ -250,7 +250,7 @@ def test_memory_ahead_is_bounded(manifest, monkeypatch):
         next(iterator)
         time.sleep(0.3)
         assert loader.faults.num_read == 8
-        assert loader._crew._tasks.empty()
+        assert loader._pool._tasks.empty()
         # Taken 1, and 2 more wait: the next call gives the second without reading a fourth first.
         started: list[int] = []
         monkeypatch.setattr(loader._order, "batch", recording(loader._order.batch, started))

@@ -79,7 +79,7 @@ def test_a_resumed_run_goes_on_with_another_pass_and_says_so(folder, capfd):
     first = take(stream_of(urls, num_workers=1), 2)
     later = take(stream_of(urls, num_workers=1), 2, samples_seen=800)
     assert [b.keys for b in first] != [b.keys for b in later]
-    assert "goes on with a new pass" in capfd.readouterr().err
+    assert "begins a new pass" in capfd.readouterr().err
     with stream_of(urls) as loader, pytest.raises(ValueError, match="not a multiple"):
         loader.batches(3)
 

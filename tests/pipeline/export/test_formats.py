@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 
 import pytest
 import torch
@@ -69,6 +70,18 @@ def test_transformers_gives_the_same_features(tmp_path, quick_gelu):
         logits = expected.logit_scale.exp() * found.text_embeds @ found.image_embeds.T
         torch.testing.assert_close(found.logits_per_text, logits, rtol=1e-5, atol=1e-5)
     assert theirs.config.text_config.hidden_act == ("quick_gelu" if quick_gelu else "gelu")
+
+
+def test_exported_files_have_the_modes_of_the_umask(tmp_path):
+    """Others may read an export where the umask lets them."""
+    before = os.umask(0o022)
+    try:
+        export(small_config(), tmp_path / "out", "native")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()}
+    assert modes and set(modes.values()) == {0o644}, modes
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o755
 
 
 def test_hugging_face_folder_is_complete(tmp_path):

@@ -62,7 +62,7 @@ def take(
     """One turn of the training loop; sample i of the data order has key "i"."""
     first = state.samples_seen
     state.advance(GLOBAL_BATCH)
-    metrics.took(
+    metrics.record_step(
         keys if keys is not None else [str(first + i) for i in range(GLOBAL_BATCH)],
         step or step_metrics(),
         waited_s=0.5,

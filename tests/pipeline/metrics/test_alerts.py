@@ -29,12 +29,12 @@ def test_the_verdict_says_how_much_and_what_to_do():
 )
 def test_input_bound_is_said_once_when_waiting_begins(shares, times):
     alert = InputBound(TrainJob())
-    assert sum(alert.look(share) is not None for share in shares) == times
+    assert sum(alert.check(share) is not None for share in shares) == times
 
 
 def straggling(*lines: list[float], ranks_per_node: int = 8) -> list[list[str]]:
     alert = Stragglers(ranks_per_node)
-    return [alert.look(line) for line in lines]
+    return [alert.check(line) for line in lines]
 
 
 def test_a_straggler_is_named_at_its_second_line_in_a_row():
@@ -69,7 +69,7 @@ def scales(*values: float, warmup_steps: int = 0) -> list[str]:
     config = TrainJob()
     config.train.warmup_steps = warmup_steps
     alert = LogitScale(config)
-    told = [alert.look(step, math.log(value)) for step, value in enumerate(values, start=1)]
+    told = [alert.check(step, math.log(value)) for step, value in enumerate(values, start=1)]
     return [text for text in told if text]
 
 
@@ -93,4 +93,4 @@ def test_warm_up_may_do_what_it_wants():
 
 
 def test_a_scale_that_is_no_number_is_left_to_the_health_check():
-    assert LogitScale(TrainJob()).look(10**6, math.nan) is None
+    assert LogitScale(TrainJob()).check(10**6, math.nan) is None

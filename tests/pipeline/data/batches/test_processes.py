@@ -17,9 +17,9 @@ import torch
 from data_tools.dataset.manifest import ManifestError, load_manifest
 from pipeline.config import CaptionChoice, ColourConfig, DataConfig, SourceConfig
 from pipeline.data import LoaderError
-from pipeline.data.batches.buffers import BatchRing, page_lock
+from pipeline.data.batches.buffers import BufferPool, page_lock
 from pipeline.data.batches.device import DeviceMover
-from pipeline.data.batches.processes import ProcessCrew
+from pipeline.data.batches.processes import ProcessWorkerPool
 from pipeline.data.batches.shared_memory import BatchLayout
 from pipeline.data.order.keep_probability import write_keep_probabilities
 from tests.pipeline.data.loading import equal, loader_of, read_batches, small_loader, take
@@ -51,7 +51,7 @@ def expected(manifest):
 @pytest.fixture(scope="module")
 def loader(manifest):
     with loader_of(manifest, num_workers=2, max_bad_fraction=1.0) as loader:
-        assert isinstance(loader._crew, ProcessCrew) and len(loader._crew.process_ids) == 2
+        assert isinstance(loader._pool, ProcessWorkerPool) and len(loader._pool.process_ids) == 2
         yield loader
 
 
@@ -112,7 +112,7 @@ def test_every_option_gives_what_a_thread_gives(manifest, tmp_path, options):
 
 def test_ranks_and_more_workers_than_slots_change_nothing(manifest, expected):
     share = loader_of(manifest, rank=3, world_size=4, num_workers=5, max_bad_fraction=1.0)
-    assert len(share._crew.process_ids) == 2
+    assert len(share._pool.process_ids) == 2
     for part, whole in zip(take(share, 6), expected):
         assert part.keys == whole.keys[6:]
         assert torch.equal(part.images, whole.images[6:])
@@ -139,7 +139,7 @@ def test_buffers_come_back(manifest, num_workers):
         gc.enable()
     with loader:
         # One more: a thread may be leaving a batch that the consumer has taken already.
-        assert loader._crew._ring.num_buffers <= 2 + 3
+        assert loader._pool._buffers.num_buffers <= 2 + 3
 
 
 def test_iterators_do_not_disturb_each_other(loader, expected):
@@ -193,9 +193,9 @@ def test_close_ends_them_and_later_batches_raise(manifest, expected):
     loader = loader_of(manifest, num_workers=2, max_bad_fraction=1.0)
     iterator = loader.batches(0)
     batch = next(iterator)
-    assert has_only_nameless_memory([os.getpid(), *loader._crew.process_ids], of_other_tests)
+    assert has_only_nameless_memory([os.getpid(), *loader._pool.process_ids], of_other_tests)
     loader.close()
-    assert not any(map(psutil.pid_exists, loader._crew.process_ids))
+    assert not any(map(psutil.pid_exists, loader._pool.process_ids))
     with pytest.raises(LoaderError, match="closed"):
         for _ in range(10):
             next(iterator)
@@ -217,7 +217,7 @@ def test_a_worker_that_dies_is_named(manifest, number, told):
     with loader, pytest.raises(LoaderError) as caught:
         for step, _ in enumerate(loader.batches(0)):
             if step == 2:
-                victim = loader._crew.process_ids[1]
+                victim = loader._pool.process_ids[1]
                 os.kill(victim, number)
                 since = time.monotonic()
             if step > 2:
@@ -232,7 +232,7 @@ def test_a_worker_that_stands_still_is_a_stall(manifest, monkeypatch):
         iterator = loader.batches(0)
         next(iterator)
         monkeypatch.setattr("pipeline.data.batches.prefetch.STALL_TIMEOUT_S", 2.0)
-        os.kill(loader._crew.process_ids[0], signal.SIGSTOP)
+        os.kill(loader._pool.process_ids[0], signal.SIGSTOP)
         with pytest.raises(LoaderError, match="not one sample was read.*does the storage answer"):
             for _ in range(10):
                 next(iterator)
@@ -281,7 +281,7 @@ heard = []
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
     signal.signal(number, lambda number, frame: heard.append(number))
 loader = loader_of(sys.argv[1], num_workers=2, max_bad_fraction=1.0)
-print(*loader._crew.process_ids, flush=True)  # signals may come from here on
+print(*loader._pool.process_ids, flush=True)  # signals may come from here on
 iterator = loader.batches(0)
 next(iterator)
 child = 0
@@ -413,16 +413,16 @@ def test_page_locked_memory_is_unlocked_when_its_last_batch_is_gone(monkeypatch)
     cuda, announced = Cuda(), []
     monkeypatch.setattr(torch.cuda, "cudart", lambda: cuda)
     layout = BatchLayout(batch_size=4, image_size=8, context_length=5)
-    ring = BatchRing(layout, lambda number, _: announced.append(number), page_locked=True)
-    first, second = ring.lease(), ring.lease()
+    buffers = BufferPool(layout, lambda number, _: announced.append(number), page_locked=True)
+    first, second = buffers.acquire(), buffers.acquire()
     assert sorted(cuda.locked.values()) == [4 * 3 * 8 * 8] * 2 and announced == [0, 1]
     address = second.images.data_ptr()
     assert address in cuda.locked
     del second
-    again = ring.lease()  # the buffer that came back, not a third one
+    again = buffers.acquire()  # the buffer that came back, not a third one
     assert again.images.data_ptr() == address and announced == [0, 1]
     view = again.images[1:, 0]
-    ring.close()
+    buffers.close()
     del first, again
     assert list(cuda.locked) == [address]
     del view

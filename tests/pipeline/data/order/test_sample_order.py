@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.order.sample_order import SampleOrder, permute
+from pipeline.data.order.sample_order import _CUT, SampleOrder, keys_of, permute
 
 SEEDS = st.integers(0, 2**63 - 1)
 FROZEN_FIRST = [112, 419, 330, 776, 714, 481, 261, 747]
@@ -154,6 +156,17 @@ def test_order_is_frozen():
     order = SampleOrder(1000, chunk_size=16, global_batch_size=8, seed=42)
     assert order.batch(0).tolist() == FROZEN_FIRST
     assert order.batch(1000).tolist() == FROZEN_SECOND_EPOCH
+
+
+def test_the_example_of_the_readme():
+    """Two epochs of 11 samples: every batch that pipeline/data/README.md prints, and its cuts."""
+    text = (Path(__file__).parents[4] / "pipeline/data/README.md").read_text()
+    order = SampleOrder(11, chunk_size=3, global_batch_size=2, seed=0)
+    lines = re.findall(r"samples_seen +(\d+): +(\d+) +(\d+)", text)
+    printed = {int(seen): [int(first), int(second)] for seen, first, second in lines}
+    assert printed == {seen: order.batch(seen).tolist() for seen in range(0, 22, 2)}
+    cuts = [int(cut) for cut in re.findall(r"epoch \d: cut at (\d+)", text)]
+    assert cuts == (keys_of(0, np.array([0, 1]), _CUT) % np.uint64(11)).tolist()
 
 
 def test_four_hundred_million_samples_cost_nothing():
