@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -37,8 +36,9 @@ from data_tools.config.queries import QueriesConfig
 from data_tools.config.report import ReportConfig
 from data_tools.config.search import SearchConfig
 from data_tools.config.sources import SourcesConfig
+from data_tools.ground.conf_dir import conf_dir
 
-CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
+CONF_DIR = conf_dir()
 
 
 @dataclass(kw_only=True, slots=True)
