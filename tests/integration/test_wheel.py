@@ -73,15 +73,17 @@ def test_both_halves_compose_from_the_wheel(installed: Path, tmp_path: Path) -> 
         "from pipeline.config.composition import load_job as train, CONF_DIR as other\n"
         "import data_tools, pipeline\n"
         "print(CONF_DIR == other, CONF_DIR, data_tools.__file__, pipeline.__file__, sep='\\n')\n"
-        "print(train(['experiment=demo_smoke', 'data.manifest=m.json']).run_dir != '')\n"
+        "job = train(['experiment=demo_smoke', 'data.manifest=m.json', 'eval.datasets=[]'])\n"
+        "print(job.run_dir)\n"
         "print(data(['queries.path=q.txt', 'out_dir=d', 'source=commons',"
         " 'sources.contact=you@example.org']).out_dir)\n"
     )
     (tmp_path / "q.txt").write_text("red thing\n")
-    same, conf, *packages, has_model, out_dir = python(
+    (tmp_path / "m.json").write_text("{}")
+    same, conf, *packages, run_dir, out_dir = python(
         installed, tmp_path, "-c", program
     ).splitlines()
-    assert (same, has_model, out_dir) == ("True", "True", "d")
+    assert (same, run_dir, out_dir) == ("True", "runs/demo-smoke", "d")
     assert Path(conf) == installed / "data_tools" / "conf"
     assert all(Path(package).is_relative_to(installed) for package in packages)
 
@@ -96,4 +98,5 @@ def test_commands_run_from_the_wheel(installed: Path, tmp_path: Path) -> None:
         *("source=commons", "sources.contact=you@example.org", "cluster.partition=cpu"),
     )
     assert str(installed / "slurm" / "shards.sbatch") in shown
-    assert "usage" in python(installed, tmp_path, "-m", "data_tools.demo", "--help").lower()
+    assert "usage" in python(installed, tmp_path, "-m", "data_tools.build", "--help").lower()
+    python(installed, tmp_path, "-c", "import data_tools.demo.__main__")
