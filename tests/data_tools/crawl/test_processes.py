@@ -15,7 +15,7 @@ from data_tools.crawl import processes
 def test_a_child_finds_the_standard_library_before_site_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The folder stands for site-packages: a wheel's own package and a namesake of the library's."""
+    """The folder stands for site-packages: a package, and a namesake of the library's."""
     package = tmp_path / "installed"
     package.mkdir()
     (package / "child.py").write_text("import dataclasses\nprint(dataclasses.__file__)\n")
