@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-smoke shards test test-slow test-exhaustive test-slurm check format clean
+.PHONY: help install demo demo-smoke shards test test-slow test-exhaustive test-slurm check format size clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,8 @@ shards: install ## the data half for your own list: make shards QUERIES=my_queri
 	@test -n "$(QUERIES)" -a -n "$(OUT)" || { echo "usage: make shards QUERIES=my_queries.txt OUT=data/mine [SOURCE=commons|pool|commons,pool] [CONTACT=you@example.org] [ARGS='more overrides']" >&2; exit 2; }
 	$(BIN)/python -m data_tools.build 'queries.path=$(QUERIES)' 'out_dir=$(OUT)' 'source=[$(or $(SOURCE),commons)]' 'sources.contact=$(CONTACT)' $(ARGS)
 
+CODE := pipeline data_tools slurm tests
+
 # Files go whole to one of two workers: their fixtures are made once.
 IN_TWO := --numprocesses 2 --dist loadfile
 
@@ -54,16 +56,18 @@ test-exhaustive: install ## whole matrices of which test-slow runs a part (4 min
 test-slurm: install ## tests on a real two-node Slurm that they start themselves (Debian, root)
 	$(BIN)/python -m pytest -m slurm
 
-check: install ## flake8, isort, black, mypy, import contracts
-	$(BIN)/flake8 pipeline data_tools slurm tests
-	$(BIN)/isort --check-only --quiet pipeline data_tools slurm tests
-	$(BIN)/black --check --quiet --line-length 100 pipeline data_tools slurm tests
+check: install ## ruff (rules and format), mypy, import contracts
+	$(BIN)/ruff check --quiet $(CODE)
+	$(BIN)/ruff format --check --quiet $(CODE)
 	$(BIN)/mypy pipeline data_tools slurm
 	$(BIN)/lint-imports
 
-format: install ## isort and black
-	$(BIN)/isort --quiet pipeline data_tools slurm tests
-	$(BIN)/black --quiet --line-length 100 pipeline data_tools slurm tests
+format: install ## ruff: sorted imports, other safe fixes, format
+	$(BIN)/ruff check --fix --quiet $(CODE)
+	$(BIN)/ruff format --quiet $(CODE)
+
+size: ## files above 400 lines, functions above 60, number of files
+	@$(PYTHON) tests/size.py
 
 clean: ## remove runs and caches, not .venv
-	rm -rf runs .cache build .pytest_cache .mypy_cache .hypothesis .import_linter_cache
+	rm -rf runs .cache build .pytest_cache .mypy_cache .hypothesis .import_linter_cache .ruff_cache

@@ -96,8 +96,9 @@ def decide(
     elif config.target_pairs > 0:
         t = smallest(
             # rounded, because a sum of floats may miss a whole number by its last digits
-            lambda t: round(s * expected_kept(batches(), counts, t, s)[1], 6)
-            >= config.target_pairs,
+            lambda t: (
+                round(s * expected_kept(batches(), counts, t, s)[1], 6) >= config.target_pairs
+            ),
             _largest(counts, s),
         )
     candidates, mean, variance = expected_kept(batches(), counts, t, s)

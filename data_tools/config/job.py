@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -37,9 +36,10 @@ from data_tools.config.queries import QueriesConfig
 from data_tools.config.report import ReportConfig
 from data_tools.config.search import SearchConfig
 from data_tools.config.sources import SourcesConfig
+from data_tools.ground.conf_dir import conf_dir
 from data_tools.ground.errors import error_chain
 
-CONF_DIR = Path(__file__).resolve().parents[2] / "conf"
+CONF_DIR = conf_dir()
 
 
 @dataclass(kw_only=True, slots=True)
@@ -113,6 +113,10 @@ def validate(job: DatasetJob, until: str = "report") -> list[str]:
     found = []
     if not job.out_dir:
         found.append("out_dir is not given: add out_dir=DIR")
+    elif "::" in job.out_dir:
+        found.append(
+            f"out_dir = {job.out_dir}: the crawl reads :: as a chain of URLs; give a folder without it"
+        )
     elif os.path.exists(job.out_dir) and not os.path.isdir(job.out_dir):
         found.append(f"out_dir = {job.out_dir}: is a file; name a folder")
     found += queries.problems(job.queries)

@@ -26,7 +26,6 @@ from data_tools.crawl.guard import CANNOT_WRITE, GuardSettings
 from data_tools.crawl.img2dataset_part import WORKER_KILLED
 from data_tools.tables.schema import DataError
 
-PROJECT = Path(__file__).resolve().parents[2]
 GUARD_ANSWER_S = 60.0
 # img2dataset's imports take 2 s of CPU, and up to a minute on a busy machine or a slow home folder:
 # until its first sign of life the stall timeout is at least this.
@@ -37,7 +36,10 @@ POLL_S = 0.2
 def _start(module: str, argument: str, stdout: int, stderr: int | None) -> subprocess.Popen[bytes]:
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")]).strip(":"),
+        # The driver's whole path in its order. The folder of the packages alone would be, in a
+        # wheel's environment, site-packages before the standard library, and a package of PyPI
+        # named dataclasses (img2dataset wants it) would hide the library's.
+        "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path),
         # albumentations asks PyPI for a newer version of itself at every import
         "NO_ALBUMENTATIONS_UPDATE": "1",
         # by default glibc returns the memory of every decoded image to the kernel, and gets it back

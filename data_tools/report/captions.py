@@ -85,7 +85,9 @@ def kind_sentence(facts: CaptionFacts) -> str:
     verdict = (
         "mostly phrases and sentences"
         if share >= 0.6
-        else "mostly bags of words" if share <= 0.4 else "bags of words and sentences by halves"
+        else "mostly bags of words"
+        if share <= 0.4
+        else "bags of words and sentences by halves"
     )
     return (
         f"They are {verdict}: {share:.0%} of the {facts.english:,} sampled captions known to be "

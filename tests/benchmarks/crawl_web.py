@@ -119,7 +119,7 @@ async def _serve(num_dead: int) -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Server, "127.0.0.1", 0, backlog=1024)
     dead, keep = _dead_hosts(num_dead)
-    host = "127.0.0.1:{}".format(server.sockets[0].getsockname()[1])
+    host = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     print(json.dumps({"host": host, "dead": dead}), flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
     del keep

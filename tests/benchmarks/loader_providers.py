@@ -32,7 +32,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -225,14 +225,14 @@ def tokenize(text: str) -> torch.Tensor:
     return out
 
 
-@lru_cache(maxsize=None)
+@cache
 def _word_pattern() -> Any:
     import regex
 
     return regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _word_ids(word: str) -> tuple[int, ...]:
     from pipeline.data.samples.tokenizer import Tokenizer
 

@@ -55,7 +55,7 @@ def icons(archive: Path, count: int) -> list[tuple[str, str, str, str]]:
                 height = icon.get("height", content.get("height", 16))
                 svg = (
                     f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">'
-                    f'{icon["body"]}</svg>'
+                    f"{icon['body']}</svg>"
                 )
                 rank = xxhash.xxh64_intdigest(f"{content['prefix']}:{name}".encode())
                 found.append((rank, content["prefix"], name, svg, licence))

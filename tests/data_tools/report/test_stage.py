@@ -329,9 +329,9 @@ def test_without_a_manifest_there_is_no_report(tmp_path):
     with pytest.raises(ManifestError, match="no manifest"):
         report.run(make_job(tmp_path), made)
     assert not made.report.exists()
-    assert isinstance(
-        read_table(made.ledger, LEDGER), pa.Table
-    ), "the ledger is written all the same"
+    assert isinstance(read_table(made.ledger, LEDGER), pa.Table), (
+        "the ledger is written all the same"
+    )
 
 
 def test_class_names_that_are_not_there_are_named(tmp_path):

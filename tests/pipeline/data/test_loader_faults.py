@@ -142,8 +142,9 @@ def test_a_shard_of_garbage_is_survived_if_allowed_and_named_if_not(tmp_path):
     batches = read_batches(path, 15, max_bad_fraction=1.0)
     assert all(int(key[1:]) // 20 != 1 for batch in batches for key in batch.keys)
     assert sum(batch.num_bad for batch in batches) == 40
-    with loader_of(path) as loader, pytest.raises(
-        LoaderError, match="shards/000001.tar .[0-9]+.\\."
+    with (
+        loader_of(path) as loader,
+        pytest.raises(LoaderError, match="shards/000001.tar .[0-9]+.\\."),
     ):
         for _ in loader.batches(0):
             pass

@@ -99,16 +99,20 @@ def _sent(events: list[Event]) -> dict[str, list[str]]:
 
     return {
         "gradients": of(
-            lambda e: e.group != "features"
-            and e.what in ("all-reduce", "reduce", "reduce-scatter")
-            and e.numel >= SMALLEST_GRADIENT
+            lambda e: (
+                e.group != "features"
+                and e.what in ("all-reduce", "reduce", "reduce-scatter")
+                and e.numel >= SMALLEST_GRADIENT
+            )
         ),
         "gathered weights": of(lambda e: e.group != "features" and e.what == "all-gather"),
         "features": of(
-            lambda e: e.group == "features"
-            and e.what == "all-gather"
-            and e.dtype.is_floating_point
-            and e.numel >= SMALLEST_GRADIENT
+            lambda e: (
+                e.group == "features"
+                and e.what == "all-gather"
+                and e.dtype.is_floating_point
+                and e.numel >= SMALLEST_GRADIENT
+            )
         ),
         "text gradient": of(lambda e: e.group == "features" and e.what == "reduce-scatter"),
     }

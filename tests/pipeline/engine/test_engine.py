@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from tests.gloo import run_gloo
 from tests.pipeline.engine.training import STEPS, batch_of, job, model_of, train_each, whole
 
 
-@lru_cache(maxsize=None)
+@cache
 def reference(overrides: tuple[str, ...]) -> dict[str, Any]:
     """The same steps in plain torch: one process, the reference loss, clip_grad_norm_."""
     config = job(*overrides)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -137,7 +137,7 @@ def seeded(rank: int, world_size: int, jobs: list[list[str]]) -> list[dict[str, 
         ClipEngine.train_step = take_step  # type: ignore[method-assign]
 
 
-@lru_cache(maxsize=None)
+@cache
 def random_reference(world_size: int, image_size: int, text_size: int) -> dict[str, Any]:
     """Plain torch, float32, dropout on: each rank's rows in parts with that rank's random numbers,
     one graph."""

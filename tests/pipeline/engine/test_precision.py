@@ -3,7 +3,7 @@ all of them train as float32 does."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import pytest
@@ -25,7 +25,7 @@ stages = pytest.mark.parametrize(
 )
 
 
-@lru_cache(maxsize=None)
+@cache
 def measured(stage: int) -> dict[Precision, list[dict[str, Any]]]:
     """Of all precisions, each rank's."""
     ranks = run_gloo(measure, 2, [(precision, stage) for precision in Precision], timeout_s=280)
