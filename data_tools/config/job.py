@@ -115,7 +115,8 @@ def validate(job: DatasetJob, until: str = "report") -> list[str]:
         found.append("out_dir is not given: add out_dir=DIR")
     elif "::" in job.out_dir:
         found.append(
-            f"out_dir = {job.out_dir}: the crawl reads :: as a chain of URLs; give a folder without it"
+            f"out_dir = {job.out_dir}: the crawl reads :: as a chain of URLs; give a folder "
+            "without it"
         )
     elif os.path.exists(job.out_dir) and not os.path.isdir(job.out_dir):
         found.append(f"out_dir = {job.out_dir}: is a file; name a folder")

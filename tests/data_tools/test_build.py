@@ -160,6 +160,11 @@ def test_a_contact_that_reaches_nobody_is_refused_before_anything_is_asked(words
     assert f"sources.contact = '{contact}': an e-mail" in capsys.readouterr().err
 
 
+def test_a_folder_that_the_crawl_would_take_for_a_chain_of_urls_is_refused(words, capsys):
+    assert build.main([*words, "out_dir='a::b'"]) == 2
+    assert "out_dir = a::b" in capsys.readouterr().err
+
+
 def test_no_such_stage(words, tmp_path, capsys):
     assert build.main(["--until", "balanse", *words]) == 2
     assert "--until balanse: there is no such stage" in capsys.readouterr().err
