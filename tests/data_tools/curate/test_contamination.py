@@ -12,7 +12,7 @@ import pytest
 
 from data_tools import curate
 from data_tools.curate.contamination import CONTAMINATION
-from data_tools.dataset import audit
+from data_tools import audit
 from data_tools.tables.schema import DataError, DatasetPaths
 from tests.data_tools.curate.crawled import (
     Pair,
