@@ -92,7 +92,9 @@ def test_help_of_a_dataset_job_on_slurm_names_its_fields(capsys):
     assert "train.lr" not in told
 
 
-@pytest.mark.parametrize("word", ["+x=1", "~model", "~train.lr", "train.lr=1,2", "model=[a", "a b"])
+@pytest.mark.parametrize(
+    "word", ["+x=1", "~model", "~train.lr", "train.lr=1,2", "model=[a", "a b", "model@x=tiny"]
+)
 def test_hydras_own_grammar_gives_no_traceback(word, capsys, tmp_path):
     words = [word, f"run_dir={tmp_path / 'run'}"]
     assert launch.main("pipeline.train", lambda job: 0, words) == exit_codes.REFUSED

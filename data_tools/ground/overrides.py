@@ -62,14 +62,15 @@ class Configuration:
         return own | (self.also.groups if self.also else {})
 
     def unknown_names(self, words: Iterable[str], own: Iterable[str] = ()) -> list[str]:
-        """A problem for each `name=value` whose name is no field, group or one of `own`. What is
-        Hydra's own (+x=, ~x, group@place, hydra.*) is left to Hydra."""
+        """A problem for each `name=value` whose name is no field, group or one of `own`, also for
+        Hydra's +name=value. ~name and hydra.* are left to Hydra."""
         known = [*own, *self.groups, *self.types]
         branches = {name.rpartition(".")[0] for name in self.types}
         problems = []
         for word in words:
             name, equals, _ = word.partition("=")
-            if name.startswith(("+", "~", "hydra.", "hydra/")) or "@" in name or "/" in name:
+            name = name.lstrip("+")  # an added field would be unknown to the dataclasses too
+            if name.startswith(("~", "hydra.", "hydra/")):
                 continue
             if not equals:
                 problems.append(f"{word}: give name=value, such as {known[0]}=...")
@@ -98,7 +99,7 @@ class Configuration:
         out, problems = [], []
         for word in words:
             name, equals, text = word.partition("=")
-            plain, optional = plain_type(self.types.get(name))
+            plain, optional = plain_type(self.types.get(name.lstrip("+")))
             if not equals or (optional and text == "null"):
                 out.append(word)
             elif plain in (str, Path):

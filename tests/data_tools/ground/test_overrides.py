@@ -85,6 +85,8 @@ def test_what_is_quoted_or_interpolates_stays() -> None:
         ("train.warmup_step=3", "do you mean train.warmup_steps?"),
         ("experimnt=demo", "do you mean experiment?"),
         ("zzzzzz=1", "there are "),
+        ("+x=1", "there is no setting x"),
+        ("model@x=tiny", "there is no setting model@x"),
         ("run_dir", "give name=value"),
     ],
 )
@@ -94,6 +96,6 @@ def test_an_unknown_name_is_refused_with_the_nearest(word: str, advice: str) -> 
 
 
 def test_known_names_pass() -> None:
-    words = ["train={lr: 1}", "train.lr=1", "cluster=local", "+x=1", "~x", "model@x=y", "hydra.a=1"]
+    words = ["train={lr: 1}", "train.lr=1", "cluster=local", "+train.lr=1", "~x", "hydra.a=1"]
     assert TRAIN.unknown_names([*words, "data.mixture.0.weight=2"]) == []
     assert DATASET.unknown_names(["source=[commons,pool]", "out_dir=x", "recipe=demo"]) == []
