@@ -10,16 +10,16 @@ again.
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -37,6 +37,7 @@ from data_tools import (
     search,
 )
 from data_tools.config import (
+    CONFIGURATION,
     ConfigError,
     DatasetJob,
     data_settings,
@@ -45,6 +46,9 @@ from data_tools.config import (
     to_yaml,
 )
 from data_tools.dataset.manifest import ManifestError
+from data_tools.ground import exit_codes
+from data_tools.ground.command_line import run
+from data_tools.ground.settings import Command
 from data_tools.tables.schema import DataError, DatasetPaths
 from data_tools.tables.stream import unreadable_tables
 from data_tools.work.tasks import Task, parse_task
@@ -224,45 +228,68 @@ def _mark_finished(paths: DatasetPaths, stage: Stage, chain: str, counts: Counts
     os.replace(aside, marker)
 
 
-def _last_stage(options: argparse.Namespace) -> str:
-    if options.stage and options.until:
-        raise ConfigError("--stage runs one stage, --until all up to one: give one of the two")
-    if options.task and not options.stage:
-        raise ConfigError(f"--task {options.task}: a share of one stage; add --stage STAGE")
-    last: str = options.stage or options.until or STAGES[-1].name
-    if last not in [stage.name for stage in STAGES]:
-        flag = "--stage" if options.stage else "--until"
-        raise ConfigError(f"{flag} {last}: there is no such stage; {_names()}")
-    return last
+@dataclass(frozen=True, kw_only=True)
+class BuildSettings:
+    until: str = ""
+    """Run the stages up to this one; empty runs them all. The stages in order: queries, match,
+    search, candidates, balance, crawl, curate, rebalance, pack, report."""
+    stage: str = ""
+    """Run this stage alone; those before it must be done with the same settings."""
+    task: str = ""
+    """With stage=match, crawl or pack: a share of the stage's work as I/N, I from 0 to N - 1; the
+    stage without task does what is left and puts it together."""
+
+
+def _check(given: Mapping[str, Any]) -> list[str]:
+    until, stage, task = (given.get(name, "") for name in ("until", "stage", "task"))
+    problems = []
+    if stage and until:
+        problems.append("--stage runs one stage, --until all up to one: give one of the two")
+    if task and not stage:
+        problems.append(f"--task {task}: a share of one stage; add --stage STAGE")
+    for flag, name in (("--until", until), ("--stage", stage)):
+        if name and name not in [stage.name for stage in STAGES]:
+            problems.append(f"{flag} {name}: there is no such stage; {_names()}")
+    if task:
+        try:
+            parse_task(task)
+        except ConfigError as error:
+            problems.append(str(error))
+    return problems
+
+
+COMMAND = Command(
+    name="data_tools.build",
+    purpose="Queries to shards: find (url, caption) pairs, balance, crawl, filter and pack them "
+    "into a data set. A run that was killed goes on where it was; a stage whose settings and "
+    "inputs have not changed is not run again.",
+    settings=BuildSettings,
+    example="queries.path=my_queries.txt out_dir=data/mine source=commons "
+    "sources.contact=you@example.org",
+    check=_check,
+    configuration=CONFIGURATION,
+)
 
 
 def main(arguments: list[str]) -> int:
-    """All stages, or up to one, or one alone, or a task's share of one.
+    """All stages, or up to one, or one alone, or a task's share of one; returns the exit code."""
+    return run(COMMAND, arguments, _build)
 
-    Exit code 0, 2 for a configuration that was refused, 1 for a stage that could not finish, 130
-    after Ctrl-C.
-    """
-    parser = argparse.ArgumentParser(prog="python -m data_tools.build")
-    parser.add_argument("--until", metavar="STAGE", default="", help=_names())
-    parser.add_argument("--stage", metavar="STAGE", default="", help="this stage alone")
-    parser.add_argument(
-        "--task", metavar="I/N", default="", help="with --stage: a share of it, I from 0 to N - 1"
-    )
-    parser.add_argument("overrides", nargs="*", help="of conf/dataset.yaml, as field=value")
-    options = parser.parse_intermixed_args(arguments)
+
+def _build(settings: BuildSettings, overrides: list[str]) -> int:
     try:
-        last = _last_stage(options)
-        job = load_job(options.overrides, last)
-        if options.stage:
-            build_stage(last, job, parse_task(options.task) if options.task else None)
+        last = settings.stage or settings.until or STAGES[-1].name
+        job = load_job(overrides, last)
+        if settings.stage:
+            build_stage(last, job, parse_task(settings.task) if settings.task else None)
         else:
             build(job, last)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return exit_codes.REFUSED
     except (DataError, ManifestError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return exit_codes.FAILED
     except (pa.ArrowException, duckdb.Error) as error:
         damaged = unreadable_tables(Path(job.out_dir) / "tables")
         if not damaged:
@@ -272,11 +299,8 @@ def main(arguments: list[str]) -> int:
             f"what is named here and {Path(job.out_dir) / 'tables' / 'done'}, and run again",
             file=sys.stderr,
         )
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+        return exit_codes.FAILED
+    return exit_codes.DONE
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from data_tools.ground import command_line, settings
+from pipeline.commands import command_of
 from pipeline.config import ConfigError, TrainJob
 from pipeline.config.composition import freeze, job_of_arguments, load_frozen
 from pipeline.signals import STOP_SIGNALS, hold_stop_signals
@@ -50,12 +52,24 @@ def main(
     refused; else the process ends here, with 0, EXIT_PREEMPTED or, a launcher, the code of the rank
     that failed first; 128 and the signal where one ended them.
     """
-    try:
-        if _is_rank(arguments):
+    if _is_rank(arguments):
+        try:
             if stops_at_checkpoint:
                 hold_stop_signals()
             _leave(_run_rank(rank_main, load_frozen(arguments[1])))
-        job = job_of_arguments(arguments)
+        except ConfigError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return EXIT_BAD_CONFIG
+
+    def launch(_: settings.NoSettings, overrides: list[str]) -> int:
+        return _launch(module, overrides, stops_at_checkpoint)
+
+    return command_line.run(command_of(module), arguments, launch)
+
+
+def _launch(module: str, overrides: list[str], stops_at_checkpoint: bool) -> int:
+    try:
+        job = job_of_arguments(overrides)
         if job.cluster.nodes > 1:
             raise ConfigError(
                 f"cluster.nodes = {job.cluster.nodes}: one command starts the ranks of one "

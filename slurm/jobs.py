@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import data_tools.config
-from pipeline.config import ClusterConfig, ConfigError, TrainJob
+from data_tools.ground.overrides import Configuration
+from pipeline.config import ClusterConfig, ConfigError, TrainJob, composition
 from pipeline.config.composition import job_of_arguments, load_cluster
 from slurm.options import cluster_problems, sbatch_options, setup_script
 
@@ -39,6 +40,16 @@ class Submission:
     setup: str
     train: TrainJob | None
     """None for a dataset job, whose configuration data_tools.build writes itself."""
+
+
+def configuration(shards: bool) -> Configuration:
+    """What the words may set: the training job's fields, or with `shards` the dataset job's and
+    those of `cluster`."""
+    train = composition.CONFIGURATION
+    if not shards:
+        return train
+    cluster = replace(train, only="cluster")
+    return replace(data_tools.config.CONFIGURATION, also=cluster)
 
 
 def training_submission(overrides: list[str]) -> Submission:

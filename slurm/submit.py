@@ -12,26 +12,26 @@ configuration or the command line was refused.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from data_tools.ground import exit_codes
+from data_tools.ground.command_line import run
+from data_tools.ground.settings import Command
 from pipeline.config import ConfigError
 from pipeline.config.composition import freeze
-from slurm.jobs import Step, Submission, shards_submission, training_submission
+from slurm.jobs import Step, Submission, configuration, shards_submission, training_submission
 from slurm.options import SETUP_FILE
 
-EXIT_SLURM = 1
-EXIT_BAD_CONFIG = 2
 SLURM_TIMEOUT_S = 60.0
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Slurm sets more inside an allocation, and a job submitted from there would inherit its sizes.
@@ -207,49 +207,68 @@ def _write(path: Path, text: str) -> None:
     os.replace(aside, path)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SubmitSettings:
+    shards: bool = False
+    """Submit a dataset job (the words of data_tools.build, and cluster.*) instead of a training."""
+    tasks: str = ""
+    """With shards: N, or N%M for at most M at a time, such as 64%16: match, crawl and pack as
+    arrays of N tasks. Empty is one job."""
+    dry_run: bool = False
+    """Print what would be submitted; submit and write nothing."""
+
+
+def _check(given: Mapping[str, Any]) -> list[str]:
+    if given.get("tasks") and given.get("shards") is False:
+        return [f"--tasks {given['tasks']}: only a data set is divided; add --shards"]
+    return []
+
+
+def _command(shards: bool) -> Command[SubmitSettings]:
+    return Command(
+        name="slurm.submit",
+        purpose="Check, freeze and submit a training or, with --shards, a dataset job to Slurm. "
+        "Runs on a login node: needs neither torch nor a GPU.",
+        settings=SubmitSettings,
+        example="experiment=vit_b_32 data.manifest=data/mine/manifest.json run_dir=runs/mine "
+        "cluster=multi_node cluster.partition=gpu",
+        check=_check,
+        configuration=configuration(shards),
+    )
+
+
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m slurm.submit", description=__doc__.split("\n")[0]
-    )
-    told = {
-        "--shards": "build a data set: overrides of conf/dataset.yaml, and cluster.*",
-        "--dry-run": "print the command and the script, submit nothing",
-    }
-    for flag, text in told.items():
-        parser.add_argument(flag, action="store_true", help=text)
-    parser.add_argument(
-        "--tasks",
-        default="",
-        metavar="N[%M]",
-        help="with --shards: match, crawl and pack as arrays of N tasks, M of them at a time",
-    )
-    parser.add_argument("overrides", nargs="*", help="as for python -m pipeline.train")
-    options = parser.parse_intermixed_args(arguments)
+    """Exit code 0 when submitted, 1 when Slurm refused, 2 for a refused command line or
+    configuration."""
+    builds = ("--shards", "--shards=true", "shards=true")
+    shards = any(word in builds for word in arguments)
+    return run(_command(shards), arguments, _submit)
+
+
+def _submit(settings: SubmitSettings, overrides: list[str]) -> int:
     try:
-        if options.tasks and not options.shards:
-            raise ConfigError(f"--tasks {options.tasks}: only a data set is divided; add --shards")
         submission = (
-            shards_submission(options.overrides, options.tasks)
-            if options.shards
-            else training_submission(options.overrides)
+            shards_submission(overrides, settings.tasks)
+            if settings.shards
+            else training_submission(overrides)
         )
-        if options.dry_run:
+        if settings.dry_run:
             print(dry_run(submission), end="")
-            return 0
+            return exit_codes.DONE
         job_ids = submit(submission)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_CONFIG
+        return exit_codes.REFUSED
     except SlurmError as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_SLURM
+        return exit_codes.FAILED
     if len(job_ids) == 1:
         output = submission.folder / f"slurm-{job_ids[0]}.out"
         print(f"submitted job {job_ids[0]}; its output: {output}")
     else:
         chain = ", ".join(f"{step.name} {i}" for step, i in zip(submission.steps, job_ids))
         print(f"submitted jobs {chain}; their output: {submission.folder / 'slurm-*.out'}")
-    return 0
+    return exit_codes.DONE
 
 
 if __name__ == "__main__":

@@ -66,8 +66,8 @@ DATA_TOOLS = {
     **{stage: f"{others} {GROUND}" for stage, others in STAGES.items()},
     "build": f"{' '.join(STAGES)} {GROUND}",
     "plan": f"build match search balance {GROUND}",
-    "audit": "dataset ground",
-    "subset": "dataset ground",
+    "audit": "dataset tables ground",
+    "subset": "dataset tables ground",
     "demo": f"build {GROUND}",
     "dataset": "tables work config ground",
     "tables": "ground",
@@ -77,7 +77,7 @@ DATA_TOOLS = {
     "ground": "",
 }
 PIPELINE_DATA = {
-    "keep_probability": "order",
+    "keep_probability": "order shards faults",
     "loader": "stream batches samples order shards faults",
     "stream": "batches samples faults",
     "batches": "samples order shards faults",

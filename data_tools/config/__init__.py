@@ -9,6 +9,7 @@ from data_tools.config.crawl import CrawlConfig, ResizeMode
 from data_tools.config.curate import CaptionChoice, ClassifierConfig, CurateConfig
 from data_tools.config.job import (
     CONF_DIR,
+    CONFIGURATION,
     DatasetJob,
     data_settings,
     fingerprint,
@@ -57,6 +58,7 @@ __all__ = [
     "SourcesConfig",
     "data_settings",
     "fingerprint",
+    "CONFIGURATION",
     "load_job",
     "reaches_somebody",
     "to_yaml",

@@ -38,6 +38,7 @@ from data_tools.config.search import SearchConfig
 from data_tools.config.sources import SourcesConfig
 from data_tools.ground.conf_dir import conf_dir
 from data_tools.ground.errors import error_chain
+from data_tools.ground.overrides import Configuration
 
 CONF_DIR = conf_dir()
 
@@ -88,13 +89,20 @@ SETTINGS_WITHOUT_EFFECT_ON_DATA: dict[str, set[str] | None] = {
 
 ConfigStore.instance().store(name="dataset_schema", node=DatasetJob)
 
+CONFIGURATION = Configuration(DatasetJob, CONF_DIR, "dataset")
+"""What the words of a command line may set."""
+
 
 def load_job(overrides: list[str], until: str = "report") -> DatasetJob:
     """Compose conf/dataset.yaml with Hydra overrides (`queries.path=q.txt source=commons`) and
     validate what the stages up to `until` read."""
+    quoted, refused = CONFIGURATION.quoted(overrides)
+    refused += CONFIGURATION.unknown_names(overrides)
+    if refused:
+        raise ConfigError("the configuration does not compose:\n  " + "\n  ".join(refused))
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            composed = compose("dataset", overrides)
+            composed = compose("dataset", quoted)
         job: DatasetJob = OmegaConf.to_object(composed)  # type: ignore[assignment]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"the configuration does not compose: {error_chain(error)}") from error

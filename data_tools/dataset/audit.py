@@ -1,20 +1,10 @@
-"""Check a data set against its manifest: every checksum, count and offset, and some samples
-decoded.
-
-    python -m data_tools.audit data/mine/manifest.json
-    python -m data_tools.audit somebodys/webdataset/
-
-A folder of plain WebDataset tars without a manifest gets one, and an index beside each tar (or
-below --output, if the tars' folder cannot be written): then it can be trained on. Exit code 0 when
-all checks pass, 1 otherwise, with a line for each problem.
-"""
+"""Checks a data set against its manifest: every checksum, count and offset, and some samples are
+decoded. The command is data_tools/audit.py."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,17 +18,12 @@ from data_tools.dataset.foreign import KINDS, index_foreign, is_foreign
 from data_tools.dataset.manifest import (
     INDEX,
     Manifest,
-    ManifestError,
     ShardEntry,
     file_sha256,
     load_manifest,
 )
-from data_tools.tables.schema import DataError
 from data_tools.work.processes import in_processes
 from data_tools.work.progress import StageProgress
-
-DECODED_SAMPLES = 256
-SHOWN_PROBLEMS = 100
 
 
 def audit(
@@ -174,76 +159,22 @@ def _undecodable(parts: dict[str, bytes]) -> str:
 
 
 def open_data_set(
-    target: Path, options: argparse.Namespace
+    target: Path, output: Path | None, processes: int, leave_out_bad: bool
 ) -> tuple[Manifest | None, list[str], bool]:
-    """Return the manifest at or in `target`, no problems and False; or, for tars without a
-    manifest, one that is made for them (None if it was not made), their problems, and True."""
+    """Open the data set at `target`, or make a manifest for the tars below it.
+
+    Args:
+        target: manifest.json, or a folder that holds it or tars.
+        output: the folder for the manifest and the indexes that are made; None is `target`.
+
+    Returns (manifest, what is wrong with the tars, whether the manifest was made here); the
+    manifest is None where there are bad samples and they are not to be left out.
+    """
     if target.is_dir() and (target / "manifest.json").is_file():
         target /= "manifest.json"
     if not target.is_dir():
         return load_manifest(target), [], False
-    output = options.output or target
+    output = output or target
     if (output / "manifest.json").is_file():
         return load_manifest(output / "manifest.json"), [], False
-    return *index_foreign(target, output, options.processes, options.leave_out_bad), True
-
-
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_tools.audit",
-        description="Check a data set against its manifest; make index and manifest of a plain "
-        "WebDataset.",
-    )
-    parser.add_argument("data", type=Path, help="manifest.json, or a folder with it or with tars")
-    parser.add_argument(
-        "--decode", type=int, default=DECODED_SAMPLES, help="samples to decode (default 256)"
-    )
-    parser.add_argument("--processes", type=_at_least_one, default=2, help="default 2")
-    parser.add_argument(
-        "--output", type=Path, help="folder for manifest and indexes of tars without (beside them)"
-    )
-    parser.add_argument(
-        "--leave-out-bad",
-        action="store_true",
-        help="make the manifest of tars without one from those samples that are whole",
-    )
-    options = parser.parse_args(arguments)
-    try:
-        manifest, left_out, is_new = open_data_set(options.data, options)
-        problems = []
-        if manifest is not None:
-            problems = audit(manifest, options.decode, options.processes, checksums=not is_new)
-    except (ManifestError, DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    _show("left out" if manifest is not None else "error", left_out)
-    if manifest is None:
-        print(
-            "error: no manifest is made; --leave-out-bad makes one without these", file=sys.stderr
-        )
-        return 1
-    _show("error", problems)
-    if problems:
-        return 1
-    print(
-        f"{options.data}: {manifest.num_samples:,} samples in {len(manifest.shards):,} shards, "
-        f"{manifest.num_bytes:,} bytes: checksums, counts and offsets hold"
-    )
-    return 0
-
-
-def _at_least_one(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: give 1 or more")
-    return int(text)
-
-
-def _show(word: str, problems: list[str]) -> None:
-    for problem in problems[:SHOWN_PROBLEMS]:
-        print(f"{word}: {problem}", file=sys.stderr)
-    if len(problems) > SHOWN_PROBLEMS:
-        print(f"{word}: and {len(problems) - SHOWN_PROBLEMS:,} more", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    return *index_foreign(target, output, processes, leave_out_bad), True

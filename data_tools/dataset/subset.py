@@ -1,7 +1,5 @@
-"""Make a data set of the best-scored part of another one: new shards and manifest, same order.
-
-    python -m data_tools.subset manifest=data/mine/manifest.json out_dir=data/best keep_share=0.3
-    python -m data_tools.subset manifest=data/mine/manifest.json out_dir=data/best min_score=0.28
+"""Cuts the best part of a scored data set into a data set of its own: new shards, new manifest,
+same order. The command is data_tools/subset.py.
 
 Scores come from `python -m pipeline.score`. The ledger is copied, and lists pairs that were left
 out as "dropped:score". The source is not changed: another share goes into another folder.
@@ -11,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -25,9 +22,7 @@ import pyarrow.parquet as pq
 from data_tools.config import fingerprint
 from data_tools.dataset.manifest import (
     Manifest,
-    ManifestError,
     ShardEntry,
-    load_manifest,
     save_manifest,
 )
 from data_tools.dataset.scores import made_from, scored_shards, scores_path
@@ -36,8 +31,6 @@ from data_tools.ground.aside import written_aside
 from data_tools.tables.schema import DROPPED, LEDGER, PACKED, DataError
 from data_tools.tables.scratch import files_pattern, query_rows, scratch_database
 from data_tools.work.progress import StageProgress
-
-NAMES = ("manifest", "out_dir", "keep_share", "min_score", "samples_per_shard")
 
 
 @dataclass(frozen=True)
@@ -177,62 +170,3 @@ def _write_ledger(manifest: Manifest, selection: Selection, folder: Path) -> Non
     ):
         for rows in query_rows(database, query, LEDGER, parameters):
             writer.write_table(rows)
-
-
-def parse(arguments: list[str]) -> dict[str, str]:
-    """`name=value` words. Raises DataError with every problem."""
-    given, problems = {"samples_per_shard": "10000"}, []
-    for word in arguments:
-        name, equals, value = word.partition("=")
-        if name not in NAMES or not equals or not value:
-            problems.append(f"{word}: give {', '.join(f'{n}=...' for n in NAMES)}")
-        given[name] = value
-    problems += [f"{n} is not given: add {n}=..." for n in NAMES[:2] if n not in given]
-    if ("keep_share" in given) == ("min_score" in given):
-        problems.append("give one of keep_share=0.3 and min_score=0.28")
-    for name, low, high in (("keep_share", 0.0, 1.0), ("min_score", -1.0, 1.0)):
-        if name in given and not _between(given[name], low, high):
-            problems.append(f"{name}={given[name]}: give a number from {low:g} to {high:g}")
-    if not given["samples_per_shard"].isdecimal() or int(given["samples_per_shard"]) < 1:
-        problems.append(f"samples_per_shard={given['samples_per_shard']}: give at least 1")
-    if problems:
-        raise DataError("\n  ".join(["the subset cannot be made:", *problems]))
-    return given
-
-
-def _between(text: str, low: float, high: float) -> bool:
-    try:
-        return low <= float(text) <= high
-    except ValueError:
-        return False
-
-
-def main(arguments: list[str]) -> int:
-    """Exit code 0, 2 for a command line that was refused, 1 for a data set that cannot be cut."""
-    try:
-        given = parse(arguments)
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    try:
-        manifest = load_manifest(given["manifest"])
-        share, lowest = given.get("keep_share"), given.get("min_score")
-        selection = select(
-            manifest,
-            keep_share=None if share is None else float(share),
-            min_score=None if lowest is None else float(lowest),
-        )
-        out_dir = Path(given["out_dir"])
-        subset = write_subset(manifest, selection, out_dir, int(given["samples_per_shard"]))
-    except (DataError, ManifestError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(
-        f"{subset.num_samples:,} of {manifest.num_samples:,} pairs, scores from "
-        f"{selection.score:.4f}\nmanifest: {out_dir / 'manifest.json'}"
-    )
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -12,13 +12,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from data_tools.build import build
-from data_tools.config import ConfigError, load_job
+from data_tools.config import CONFIGURATION, ConfigError, load_job
 from data_tools.dataset.manifest import ManifestError
 from data_tools.demo.config import DemoConfig, parse_demo
 from data_tools.demo.corpus import Corpus, build_corpus
 from data_tools.demo.eval_sets import EVAL_SETS, write_eval_sets
 from data_tools.demo.server import ApiFaults, LocalCommons, serve
+from data_tools.ground import command_line, exit_codes, settings
 from data_tools.ground.aside import write_text_aside
+from data_tools.ground.overrides import Configuration, quoted_text
 from data_tools.tables.schema import DataError
 
 # About as often as from a busy Commons; the client waits a second and asks again.
@@ -77,7 +79,7 @@ def _server_overrides(commons: LocalCommons, queries: Path) -> list[str]:
     hosts = ",".join(f"'{host}'" for host in commons.hosts)
     return [
         "source=commons",
-        f"queries.path='{queries}'",
+        f"queries.path={quoted_text(str(queries))}",
         f"sources.commons.endpoint='{commons.endpoint}'",
         "sources.contact='demo@localhost'",
         f"crawl.allow_private=[{hosts}]",
@@ -115,17 +117,30 @@ def served(corpus: Corpus, config: DemoConfig, out_dir: Path) -> Iterator[LocalC
         yield commons
 
 
+COMMAND = settings.Command(
+    name="data_tools.demo",
+    purpose="Build a data set from nothing but npm packages: emoji in six art styles are drawn, "
+    "served on 127.0.0.1 as a small Wikimedia Commons, searched, crawled and packed; a seventh "
+    "style becomes the evaluation sets in out_dir/eval. recipe=demo is the whole of it, "
+    "recipe=demo_smoke 60 labels in three styles.",
+    settings=settings.NoSettings,
+    example="out_dir=runs/demo/data recipe=demo_smoke",
+    configuration=Configuration(DemoConfig, CONFIGURATION.folder, "", "demo.", CONFIGURATION),
+)
+
+
 def main(arguments: list[str]) -> int:
-    """Run the demo's data half. Exit codes are those of data_tools.build."""
+    """Returns the exit code."""
+    return command_line.run(COMMAND, arguments, _demo)
+
+
+def _demo(_: settings.NoSettings, overrides: list[str]) -> int:
     try:
-        run(arguments)
+        run(overrides)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return exit_codes.REFUSED
     except (DataError, ManifestError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+        return exit_codes.FAILED
+    return exit_codes.DONE

@@ -15,7 +15,6 @@ speed of the download are published figures (data_tools/config/plan.py).
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
@@ -26,8 +25,11 @@ import numpy as np
 import pyarrow as pa
 
 from data_tools import balance, build, match
-from data_tools.config import ConfigError, DatasetJob, load_job
+from data_tools.config import CONFIGURATION, ConfigError, DatasetJob, load_job
+from data_tools.ground import exit_codes
 from data_tools.ground.aside import write_text_aside
+from data_tools.ground.command_line import run
+from data_tools.ground.settings import Command, NoSettings
 from data_tools.plan.figures import DownloadPlan, PairsPlan, Plan, SearchCost, ServerPlan
 from data_tools.plan.text import readable
 from data_tools.search.limits import SourceLimits, limits
@@ -197,12 +199,26 @@ def write_plan(plan: Plan, paths: DatasetPaths) -> Path:
     return path
 
 
+COMMAND = Command(
+    name="data_tools.plan",
+    purpose="What a data set will cost, before any server is asked: requests, days and money of "
+    "every search server and, after `python -m data_tools.build --stage match`, the pairs of each "
+    "query and the size of the download. Writes plan.json and short_queries.parquet below out_dir.",
+    settings=NoSettings,
+    example="queries.path=my_queries.txt out_dir=data/mine source=commons "
+    "sources.contact=you@example.org",
+    configuration=CONFIGURATION,
+)
+
+
 def main(arguments: list[str]) -> int:
-    """Exit codes as of data_tools.build."""
-    parser = argparse.ArgumentParser(prog="python -m data_tools.plan")
-    parser.add_argument("overrides", nargs="*", help="of conf/dataset.yaml, as field=value")
+    """Returns the exit code."""
+    return run(COMMAND, arguments, _plan)
+
+
+def _plan(_: NoSettings, overrides: list[str]) -> int:
     try:
-        job = load_job(parser.parse_args(arguments).overrides)
+        job = load_job(overrides)
         paths = DatasetPaths(Path(job.out_dir))
         plan = make_plan(job, paths)
         print(readable(job, plan))
@@ -211,12 +227,8 @@ def main(arguments: list[str]) -> int:
             print(f"queries short of t: {short_queries_path(paths)}")
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return exit_codes.REFUSED
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+        return exit_codes.FAILED
+    return exit_codes.DONE

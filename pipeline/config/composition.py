@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from data_tools.ground.conf_dir import conf_dir
 from data_tools.ground.errors import error_chain
 from data_tools.ground.fields import changeable_names
+from data_tools.ground.overrides import Configuration
 from pipeline.config.schema import ClusterConfig, ConfigError, ModelConfig, TrainJob
 from pipeline.config.validation import validate
 
@@ -42,6 +43,9 @@ OFF_BEFORE_NULL: dict[str, int | float | str] = {
 }
 
 ConfigStore.instance().store(name="train_schema", node=TrainJob)
+
+CONFIGURATION = Configuration(TrainJob, CONF_DIR, "train")
+"""What the words of a command line may set."""
 
 
 def load_job(overrides: list[str]) -> TrainJob:
@@ -70,11 +74,21 @@ def load_cluster(overrides: list[str]) -> ClusterConfig:
 
 
 def _compose(overrides: list[str]) -> DictConfig:
+    quoted = _for_hydra(overrides)
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            return compose("train", overrides)
+            return compose("train", quoted)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"the configuration does not compose: {error_chain(error)}") from error
+
+
+def _for_hydra(overrides: list[str]) -> list[str]:
+    """The words with their texts quoted for Hydra. ConfigError names those that set no field."""
+    quoted, refused = CONFIGURATION.quoted(overrides)
+    refused += CONFIGURATION.unknown_names(overrides)
+    if refused:
+        raise ConfigError("the configuration does not compose:\n  " + "\n  ".join(refused))
+    return quoted
 
 
 def load_frozen(path: Path | str) -> TrainJob:
@@ -183,7 +197,7 @@ def job_of_arguments(overrides: list[str]) -> TrainJob:
     `run_dir=X`, where X is an earlier run, means that run with the single values that are given
     beside it (`cluster.nodes=4`). Anything else is composed. ConfigError.
     """
-    values = _single_values(overrides)
+    values = _single_values(_for_hydra(overrides))
     if "run_dir" not in values:
         return load_job(overrides)
     path = Path(str(values["run_dir"])) / "config.yaml"

@@ -1,69 +1,81 @@
-"""python -m pipeline.export run_dir=DIR out=DIR format=huggingface|open_clip|native [step=N]
-                          [ema=true|false]
+"""python -m pipeline.export: the weights of a run as a folder for other libraries.
 
-The average of the weights where the run has one (train.ema_decay), else the weights; ema= decides.
-
-Exit code 0 when the folder is written and was read back with the same features, else 2.
+python -m pipeline.export run_dir=runs/demo out=exported format=huggingface
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
+from data_tools.ground import exit_codes
+from data_tools.ground.command_line import run
+from data_tools.ground.settings import Command
 from pipeline.config import ConfigError
 from pipeline.config.composition import load_frozen
 from pipeline.engine.checkpoint import CheckpointError, load_model_weights
-from pipeline.export import FORMATS, ExportError, export_weights
-
-_REQUIRED, _OPTIONAL = ("run_dir", "out", "format"), ("step", "ema")
+from pipeline.export import ExportError, export_weights
 
 
-def parse(arguments: list[str]) -> dict[str, str]:
-    """`name=value` words; ExportError lists every problem."""
-    given, problems = {}, []
-    for word in arguments:
-        name, equals, value = word.partition("=")
-        if name not in _REQUIRED + _OPTIONAL or not equals or not value:
-            problems.append(f"{word}: give {', '.join(f'{n}=...' for n in _REQUIRED + _OPTIONAL)}")
-        given[name] = value
-    problems += [f"{name} is not given: add {name}=..." for name in _REQUIRED if name not in given]
-    if "format" in given and given["format"] not in FORMATS:
-        problems.append(f"format={given['format']}: give one of {', '.join(FORMATS)}")
-    if not given.get("step", "0").isdecimal():
-        problems.append(f"step={given['step']}: give the number of a checkpoint's step")
-    if given.get("ema", "true") not in ("true", "false"):
-        problems.append(f"ema={given['ema']}: give true or false")
-    if problems:
-        raise ExportError("\n  ".join(["the export cannot start:", *problems]))
-    return given
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    run_dir: Path
+    """The folder of the run."""
+    out: Path
+    """The folder to write."""
+    format: Literal["huggingface", "open_clip", "native"]
+    """The library that is to read the folder; native is this project's own."""
+    step: int | None = None
+    """The step of the checkpoint; null is the newest."""
+    ema: bool | None = None
+    """true exports the average of the weights (train.ema_decay), false the weights; null is the
+    average where the run has one."""
+
+
+def _check(given: Mapping[str, Any]) -> list[str]:
+    if (given.get("step") or 0) < 0:
+        return [f"step={given['step']}: give the number of a checkpoint's step, 0 or more"]
+    return []
+
+
+COMMAND = Command(
+    name="pipeline.export",
+    purpose="Write the weights of a run as a folder for other libraries; the folder is read back "
+    "and must give the same features before it gets its final name.",
+    settings=ExportSettings,
+    example="run_dir=runs/demo out=exported format=huggingface",
+    check=_check,
+)
 
 
 def main(arguments: list[str]) -> int:
+    """Exit code 0 when the folder is written and was read back with the same features, 1 when it
+    could not be, 2 for a refused command line or run configuration."""
+    return run(COMMAND, arguments, _export)
+
+
+def _export(settings: ExportSettings, _: list[str]) -> int:
     try:
-        given = parse(arguments)
-        run_dir, out = Path(given["run_dir"]), Path(given["out"])
-        job = load_frozen(run_dir / "config.yaml")
-        try:
-            weights = load_model_weights(
-                run_dir,
-                int(given["step"]) if "step" in given else None,
-                given["ema"] == "true" if "ema" in given else None,
-            )
-        except CheckpointError as error:
-            raise ExportError(str(error)) from error
+        job = load_frozen(settings.run_dir / "config.yaml")
+        weights = load_model_weights(settings.run_dir, settings.step, settings.ema)
         report = export_weights(
             weights,
             job.model,
-            out,
-            given["format"],
+            settings.out,
+            settings.format,
             max_logit_scale=job.loss.max_logit_scale,
         )
-    except (ConfigError, ExportError) as error:
+    except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{out}: {report}")
-    return 0
+        return exit_codes.REFUSED
+    except (CheckpointError, ExportError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return exit_codes.FAILED
+    print(f"{settings.out}: {report}")
+    return exit_codes.DONE
 
 
 if __name__ == "__main__":

@@ -6,7 +6,12 @@ python -m pipeline.metrics.workspace ENTITY/PROJECT   # saves a view, prints its
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from data_tools.ground import exit_codes
+from data_tools.ground.command_line import run
+from data_tools.ground.settings import Command
 
 if TYPE_CHECKING:
     import wandb_workspaces.workspaces as ws
@@ -130,16 +135,33 @@ def save_workspace(target: str) -> str:
         ) from error
 
 
+@dataclass(frozen=True, kw_only=True)
+class WorkspaceSettings:
+    project: str
+    """ENTITY/PROJECT as in the project's address at W&B, such as my-team/clip-pretrain."""
+
+
+COMMAND = Command(
+    name="pipeline.metrics.workspace",
+    purpose="Save a W&B view with charts of the names in metrics.jsonl, and print its address.",
+    settings=WorkspaceSettings,
+    example="my-team/clip-pretrain",
+    bare_word=True,
+)
+
+
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        print("usage: python -m pipeline.metrics.workspace ENTITY/PROJECT", file=sys.stderr)
-        return 2
+    """Exit code 0, 1 when the view could not be saved, 2 for a refused command line."""
+    return run(COMMAND, arguments, _save)
+
+
+def _save(settings: WorkspaceSettings, _: list[str]) -> int:
     try:
-        print(save_workspace(arguments[0]))
+        print(save_workspace(settings.project))
     except WorkspaceError as error:
         print(error, file=sys.stderr)
-        return 1
-    return 0
+        return exit_codes.FAILED
+    return exit_codes.DONE
 
 
 if __name__ == "__main__":

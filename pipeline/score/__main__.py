@@ -1,54 +1,83 @@
-"""python -m pipeline.score model=DIR manifest=FILE [batch_size=256] [threads=4] [device=cuda:0]
-[task=I/N]
+"""python -m pipeline.score: how well each image and caption of a data set fit, by a CLIP model.
 
-model is a run directory, a native export, or a Hugging Face CLIP folder. Writes scores/ beside the
-manifest and, when every shard is scored, the column `score` of the ledger; the best part of the
-pairs then becomes a data set of its own:
-
-    python -m data_tools.subset manifest=FILE out_dir=DIR keep_share=0.3
-
-With task=I/N (I from 0) one of N processes, each on its own device, takes every N-th shard. Exit
-code 0, 1 for a data set that cannot be scored, 2 for a command line that was refused.
+python -m pipeline.score model=runs/mine manifest=data/mine/manifest.json
+python -m data_tools.subset manifest=data/mine/manifest.json out_dir=data/best keep_share=0.3
 """
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data_tools.dataset.manifest import ManifestError, load_manifest
 from data_tools.dataset.scores import add_to_ledger, scored_shards
-
-_REQUIRED, _OPTIONAL = ("model", "manifest"), ("batch_size", "threads", "device", "task")
-
-
-class _Refused(ValueError):
-    pass
+from data_tools.ground import exit_codes
+from data_tools.ground.command_line import run
+from data_tools.ground.settings import Command
 
 
-def parse(arguments: list[str]) -> dict[str, str]:
-    """`name=value` words with the defaults filled in; _Refused lists every problem."""
-    given = {"batch_size": "256", "threads": "4", "device": "", "task": "0/1"}
-    problems = []
-    for word in arguments:
-        name, equals, value = word.partition("=")
-        if name not in _REQUIRED + _OPTIONAL or not equals or not value:
-            problems.append(f"{word}: give {', '.join(f'{n}=...' for n in _REQUIRED + _OPTIONAL)}")
-        given[name] = value
-    problems += [f"{name} is not given: add {name}=..." for name in _REQUIRED if name not in given]
-    for name in ("batch_size", "threads"):
-        if not given[name].isdecimal() or int(given[name]) < 1:
-            problems.append(f"{name}={given[name]}: give a number of at least 1")
-    index, _, count = given["task"].partition("/")
-    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        problems.append(f"task={given['task']}: give I/N with I from 0 to N - 1, such as 0/8")
-    if problems:
-        raise _Refused("\n  ".join(["the scoring cannot start:", *problems]))
-    return given
+@dataclass(frozen=True, kw_only=True)
+class ScoreSettings:
+    model: Path
+    """A run directory, a native export, or a Hugging Face CLIP folder."""
+    manifest: str
+    """manifest.json of the data set; scores/ is written beside it."""
+    batch_size: int = 256
+    """Pairs that the model takes at once; at least 1."""
+    threads: int = 4
+    """Threads that read and decode images; at least 1."""
+    device: str | None = None
+    """torch's name of the device, such as cuda:0; null is cuda where there is one, else cpu."""
+    task: str = "0/1"
+    """I/N with I from 0: one of N processes, each on its own device, scores every N-th shard."""
 
 
-def run(given: dict[str, str]) -> None:
-    manifest = load_manifest(given["manifest"])
+def _check(given: Mapping[str, Any]) -> list[str]:
+    problems = [
+        f"{name}={given[name]}: give a number of at least 1"
+        for name in ("batch_size", "threads")
+        if given.get(name, 1) < 1
+    ]
+    task = given.get("task", "0/1")
+    parts = re.fullmatch(r"([0-9]+)/([0-9]+)", task)
+    if parts is None or int(parts[1]) >= int(parts[2]):
+        problems.append(f"task={task}: give I/N with I from 0 to N - 1, such as 0/8")
+    return problems
+
+
+COMMAND = Command(
+    name="pipeline.score",
+    purpose="Score how well each image and caption of a data set fit together. Writes scores/ "
+    "beside the manifest and, when every shard is scored, the column `score` of the ledger; "
+    "`python -m data_tools.subset` then makes a data set of the best part.",
+    settings=ScoreSettings,
+    example="model=runs/mine manifest=data/mine/manifest.json",
+    check=_check,
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code 0, 1 for a data set that cannot be scored, 2 for a refused command line."""
+    return run(COMMAND, arguments, _score)
+
+
+def _score(settings: ScoreSettings, _: list[str]) -> int:
+    try:
+        score(settings)
+    except (ValueError, OSError, RuntimeError) as error:
+        # ScoreError and ManifestError are ValueErrors, LoaderError and CUDA's are RuntimeErrors
+        print(f"error: {error}", file=sys.stderr)
+        return exit_codes.FAILED
+    return exit_codes.DONE
+
+
+def score(settings: ScoreSettings) -> None:
+    """Raises ManifestError, ScoreError, LoaderError and OSError."""
+    manifest = load_manifest(settings.manifest)
     # Imported late: torch takes seconds, and a misspelt word shall not take seconds to refuse.
     import torch
 
@@ -56,17 +85,17 @@ def run(given: dict[str, str]) -> None:
     from pipeline.score.scorer import load_scorer
 
     default = "cuda" if torch.cuda.is_available() else "cpu"
-    scorer = load_scorer(Path(given["model"]), torch.device(given["device"] or default))
-    index, count = (int(part) for part in given["task"].split("/"))
+    scorer = load_scorer(settings.model, torch.device(settings.device or default))
+    index, count = (int(part) for part in settings.task.split("/"))
     counts = score_shards(
         manifest,
         scorer,
         manifest.shards[index::count],
-        batch_size=int(given["batch_size"]),
-        num_threads=int(given["threads"]),
+        batch_size=settings.batch_size,
+        num_threads=settings.threads,
     )
-    told = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items())
-    print(f"{scorer.name}: {told}", flush=True)
+    summary = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items())
+    print(f"{scorer.name}: {summary}", flush=True)
     try:
         scored_shards(manifest)
     except ManifestError as error:
@@ -75,21 +104,6 @@ def run(given: dict[str, str]) -> None:
         print(f"the ledger waits for the other tasks: {error}", file=sys.stderr)
         return
     print(f"scores in the ledger: {add_to_ledger(manifest):,}", flush=True)
-
-
-def main(arguments: list[str]) -> int:
-    try:
-        given = parse(arguments)
-    except _Refused as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    try:
-        run(given)
-    except (ValueError, OSError, RuntimeError) as error:
-        # ScoreError and ManifestError are ValueErrors, LoaderError and CUDA's are RuntimeErrors
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from data_tools import audit
 from data_tools.build import build
 from data_tools.config import load_job
-from data_tools.dataset import audit
 from data_tools.demo.mediawiki import Picture
 from data_tools.demo.render import render_all
 from data_tools.demo.server import serve

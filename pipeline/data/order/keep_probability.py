@@ -16,10 +16,8 @@ epochs a sample comes p * E times, closer than independent draws would.
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -27,10 +25,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from data_tools.dataset.manifest import Manifest, ManifestError, ShardEntry
+from data_tools.dataset.manifest import Manifest, ShardEntry
 from pipeline.data.faults import LoaderError
 from pipeline.data.order.sample_order import IntArray, Order, SampleOrder, keys_of
-from pipeline.data.shards.dataset import open_dataset
 from pipeline.data.shards.index import column_numbers
 from pipeline.data.shards.storage import ByteReader, LocalFile, LocalStorage, Storage
 
@@ -201,22 +198,3 @@ def _of_json(path: str, row: dict[str, Any], files: ByteReader) -> float:
             f"{path}: sample {row['key']} has no keep_probability in its json ({error!r}): "
             f"only data sets of `make shards` can be resampled"
         ) from error
-
-
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.data.keep_probability", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("manifest", help="path or URL of a data set's manifest.json")
-    try:
-        dataset = open_dataset(parser.parse_args(arguments).manifest)
-        path = write_keep_probabilities(dataset.manifest, dataset.storage)
-    except (ManifestError, LoaderError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(path)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

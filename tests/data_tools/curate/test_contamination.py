@@ -10,9 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from data_tools import curate
+from data_tools import audit, curate
 from data_tools.curate.contamination import CONTAMINATION
-from data_tools.dataset import audit
 from data_tools.tables.schema import DataError, DatasetPaths
 from tests.data_tools.curate.crawled import (
     Pair,

@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_tools import pack
-from data_tools.dataset import audit
+from data_tools import audit, pack
 from data_tools.dataset.manifest import INDEX, file_sha256, load_manifest, save_manifest
 from data_tools.tables.schema import DatasetPaths
 from tests.data_tools.stages import curated_job, make_job

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 
-from data_tools.dataset import audit
+from data_tools import audit
 from data_tools.dataset.foreign import scan_tar
 from data_tools.dataset.manifest import INDEX, load_manifest, verify_checksums
 from tests.data_tools.crawl import pictures

@@ -12,7 +12,7 @@ import pytest
 
 from data_tools.dataset.manifest import load_manifest, verify_checksums
 from data_tools.dataset.scores import add_to_ledger, scores_path, write_scores
-from data_tools.dataset.subset import main
+from data_tools.subset import main
 from data_tools.tables.schema import LEDGER
 from tests.pipeline.data.made_shards import make_samples, write_shards
 

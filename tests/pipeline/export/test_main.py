@@ -21,8 +21,11 @@ from tests.pipeline.model.model_configs import small_clip, small_config
             ["run_dir=a", "out=b", "format=onnx"],
             ["format=onnx: give one of huggingface, open_clip"],
         ),
-        (["run_dir=a", "out=b", "format=native", "steps=3"], ["steps=3: give run_dir=..."]),
-        (["run_dir=a", "out=b", "format=native", "step=last"], ["step=last: give the number"]),
+        (
+            ["run_dir=a", "out=b", "format=native", "steps=3"],
+            ["steps=3: there is no setting steps", "do you mean step?"],
+        ),
+        (["run_dir=a", "out=b", "format=native", "step=last"], ["step=last: give a whole number"]),
         (["run_dir=a", "out=b", "format=native", "ema=no"], ["ema=no: give true or false"]),
         (["run_dir=nowhere", "out=b", "format=native"], ["nowhere/config.yaml"]),
     ],
@@ -43,7 +46,7 @@ def run_dir(tmp_path):
 
 
 def test_a_run_without_checkpoint_is_refused(run_dir, tmp_path, capsys):
-    assert main([f"run_dir={run_dir}", f"out={tmp_path / 'out'}", "format=native"]) == 2
+    assert main([f"run_dir={run_dir}", f"out={tmp_path / 'out'}", "format=native"]) == 1
     assert "no checkpoint" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -79,4 +82,4 @@ def test_the_average_of_the_weights_is_exported_unless_told_otherwise(
     )
     if seed == 1:
         write_checkpoint(run_dir, 40, weights_of(1))
-        assert main([f"run_dir={run_dir}", f"out={out}2", "format=native", "ema=true"]) == 2
+        assert main([f"run_dir={run_dir}", f"out={out}2", "format=native", "ema=true"]) == 1

@@ -119,7 +119,10 @@ def test_a_hugging_face_folder_scores_alike(native, tmp_path):
     [
         ([], ["model is not given", "manifest is not given"]),
         (["model=a", "manifest=b", "batch_size=0", "task=2/2"], ["batch_size=0", "task=2/2"]),
-        (["model=a", "manifest=b", "speed=9"], ["speed=9: give model=..."]),
+        (
+            ["model=a", "manifest=b", "speed=9"],
+            ["speed=9: there is no setting speed", "model, manifest"],
+        ),
     ],
 )
 def test_refusals_name_every_word(words, told, capsys):
