@@ -116,7 +116,7 @@ def _run_rank(rank_main: RankMain, job: TrainJob) -> int:
     rank = os.environ.get("RANK", "?")
     try:
         return rank_main(job) or 0
-    except Exception as error:  # noqa: B902 - whatever it was, this process ends by `_leave`
+    except Exception as error:  # whatever it was, this process ends by `_leave`
         if type(error).__name__ == "PeerError":
             pass
         elif type(error).__module__.startswith(("pipeline.", "data_tools.")):

@@ -58,8 +58,8 @@ class DeviceTimer:
 
 @dataclass(slots=True)
 class StepMetrics:
-    """Of this rank, still on the device: reading a tensor waits for it, so that is done at log
-    steps only."""
+    """Measurements of this rank, still on the device: reading a tensor waits for it, so they are
+    read at log steps only."""
 
     loss: Tensor
     """() Mean over the rank's rows of the global batch; its mean over ranks is the loss of the
@@ -67,8 +67,8 @@ class StepMetrics:
     logit_scale: Tensor
     """() Log-space, as clamped in this step's forward."""
     grad_norms: Tensor
-    """(3,) of the averaged gradient before clipping, equal on all ranks: image tower, text tower,
-    all; not finite on a skipped step, nan where it is not known."""
+    """(3,) Norms of the averaged gradient before clipping, equal on all ranks: image tower, text
+    tower, all; not finite on a skipped step, nan where it is not known."""
     skipped: Tensor
     """() 1.0 where the gradient was not finite on some rank and no rank has updated, else 0.0."""
     lr: float
@@ -76,7 +76,8 @@ class StepMetrics:
     """(2,) Share of this rank's rows whose own partner is the nearest of the global batch, image to
     text and text to image; measured at log steps, else None."""
     towers: DeviceTimer
-    """This rank's own work before it meets the others: tells stragglers from those they keep."""
+    """Time of this rank's own work before it meets the others: shows which ranks are slow, and
+    which only wait for them."""
 
 
 @dataclass(frozen=True)
@@ -86,5 +87,5 @@ class Interval:
     first_step: int
     """Number of finished steps before the first of them."""
     losses: list[float] = field(default_factory=list)
-    """Of the global batch, one a step."""
+    """Loss of the global batch, one per step."""
     skipped: list[bool] = field(default_factory=list)

@@ -63,7 +63,8 @@ def _own_address_towards(host: str) -> str:
 
 
 def _is_loopback(host: str) -> bool:
-    """Of an address, or of what a name resolves to; gloo takes one that resolves to nothing so."""
+    """Whether an address, or what a name resolves to, is loopback. Gloo treats a name that does not
+    resolve as loopback."""
     try:
         found = socket.getaddrinfo(host, None)
     except OSError:

@@ -21,14 +21,15 @@ from pipeline.distributed.group import Group
 
 @dataclass(frozen=True)
 class World:
-    """`device` is this rank's own; `rank` 0 writes what the run writes once."""
+    """This rank's place among all ranks. `device` is its own; rank 0 writes what a run writes
+    once."""
 
     rank: int
     local_rank: int
     world_size: int
     device: torch.device
     timeout: timedelta = timedelta(minutes=15)
-    """Of the collective operations of every process group."""
+    """How long a collective operation of any process group may wait."""
 
     @property
     def is_main(self) -> bool:

@@ -73,7 +73,8 @@ def _pass_on(
 
 @dataclass(frozen=True)
 class _GeneratorState:
-    """Of torch's generators; a CUDA generator's is kept on the host, so nothing waits."""
+    """State of torch's random generators; a CUDA generator's is kept on the host, so nothing
+    waits."""
 
     cpu: Tensor
     cuda: Tensor | None

@@ -21,12 +21,12 @@ _HEAD = ("ln_post.", "ln_final.", "projection.")
 
 
 def parameter_groups(model: nn.Module, train: TrainConfig) -> list[dict[str, Any]]:
-    """Of the parameters that require a gradient: {"params", "weight_decay", "lr_scale", "decayed",
-    "name"}; the engine sets a group's lr to train.lr * lr_factor * lr_scale.
+    """Groups of the parameters that require a gradient: {"params", "weight_decay", "lr_scale",
+    "decayed", "name"}; the engine sets a group's lr to train.lr * lr_factor * lr_scale.
 
-    Decayed are matrices only. Not gains, biases and the logit scale; not embeddings, which are
-    looked up or added, not multiplied: decay would pull rows of rare words to zero between their
-    occurrences.
+    Weight decay acts on matrices only. Gains, biases and the logit scale have none, and neither
+    have embeddings: they are looked up or added, not multiplied, and decay would pull the rows of
+    rare words to zero between their occurrences.
     """
     named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
     scales = lr_scales((name for name, _ in model.named_parameters()), train)
@@ -88,7 +88,8 @@ def _num_layers(names: list[str], tower: str) -> int:
 
 
 def _distance(name: str, num_layers: int) -> int:
-    """Of a parameter from its tower's output, in blocks; `name` without the tower's prefix."""
+    """How many blocks lie between a parameter and its tower's output; `name` is without the tower's
+    prefix."""
     block = _BLOCK.search(name)
     if block:
         return num_layers - int(block.group(1))

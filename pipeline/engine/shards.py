@@ -25,7 +25,7 @@ class Fragment:
 
     name: str
     shape: tuple[int, ...]
-    """Of the whole parameter."""
+    """Shape of the whole parameter."""
     start: int
     """First element of the flattened parameter."""
     values: dict[str, Tensor]
@@ -47,8 +47,9 @@ class _Piece:
 
 
 class ParameterShards:
-    """Of a live DeepSpeed engine, stage 1, 2 or 3, offloaded or not; `named` are the model's own
-    parameters, on which DeepSpeed hangs attributes that torch's type does not know."""
+    """Masters, moments and averages of a live DeepSpeed engine as named pieces, for stages 1, 2 and
+    3, offloaded or not. `named` are the model's own parameters, to which DeepSpeed adds attributes
+    that torch's type does not know."""
 
     def __init__(self, engine: Any, named: Mapping[str, Any], *, with_ema: bool) -> None:
         self._zero = engine.optimizer

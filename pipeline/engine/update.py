@@ -63,7 +63,8 @@ class Update:
 
     @torch.no_grad()
     def _norms(self) -> Tensor:
-        """Of image tower, text tower and everything, over all ranks: one all-reduce of three."""
+        """Gradient norms over all ranks of the image tower, the text tower and everything: one
+        all-reduce of three numbers."""
         names, gradients = zip(*self._shards.gradients() or [("", torch.zeros(0))])
         if self._members is None:  # the same pieces in each step
             self._members = torch.tensor(

@@ -44,7 +44,7 @@ class EvalSet(Protocol):
 
     @property
     def num_samples(self) -> int:
-        """Of all ranks together."""
+        """Number of samples on all ranks together."""
         ...
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Any, Tensor]]:

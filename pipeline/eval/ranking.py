@@ -18,13 +18,15 @@ _QUERY_BLOCK, _GALLERY_BLOCK = 1024, 4096
 
 
 class Rivals(NamedTuple):
-    """Of each query, int64 (Q,): wrong answers that score above its best right one, or equal."""
+    """Per query, int64 (Q,): how many wrong answers score above its best right one, or equal to
+    it."""
 
     above: Tensor
     equal: Tensor
 
     def hits(self, k: int) -> tuple[Tensor, Tensor]:
-        """Bool (Q,): the right answer is among the k best if ties go against it, or for it."""
+        """Two bool tensors (Q,): whether the right answer is among the k best with ties counted
+        against the model, and for it."""
         return self.above + self.equal < k, self.above < k
 
 

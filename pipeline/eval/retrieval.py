@@ -129,7 +129,7 @@ def _caption_positions(share: _Share, starts: Tensor) -> Tensor:
 
 
 def _rank(share: _Share, gallery: _Gallery) -> tuple[Rivals, Rivals]:
-    """Of this rank's images among all captions, and of its captions among all images."""
+    """Rivals of this rank's images among all captions, and of its captions among all images."""
     right = (share.captions * gallery.images[share.caption_images]).sum(1)
     best = torch.full((len(gallery.images),), -torch.inf, device=right.device)
     best = best.scatter_reduce(0, share.caption_images, right, "amax")[share.image_indices]

@@ -50,7 +50,8 @@ def score_classification(
 def _class_vectors(
     embedder: Embedder, classnames: Any, templates: list[str], ranks: Group
 ) -> tuple[Tensor, Tensor]:
-    """Of this rank's classes: (k, 1 + singles, D), the ensemble first; and which they are, (k,)."""
+    """Text vectors of this rank's k classes (k, 1 + singles, D), the ensemble first; and the
+    numbers of the classes (k,)."""
     mine = list(range(ranks.rank, len(classnames), ranks.size))
     num_singles = min(len(templates), MAX_SINGLE_TEMPLATES) if len(templates) > 1 else 0
     parts = []

@@ -92,7 +92,8 @@ class _FeatureGradient:
             self.dy = torch.zeros_like(self.y, dtype=torch.float32) if wanted.y else None
 
     def parts(self) -> Iterator[Part]:
-        """Of the block, each with the buffer cut to fit it; the next one overwrites its G."""
+        """Yield the parts of the block, each with the buffer cut to fit it; the next part
+        overwrites its G."""
         for rows, columns in tile_ranges((len(self.x), len(self.y)), self.tile):
             g = None
             if self._buffer is not None:

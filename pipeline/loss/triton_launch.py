@@ -28,7 +28,7 @@ class Part(NamedTuple):
 
 
 def kept_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Of kept logits, for features of ``dtype``."""
+    """The dtype in which logits are kept, for features of ``dtype``."""
     # less the mean of its row's and column's maximum a logit that matters is small, and float16 has
     # three bits more there than bfloat16
     return torch.float32 if dtype == torch.float32 else torch.float16
@@ -224,12 +224,12 @@ class Launcher:
 
     @property
     def _strips(self) -> int:
-        """Of a tile."""
+        """Number of column strips per tile."""
         return self.shape.columns // self.shape.strip
 
 
 def _better(one: BestLogits, other: BestLogits | None) -> BestLogits:
-    """Of two row ranges: their rows one after the other, the larger of their columns."""
+    """Join two row ranges: their rows one after the other, the larger of their columns."""
     assert other is not None
     return BestLogits(
         torch.cat([one.row_positive, other.row_positive]),

@@ -67,7 +67,7 @@ class Case:
                 self.memory = peak_mib(self._full)
             self.forward.append(milliseconds(self._forward))
             self.full.append(milliseconds(self._full, self.leaves))
-        except Exception as error:  # noqa: B902  a peer may fail in any way; the table says so
+        except Exception as error:  # a peer may fail in any way; the table says so
             self.failure = f"{type(error).__name__}: {str(error)[:60]}".replace("\n", " ")
             self.forward, self.full = [], []
         finally:

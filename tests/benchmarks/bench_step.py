@@ -76,7 +76,7 @@ class Case:
             self._timed(1)  # compiles
             self.peak_bytes = self.resident_bytes + self._extra_bytes()
             self.num_steps = max(1, round(seconds / (self._timed(2) / 2)))
-        except Exception as error:  # noqa: B902  no memory, no compiler: the table says so
+        except Exception as error:  # no memory, no compiler: the table says so
             self.failure = _told(error)
             self.rates = []
             gc.collect()
@@ -144,7 +144,7 @@ class Comparison:
             except ImportError as error:
                 self.lines.append(f"open_clip is not installed here ({error}): no comparison.\n")
                 continue
-            except Exception as error:  # noqa: B902  one trainer less must not lose the other
+            except Exception as error:  # one trainer less must not lose the other
                 self.lines.append(f"{build.__name__.strip('_')} did not start: {_told(error)}\n")
                 continue
             if torch.cuda.is_available():

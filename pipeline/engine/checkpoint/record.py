@@ -28,7 +28,7 @@ def generators_name(rank: int) -> str:
 
 
 def tensor_key(kind: str, name: str, start: int) -> str:
-    """Of a fragment's value in its rank's file: "exp_avg/visual.proj:4096"."""
+    """Key of a fragment's value in its rank's file: "exp_avg/visual.proj:4096"."""
     return f"{kind}/{name}:{start}"
 
 
@@ -59,7 +59,7 @@ class RankRecord:
     files: list[FileRecord]
     pieces: list[Piece]
     parameters: dict[str, Parameter]
-    """Those of which it has a piece."""
+    """The parameters of which this rank has a piece."""
 
 
 def describe(fragments: Sequence[Fragment]) -> tuple[list[Piece], dict[str, Parameter]]:
@@ -76,8 +76,8 @@ def describe(fragments: Sequence[Fragment]) -> tuple[list[Piece], dict[str, Para
 
 @dataclass(frozen=True)
 class Record:
-    """Of one checkpoint. Everything but `files` and `pieces` is the same whatever ZeRO stage and
-    world size wrote it."""
+    """What a checkpoint holds. Everything but `files` and `pieces` is the same whatever ZeRO stage
+    and world size wrote it."""
 
     step: int
     samples_seen: int
@@ -97,8 +97,8 @@ class Record:
         return sum(file.num_bytes for file in self.files)
 
     def to_text(self) -> str:
-        """One line a field. Pieces name their parameter by its number: in stage 3 there are as many
-        pieces as parameters times ranks."""
+        """One line per field. Pieces name their parameter by its number: in stage 3 there are
+        as many pieces as parameters times ranks."""
         numbers = {name: number for number, name in enumerate(self.parameters)}
         content: dict[str, Any] = {"format": FORMAT} | asdict(self)
         content["parameters"] = [[name, *value] for name, value in self.parameters.items()]

@@ -142,7 +142,7 @@ class RemoteCheckpoints:
                     return work()
         except FileNotFoundError:
             raise
-        except Exception as error:  # noqa: B902 - see above
+        except Exception as error:  # see above
             raise CheckpointError(
                 f"checkpoint.remote = {self.url} failed: {error!r}; check address, credentials "
                 f"and room there"
@@ -207,7 +207,7 @@ class Uploader:
         while (step := self._next()) is not None:
             try:
                 self._remote.upload(self._folder_of(step), step, self._kept)
-            except Exception as error:  # noqa: B902 - a thread has no one to raise to
+            except Exception as error:  # a thread has no one to raise to
                 self._say(f"warning: checkpoint {name_of(step)} was not copied: {error}")
 
     def _next(self) -> int | None:

@@ -44,11 +44,11 @@ class Snapshot:
         self._timer.stop()
 
     def wait(self) -> float:
-        """Until the copies are there; seconds that the device took for them."""
+        """Wait until the copies are there; returns the seconds that the device took for them."""
         return self._timer.seconds()
 
     def blocks(self) -> Iterator[bytes | memoryview]:
-        """Of a safetensors file: header, then what the fragments held."""
+        """Yield the bytes of a safetensors file: header, then values."""
         yield header(self._sizes)
         for chunk in self._chunks:
             content = chunk.numpy().view("uint8").data

@@ -23,7 +23,8 @@ BLOCK_BYTES = 16 * 2**20
 
 
 def header(sizes: Sequence[tuple[str, int]]) -> bytes:
-    """Of float32 vectors that lie one after the other: (name, number of elements)."""
+    """The header of a safetensors file of float32 vectors, one after the other; each is given as
+    (name, number of elements)."""
     if sys.byteorder != "little":
         raise CheckpointError("safetensors are little-endian; this machine is not")
     content, end = {}, 0
@@ -36,7 +37,7 @@ def header(sizes: Sequence[tuple[str, int]]) -> bytes:
 
 
 def write_blocks(path: Path, blocks: Iterable[bytes | memoryview]) -> FileRecord:
-    """On the disk, not only in its cache, when this returns. Raises OSError."""
+    """Write a file; it is on the disk, not only in its cache, when this returns. Raises OSError."""
     checksum, num_bytes = xxhash.xxh3_128(), 0
     with path.open("wb") as file:
         for block in blocks:

@@ -13,7 +13,8 @@ from pipeline.engine.checkpoint.tensors import problem_of
 
 
 def newest_step(run_dir: Path) -> int:
-    """Of the newest checkpoint whose files have their sizes; CheckpointError when there is none."""
+    """Step of the newest checkpoint whose files have their recorded sizes. Raises CheckpointError
+    when there is none."""
     folder = CheckpointFolder(run_dir / "checkpoints")
     for step in folder.steps():
         try:
@@ -30,7 +31,7 @@ def newest_step(run_dir: Path) -> int:
 def load_model_weights(
     run_dir: Path, step: int | None = None, ema: bool | None = None
 ) -> dict[str, Tensor]:
-    """float32 by parameter name, on the CPU, of the newest checkpoint or that of `step`.
+    """Weights of the newest checkpoint or that of `step`: float32 by parameter name, on the CPU.
 
     ema: the average of the weights (True), the weights themselves (False), or the average where the
     checkpoint has one (None). Raises CheckpointError when the checkpoint is not there, is damaged,

@@ -113,7 +113,7 @@ class Writer:
     def _run(self, work: Work, verdict: Future[None]) -> None:
         try:
             self._write_and_agree(work)
-        except Exception as error:  # noqa: B902 - it is raised in the main thread
+        except Exception as error:  # it is raised in the main thread
             verdict.set_exception(error)
         else:
             verdict.set_result(None)
@@ -124,7 +124,7 @@ class Writer:
         try:
             copied_s = work.snapshot.wait()
             told = self._write(work)
-        except Exception as error:  # noqa: B902 - whatever it was, the other ranks must hear of it
+        except Exception as error:  # whatever it was, the other ranks must hear of it
             told = f"rank {self._ranks.rank}: {type(error).__name__}: {error}"
         try:
             all_told = self._ranks.gather(told)
