@@ -279,7 +279,7 @@ def test_a_dataset_in_array_tasks_is_the_one_of_a_single_job(
     assert last["JobState"] == "COMPLETED", told
     array = entry["jobs"][3]["job_id"]
     outputs = [tmp_path / "tasks" / f"slurm-{array}_{task}.out" for task in range(2)]
-    assert all("data_tools.crawl --task" in file.read_text() for file in outputs), told
+    assert all("data_tools.build --task" in file.read_text() for file in outputs), told
     job_id = cluster.submitted(*dataset_words(tmp_path, tmp_path / "single"), *more)
     assert cluster.wait_for_end(job_id)["JobState"] == "COMPLETED"
     in_tasks, single = (

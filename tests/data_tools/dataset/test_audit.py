@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_tools import audit, pack
+from data_tools.dataset import audit as checks
 from data_tools.dataset.manifest import INDEX, file_sha256, load_manifest, save_manifest
 from data_tools.tables.schema import DatasetPaths
 from tests.data_tools.stages import curated_job, make_job
@@ -136,7 +137,7 @@ def test_the_decoded_sample_is_spread_over_all_shards(own, monkeypatch):
         seen.append((shard.path, list(wanted)))
         return []
 
-    monkeypatch.setattr(audit, "_sample_problems", record)
+    monkeypatch.setattr(checks, "_sample_problems", record)
     audit.audit(load_manifest(own.manifest), num_decoded=10)
     positions = [start + row for (_, rows), start in zip(seen, (0, 100, 200)) for row in rows]
     assert positions == list(range(0, 242, 24))
