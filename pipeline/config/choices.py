@@ -35,6 +35,33 @@ class LossKind(Enum):
     """A sigmoid for each pair, with a learned bias (arXiv 2303.15343)."""
 
 
+class Exchange(Enum):
+    """How the ranks get each other's text features."""
+
+    gather = "gather"
+    """Each rank holds those of the global batch, while the image tower runs."""
+    ring = "ring"
+    """Each rank holds two blocks of its own batch's size; blocks and their gradients travel one
+    lap from rank to rank. Less memory, and no overlap with the image tower."""
+
+
+class ReduceDtype(Enum):
+    """Data type of a gradient on its way between ranks."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class LossBackend(Enum):
+    """What computes the tiles of logits."""
+
+    auto = "auto"
+    """triton on a CUDA device where it is installed, else torch."""
+    triton = "triton"
+    torch = "torch"
+
+
 class Optimizer(Enum):
     """What turns gradients into steps."""
 

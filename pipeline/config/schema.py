@@ -18,13 +18,13 @@ from data_tools.ground.fields import (
 from pipeline.config.choices import (
     CaptionChoice,
     Compile,
-    LossKind,
     Optimizer,
     Precision,
     Schedule,
     Stem,
     WandbMode,
 )
+from pipeline.config.loss import LossConfig
 
 
 class ConfigError(ValueError):
@@ -147,22 +147,6 @@ class DataConfig:
     max_bad_fraction: float = share("of the samples read", default=0.001)
     """Undecodable samples, as a share of those read, above which training stops and names the worst
     shards."""
-
-
-@dataclass(kw_only=True, slots=True)
-class LossConfig:
-    kind: LossKind = LossKind.clip
-    """Which contrastive loss is trained."""
-    init_logit_scale: float = 2.6592600369
-    """Logit scale at the start, as a logarithm: ln(1/0.07). For both kinds; SigLIP's paper has
-    ln(10) = 2.303 with kind=sigmoid."""
-    init_logit_bias: float = -10.0
-    """Logit bias at the start; only kind=sigmoid has one."""
-    max_logit_scale: float = 4.6051701860
-    """Largest logit scale, as a logarithm: ln(100). The scale is clamped to it in the forward."""
-    same_caption_positive: bool = True
-    """Pairs of a global batch with equal captions count as positives of each other (kind=clip
-    only), which share the weight. False: each pair has one positive."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -122,12 +122,12 @@ class ClipEngine:
         timer.start()
         (text,) = self._engine(TEXT, tokens)
         overlapped = (
-            self._objective.gather(text) if self._config.train.overlap_text_gather else None
+            self._objective.text_side(text) if self._config.train.overlap_text_gather else None
         )
         image, *scalars = self._engine(IMAGE, images)
         timer.stop()
-        gather = overlapped or self._objective.gather(text)
-        loss, top1 = self._objective(image, gather, tuple(scalars), caption_ids, measured=measured)
+        side = overlapped or self._objective.text_side(text)
+        loss, top1 = self._objective(image, side, tuple(scalars), caption_ids, measured=measured)
         self._engine.backward(loss)
         return loss, top1, scalars[0]
 
@@ -146,18 +146,18 @@ class ClipEngine:
             timer.start()
             text = CachedTower(partial(self._engine, TEXT), tokens, train.text_micro_batch_size)
             overlapped = (
-                self._objective.gather(text.features) if train.overlap_text_gather else None
+                self._objective.text_side(text.features) if train.overlap_text_gather else None
             )
             image = CachedTower(partial(self._engine, IMAGE), images, train.image_micro_batch_size)
             timer.stop()
-            gather = overlapped or self._objective.gather(text.features)
+            side = overlapped or self._objective.text_side(text.features)
             loss, top1 = self._objective(
-                image.features, gather, image.scalars, caption_ids, measured=measured
+                image.features, side, image.scalars, caption_ids, measured=measured
             )
-            leaves = (image.features, *image.scalars, gather.anchor)
-            *of_image, _ = torch.autograd.grad(loss, leaves)
+            leaves = (image.features, *image.scalars, side.leaf)
+            *of_image, of_text = torch.autograd.grad(loss, leaves)
             image.backward(self._engine.backward, tuple(of_image))
-            text.backward(self._engine.backward, (gather.gradient.finish(),))
+            text.backward(self._engine.backward, (side.gradient(of_text),))
         return loss, top1, image.scalars[0]
 
     def _refresh_exact_scalars(self) -> None:

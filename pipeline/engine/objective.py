@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from pipeline.config import LossConfig, LossKind
-from pipeline.loss import TextGather, clip_loss, sigmoid_loss
+from pipeline.config import Exchange, LossConfig, LossKind
+from pipeline.loss import TextGather, clip_loss, clip_loss_with_metrics, sigmoid_loss
+
+
+class TextSide(NamedTuple):
+    """The text features as the loss takes them, and the leaf of the graph that stands for them."""
+
+    features: TextGather | Tensor
+    leaf: Tensor
+
+    def gradient(self, of_leaf: Tensor) -> Tensor:
+        """(n, d) gradient of the text features, after that of `leaf` is known."""
+        gathered = isinstance(self.features, TextGather)
+        return self.features.gradient.finish() if gathered else of_leaf  # type: ignore[union-attr]
 
 
 class Objective:
-    """Ranks compare shapes and look for NaN at the first call, which waits for the device; shapes
-    stay, and from there on the gradient norm tells what is not finite."""
+    """The loss of this rank's rows of the global batch.
+
+    Ranks compare shapes and look for NaN at the first call, which waits for the device; shapes
+    stay, and from there on the gradient norm shows what is not finite.
+    """
 
     def __init__(self, config: LossConfig, group: torch.distributed.ProcessGroup) -> None:
         self._config, self._group = config, group
+        self._reduce_dtype = config.reduce_dtype and getattr(torch, config.reduce_dtype.value)
         self._checked = False
 
-    def gather(self, text_features: Tensor) -> TextGather:
-        """Start to gather (n, d) of this rank over all ranks."""
-        return TextGather(text_features, group=self._group, check_inputs=not self._checked)
+    def text_side(self, text_features: Tensor) -> TextSide:
+        """Start to gather (n, d) of this rank over all ranks; in a ring they travel later."""
+        if self._config.exchange is Exchange.ring:
+            return TextSide(text_features, text_features)
+        gather = TextGather(text_features, group=self._group, check_inputs=not self._checked)
+        return TextSide(gather, gather.anchor)
 
     def __call__(
         self,
         image_features: Tensor,
-        gather: TextGather,
+        text: TextSide,
         scalars: tuple[Tensor, ...],
         caption_ids: Tensor,
         *,
@@ -35,35 +56,47 @@ class Objective:
 
         `scalars` are logit_scale and, with the sigmoid loss, logit_bias.
         """
-        pair_ids = caption_ids if self._config.same_caption_positive else None
-        check_inputs, self._checked = not self._checked, True
         if self._config.kind is LossKind.sigmoid:
-            loss = sigmoid_loss(
-                image_features,
-                gather,
-                *scalars,
-                normalize=True,
-                pair_ids=pair_ids,
-                check_inputs=check_inputs,
-            )
-            return loss, None
-        if measured:
-            loss, *top1 = clip_loss(
-                image_features,
-                gather,
-                *scalars,
-                normalize=True,
-                pair_ids=pair_ids,
-                check_inputs=check_inputs,
-                return_metrics=True,
-            )
-            return loss, torch.stack(top1)
-        loss = clip_loss(
+            return self._sigmoid(image_features, text, scalars, caption_ids), None
+        call = clip_loss_with_metrics if measured else clip_loss
+        result = call(
             image_features,
-            gather,
+            text.features,
             *scalars,
+            backend=self._config.backend.value,
             normalize=True,
-            pair_ids=pair_ids,
-            check_inputs=check_inputs,
+            pair_ids=self._pair_ids(caption_ids),
+            label_smoothing=self._config.label_smoothing,
+            tile=self._config.tile,
+            stash_bytes=int(self._config.stash_mib * 2**20),
+            reduce_dtype=self._reduce_dtype,
+            check_inputs=self._first_call(),
         )
-        return loss, None
+        if isinstance(result, Tensor):
+            return result, None
+        return result.loss, torch.stack([result.image_to_text_top1, result.text_to_image_top1])
+
+    def _sigmoid(
+        self, image_features: Tensor, text: TextSide, scalars: tuple[Tensor, ...], ids: Tensor
+    ) -> Tensor:
+        ring = self._config.exchange is Exchange.ring
+        return sigmoid_loss(
+            image_features,
+            text.features,
+            *scalars,
+            group=self._group if ring else None,  # a TextGather brings its own
+            backend=self._config.backend.value,
+            mode=self._config.exchange.value,
+            normalize=True,
+            pair_ids=self._pair_ids(ids),
+            tile=self._config.tile,
+            reduce_dtype=self._reduce_dtype,
+            check_inputs=self._first_call(),
+        )
+
+    def _pair_ids(self, caption_ids: Tensor) -> Tensor | None:
+        return caption_ids if self._config.same_caption_positive else None
+
+    def _first_call(self) -> bool:
+        first, self._checked = not self._checked, True
+        return first

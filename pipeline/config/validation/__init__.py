@@ -10,6 +10,7 @@ from __future__ import annotations
 from data_tools.ground.fields import out_of_bounds
 from pipeline.config.schema import TrainJob
 from pipeline.config.validation.data import validate_data
+from pipeline.config.validation.loss import validate_loss
 from pipeline.config.validation.model import validate_model
 from pipeline.config.validation.outputs import validate_outputs
 from pipeline.config.validation.training import validate_training
@@ -21,6 +22,7 @@ def validate(job: TrainJob) -> list[str]:
         *validate_outputs(job),
         *validate_data(job),
         *validate_training(job),
+        *validate_loss(job),
         *validate_model(job.model),
         *out_of_bounds(job),
     ]

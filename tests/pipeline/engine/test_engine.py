@@ -30,7 +30,13 @@ def reference(overrides: tuple[str, ...]) -> dict[str, Any]:
         image = torch.nn.functional.normalize(output.image_features)
         text = torch.nn.functional.normalize(output.text_features)
         if model.logit_bias is None:
-            loss = clip_loss_reference(image, text, output.logit_scale, pair_ids=batch.caption_ids)
+            loss = clip_loss_reference(
+                image,
+                text,
+                output.logit_scale,
+                pair_ids=batch.caption_ids,
+                label_smoothing=config.loss.label_smoothing,
+            )
         else:
             loss = sigmoid_loss_reference(
                 image, text, output.logit_scale, model.logit_bias, pair_ids=batch.caption_ids

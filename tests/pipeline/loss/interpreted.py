@@ -14,7 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.loss import clip_loss, sigmoid_loss, triton_blocks, triton_launch
+from pipeline.loss import (
+    clip_loss,
+    clip_loss_with_metrics,
+    sigmoid_loss,
+    triton_blocks,
+    triton_launch,
+)
 from pipeline.loss.block import Block
 from pipeline.loss.reference import clip_loss_reference, logits_matrix, top1_reference
 from pipeline.loss.tile_shapes import INTERPRETED, interpreting
@@ -140,7 +146,7 @@ def test_top1(use_ids: bool) -> None:
     image, text = correlated_features(ROWS, 3, dtype=torch.float32)
     scale = torch.tensor([2.66])
     ids = IDS if use_ids else None
-    result = clip_loss(image, text, scale, pair_ids=ids, backend="triton", return_metrics=True)
+    result = clip_loss_with_metrics(image, text, scale, pair_ids=ids, backend="triton")
     expected = top1_reference(logits_matrix(image, text, scale, normalize=False), ids)
     assert 0.0 < float(expected[0]) < 1.0
     assert result.image_to_text_top1.item() == pytest.approx(float(expected[0]))
@@ -192,10 +198,10 @@ def test_rows_in_several_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     """A block too large for one launch is summed over launches: columns, top-1 and all."""
     image, text = correlated_features(300, 8, dtype=torch.float32)
     scale = torch.tensor([2.66])
-    whole = clip_loss(image, text, scale, backend="triton", return_metrics=True, stash_bytes=0)
+    whole = clip_loss_with_metrics(image, text, scale, backend="triton", stash_bytes=0)
     monkeypatch.setattr(triton_launch, "FORWARD_LOGITS", 1)
     assert 300 > 8 * INTERPRETED.rows  # the least that a launch takes
-    parts = clip_loss(image, text, scale, backend="triton", return_metrics=True, stash_bytes=0)
+    parts = clip_loss_with_metrics(image, text, scale, backend="triton", stash_bytes=0)
     torch.testing.assert_close(tuple(whole), tuple(parts))
 
 

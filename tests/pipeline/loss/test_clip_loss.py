@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.loss import ClipLossMetrics, clip_loss, tiled
+from pipeline.loss import ClipLossMetrics, clip_loss, clip_loss_with_metrics, tiled
 from pipeline.loss.block import Block, LineSums, SavedSums, Wanted
 from pipeline.loss.reference import clip_loss_reference, logits_matrix, top1_reference
 from tests.pipeline.loss.features import EXTREMES, correlated_features, extreme_features
@@ -232,7 +232,7 @@ def test_virtual_ranks_compose() -> None:
 def test_top1_is_that_of_the_dense_logits(use_ids: bool, tile: int) -> None:
     image, text, scale = _inputs(29, 3)
     ids = torch.arange(29) // 2 if use_ids else None
-    result = clip_loss(image, text, scale, pair_ids=ids, tile=tile, return_metrics=True)
+    result = clip_loss_with_metrics(image, text, scale, pair_ids=ids, tile=tile)
     assert isinstance(result, ClipLossMetrics)
     expected = top1_reference(logits_matrix(image, text, scale, normalize=False), ids)
     assert 0.0 < float(expected[0]) < 1.0
@@ -243,7 +243,7 @@ def test_top1_is_that_of_the_dense_logits(use_ids: bool, tile: int) -> None:
 
 def test_a_collapsed_model_has_no_top1() -> None:
     ones = torch.ones(8, 4, requires_grad=True)
-    result = clip_loss(ones, ones, torch.zeros(1), normalize=True, return_metrics=True)
+    result = clip_loss_with_metrics(ones, ones, torch.zeros(1), normalize=True)
     assert result.image_to_text_top1 == 0.0 and result.text_to_image_top1 == 0.0
     assert result.loss.item() == pytest.approx(math.log(8.0), abs=1e-6)
     result.loss.backward()
