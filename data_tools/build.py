@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -47,6 +46,7 @@ from data_tools.config import (
 )
 from data_tools.dataset.manifest import ManifestError
 from data_tools.ground import exit_codes
+from data_tools.ground.aside import write_text_aside
 from data_tools.ground.command_line import run
 from data_tools.ground.settings import Command
 from data_tools.tables.schema import DataError, DatasetPaths
@@ -150,7 +150,7 @@ def build(job: DatasetJob, until: str = STAGES[-1].name) -> Counts:
     paths.root.mkdir(parents=True, exist_ok=True)
     counts: Counts = {}
     with _alone(paths.root):
-        paths.config.write_text(to_yaml(job))
+        write_text_aside(paths.config, to_yaml(job))
         for stage, chain in chained(job):
             counts = _run_stage(stage, chain, job, paths)
             if stage.name == until:
@@ -201,9 +201,9 @@ def _run_stage(stage: Stage, chain: str, job: DatasetJob, paths: DatasetPaths) -
     counts = done if done is not None else stage.run(job, paths)
     if done is None:
         _mark_finished(paths, stage, chain, counts)
-    told = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items())
+    summary = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in counts.items())
     how = "unchanged" if done is not None else f"{time.monotonic() - started:.1f} s"
-    print(f"{stage.name:>10}: {told} ({how})", flush=True)
+    print(f"{stage.name:>10}: {summary} ({how})", flush=True)
     return counts
 
 
@@ -221,11 +221,8 @@ def finished(paths: DatasetPaths, stage: Stage, chain: str) -> Counts | None:
 
 
 def _mark_finished(paths: DatasetPaths, stage: Stage, chain: str, counts: Counts) -> None:
-    marker = _marker(paths, stage)
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    aside = marker.with_suffix(".tmp")
-    aside.write_text(json.dumps({"fingerprint": chain, "counts": counts}) + "\n")
-    os.replace(aside, marker)
+    content = json.dumps({"fingerprint": chain, "counts": counts}) + "\n"
+    write_text_aside(_marker(paths, stage), content)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,6 +261,7 @@ COMMAND = Command(
     "into a data set. A run that was killed goes on where it was; a stage whose settings and "
     "inputs have not changed is not run again.",
     settings=BuildSettings,
+    goes_on=True,
     example="queries.path=my_queries.txt out_dir=data/mine source=commons "
     "sources.contact=you@example.org",
     check=_check,

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.ground import exit_codes
+from data_tools.ground.aside import write_text_aside
 from data_tools.ground.command_line import run
 from data_tools.ground.settings import Command
 from pipeline.config import ConfigError
@@ -89,7 +90,7 @@ def submit(submission: Submission) -> list[str]:
     if submission.train is not None:
         freeze(submission.train)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / SETUP_FILE, submission.setup)
+    write_text_aside(folder / SETUP_FILE, submission.setup)
     try:
         jobs = _submit_steps(submission.steps)
     except SlurmError:
@@ -107,7 +108,9 @@ def submit(submission: Submission) -> list[str]:
         "python": sys.executable,
         **git_state(),
     }
-    _write(folder / "submit.json", json.dumps([*_earlier(folder), entry], indent=1) + "\n")
+    write_text_aside(
+        folder / "submit.json", json.dumps([*_earlier(folder), entry], indent=1) + "\n"
+    )
     return [job["job_id"] for job in jobs]
 
 
@@ -199,12 +202,6 @@ def _output(command: list[str]) -> str:
 def _earlier(folder: Path) -> list[dict[str, Any]]:
     path = folder / "submit.json"
     return list(json.loads(path.read_text())) if path.exists() else []
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(text)
-    os.replace(aside, path)
 
 
 @dataclass(frozen=True, kw_only=True)

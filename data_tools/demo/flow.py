@@ -124,6 +124,7 @@ COMMAND = settings.Command(
     "style becomes the evaluation sets in out_dir/eval. recipe=demo is the whole of it, "
     "recipe=demo_smoke 60 labels in three styles.",
     settings=settings.NoSettings,
+    goes_on=True,
     example="out_dir=runs/demo/data recipe=demo_smoke",
     configuration=Configuration(DemoConfig, CONFIGURATION.folder, "", "demo.", CONFIGURATION),
 )

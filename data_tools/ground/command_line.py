@@ -30,7 +30,8 @@ def run(
             return exit_codes.REFUSED
         return work(settings, rest)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        more = "; the same command goes on from here" if command.goes_on else ""
+        print(f"stopped{more}", file=sys.stderr)
         return exit_codes.INTERRUPTED
 
 

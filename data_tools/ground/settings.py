@@ -41,6 +41,8 @@ class Command(Generic[Settings]):
     """The words of one command line that runs, without `python -m NAME`."""
     bare_word: bool = False
     """Whether a word without "=" is the value of the first setting."""
+    goes_on: bool = False
+    """Whether the same command goes on where Ctrl-C stopped it."""
     check: Callable[[Mapping[str, Any]], list[str]] = lambda given: []
     """Problems of the settings that were given or have defaults, a line each; a setting that is
     missing or that could not be read is not among them."""

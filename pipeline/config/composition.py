@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from data_tools.ground.aside import write_text_aside
 from data_tools.ground.conf_dir import conf_dir
 from data_tools.ground.errors import error_chain
 from data_tools.ground.fields import changeable_names
@@ -133,11 +133,8 @@ def freeze(job: TrainJob) -> Path:
         _refuse_another(job, load_frozen(path))
     elif job.force:
         raise ConfigError(f"force = {job.force}: run_dir = {job.run_dir} holds no run to differ in")
-    aside = path.with_name(".config.yaml.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(to_yaml(job))
-        os.replace(aside, path)
+        write_text_aside(path, to_yaml(job))
     except OSError as error:
         raise ConfigError(
             f"run_dir = {job.run_dir}: cannot be written ({error}); name a folder that can"
