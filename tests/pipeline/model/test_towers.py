@@ -46,7 +46,7 @@ def test_rows_grouped_by_length_keep_their_order_and_gradients(monkeypatch):
     weight = torch.linspace(-1, 1, 50 * 24, dtype=torch.float64).view(50, 24)
     seen = []
     for rows in (50, 8, 1):
-        monkeypatch.setattr(text, "_ROWS_OF_LIKE_LENGTH", rows)
+        monkeypatch.setattr(text, "_ROWS_PER_GROUP", rows)
         model = small_clip().double()
         features = model.encode_text(tokens)
         (features * weight).sum().backward()
