@@ -1,4 +1,4 @@
-"""The loss that the job names, as one call."""
+"""The contrastive loss that the job configures, as one call."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from pipeline.loss import TextGather, clip_loss, sigmoid_loss
 
 
 class Objective:
-    """Ranks compare shapes and look for NaN at the first call, which waits for the device; shapes
-    stay, and from there on the gradient norm tells what is not finite."""
+    """The configured loss over the features of all ranks.
+
+    At the first call ranks compare shapes and look for NaN, which waits for the device. Later calls
+    skip this: shapes do not change, and the gradient norm shows values that are not finite.
+    """
 
     def __init__(self, config: LossConfig, group: torch.distributed.ProcessGroup) -> None:
         self._config, self._group = config, group
         self._checked = False
 
     def gather(self, text_features: Tensor) -> TextGather:
-        """Start to gather (n, d) of this rank over all ranks."""
+        """Start to gather this rank's features (n, d) over all ranks."""
         return TextGather(text_features, group=self._group, check_inputs=not self._checked)
 
     def __call__(
@@ -28,10 +31,11 @@ class Objective:
         scalars: tuple[Tensor, ...],
         caption_ids: Tensor,
         *,
-        measured: bool,
+        with_metrics: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """() loss of this rank's rows and, where `measured`, (2,) shares of them whose partner is
-        nearest, image to text and text to image (the InfoNCE loss only, which sees whole rows).
+        """Loss () of this rank's rows and, `with_metrics`, the shares (2,) of rows whose partner is
+        the nearest, image to text and text to image; None with the sigmoid loss, which never sees
+        whole rows.
 
         `scalars` are logit_scale and, with the sigmoid loss, logit_bias.
         """
@@ -47,7 +51,7 @@ class Objective:
                 check_inputs=check_inputs,
             )
             return loss, None
-        if measured:
+        if with_metrics:
             loss, *top1 = clip_loss(
                 image_features,
                 gather,
