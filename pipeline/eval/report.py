@@ -49,7 +49,7 @@ def write_report(run_dir: Path) -> Path:
 
 
 def _template() -> jinja2.Template:
-    """The page; every value is escaped, and a missing one raises instead of leaving a gap."""
+    """The template of the page. It escapes every value; a missing one raises UndefinedError."""
     # imported here: every rank imports this module, and one makes the page
     import jinja2
 
@@ -63,9 +63,10 @@ def _template() -> jinja2.Template:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl by ascending step, the later of two lines of one step winning by key.
+    """Lines of metrics.jsonl by ascending step. Lines of the same step are merged; where both have a
+    key, the later line's value is taken.
 
-    A last line that a killed run left unfinished is passed over; any other damage raises EvalError.
+    A last line that a killed run left unfinished is skipped; any other damage raises EvalError.
     """
     if not path.exists():
         return []

@@ -1,4 +1,4 @@
-"""When a checkpoint is due, how it is saved, and which one a run goes on from."""
+"""Decides when a checkpoint is due, saves it, and loads the one that a run resumes from."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class CheckpointManager:
         self._training = False
 
     def due(self, state: TrainState) -> bool:
-        """Whether to save now: by steps, or by the minutes of rank 0's clock, which is asked at log
+        """Whether to save now: by steps, or by the minutes of rank 0's clock, which is read at log
         steps, where ranks wait for each other anyway (one all-reduce of two numbers on the host).
 
         Raises on all ranks, CheckpointError on rank 0 and PeerError elsewhere, when one could not

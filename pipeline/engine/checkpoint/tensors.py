@@ -52,7 +52,7 @@ def write_blocks(path: Path, blocks: Iterable[bytes | memoryview]) -> FileRecord
 
 
 def problem_of(folder: Path, expected: FileRecord) -> str | None:
-    """What is wrong with a file; None when it has its size and checksum."""
+    """Describe what is wrong with a file; None if size and checksum are those of `expected`."""
     path = folder / expected.name
     try:
         found = path.stat().st_size
