@@ -63,8 +63,8 @@ def _template() -> jinja2.Template:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl by ascending step. Lines of the same step are merged; where both have a
-    key, the later line's value is taken.
+    """Lines of metrics.jsonl by ascending step. Lines of the same step are merged; where both have
+    a key, the later value is taken.
 
     A last line that a killed run left unfinished is skipped; any other damage raises EvalError.
     """
