@@ -30,7 +30,7 @@ Encoder = Callable[[Tensor], Tensor]
 
 
 class Evaluation:
-    """The evaluation sets of a job, opened once; `run` scores a pair of towers on all of them."""
+    """The evaluation sets of a job, opened once; `run` scores a model on all of them."""
 
     def __init__(self, config: TrainJob, world: World) -> None:
         self._config, self._world = config, world
@@ -43,8 +43,10 @@ class Evaluation:
     def run(
         self, encode_image: Encoder, encode_text: Encoder, step: int
     ) -> dict[str, dict[str, Any]]:
-        """Collective; every rank gets the same results. Rank 0 writes eval/step_N.json and the
-        report, prints the table."""
+        """Score both towers and return the results by set name, the same on every rank. Collective.
+
+        Rank 0 also writes eval/step_N.json and report.html and prints the table.
+        """
         if not self._sets:
             return {}
         with self._world.raise_on_all_ranks("evaluate"):

@@ -1,4 +1,4 @@
-"""Compose once, freeze, then start the ranks of this machine and watch over them.
+"""Compose the configuration once, freeze it, start the ranks of this machine and watch them.
 
 Hydra started in every rank would make a run folder per rank (hydra#2070); here one process composes
 and the ranks read run_dir/config.yaml. Several nodes are srun's affair: slurm/train.sbatch starts
@@ -28,10 +28,12 @@ from pipeline.signals import STOP_SIGNALS, hold_stop_signals
 
 EXIT_BAD_CONFIG = 2
 EXIT_PREEMPTED = 75
-"""EX_TEMPFAIL of sysexits.h: told to stop, checkpoint saved, start it again to go on."""
+"""EX_TEMPFAIL of sysexits.h: the run was asked to stop and has saved a checkpoint; the same command
+resumes it."""
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 GRACE_S = 5.0
-"""For ranks that lost a peer, to say so: they hold SIGTERM back, and may wait in a collective."""
+"""How long ranks that lost a peer may take to report it, in seconds: they hold SIGTERM back and may
+be waiting in a collective."""
 POLL_S = 0.05
 PR_SET_PDEATHSIG = 1
 # gloo raises a bare RuntimeError, NCCL its own; both say in words that it was not this rank
@@ -56,7 +58,7 @@ def main(
         try:
             if stops_at_checkpoint:
                 hold_stop_signals()
-            _leave(_run_rank(rank_main, load_frozen(arguments[1])))
+            exit_now(_run_rank(rank_main, load_frozen(arguments[1])))
         except ConfigError as error:
             print(f"error: {error}", file=sys.stderr)
             return EXIT_BAD_CONFIG
@@ -79,7 +81,7 @@ def _launch(module: str, overrides: list[str], stops_at_checkpoint: bool) -> int
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_CONFIG
-    _leave(launch_ranks(module, config_path, job.cluster.ranks_per_node, stops_at_checkpoint))
+    exit_now(launch_ranks(module, config_path, job.cluster.ranks_per_node, stops_at_checkpoint))
 
 
 def launch_unless_rank(
@@ -87,8 +89,9 @@ def launch_unless_rank(
 ) -> None:
     """First thing in a module that has ranks: a launcher ends in here, before the imports below it.
 
-    They take 3 s (torch, DeepSpeed), and a launcher needs none of them: a refused configuration is
-    told, and the ranks are started, so much earlier. A rank returns.
+    Those imports take 3 s (torch, DeepSpeed), and a launcher needs none of them: without them a
+    refused configuration is reported, and the ranks are started, that much earlier. In a rank this
+    function returns.
     """
     if not _is_rank(arguments):
         sys.exit(main(module, _no_rank, arguments, stops_at_checkpoint=stops_at_checkpoint))
@@ -102,27 +105,31 @@ def _no_rank(job: TrainJob) -> NoReturn:
     raise AssertionError("a launcher runs no rank itself")
 
 
-def _leave(code: int) -> NoReturn:
-    """Not through the interpreter's teardown: with torch loaded it takes seconds of a grace time,
-    and may wait for peers that are failing. What had to be closed is closed."""
+def exit_now(code: int) -> NoReturn:
+    """End the process without the interpreter's teardown: with torch loaded that takes seconds of a
+    grace time and may wait for peers that are failing. Everything is closed by now."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 def _run_rank(rank_main: RankMain, job: TrainJob) -> int:
-    """A failure that has an explanation is told in a line by the rank that knows it; a defect keeps
-    its traceback; a rank that only lost its peers says so in a line, for the peer said why."""
+    """Run one rank and return its exit code.
+
+    The rank where an error of ours was raised prints its message in one line; any other error, a
+    defect, keeps its traceback. A rank that only lost its peers says so in one line, because the
+    peer that failed has said why.
+    """
     rank = os.environ.get("RANK", "?")
     try:
         return rank_main(job) or 0
-    except Exception as error:  # whatever it was, this process ends by `_leave`
+    except Exception as error:  # whatever it was, this process ends by `exit_now`
         if type(error).__name__ == "PeerError":
             pass
         elif type(error).__module__.startswith(("pipeline.", "data_tools.")):
-            _tell(f"error (rank {rank}): {error}")
+            _print_line(f"error (rank {rank}): {error}")
         elif any(word in str(error) for word in LOST_PEER):
-            _tell(f"rank {rank}: lost the connection to another rank")
+            _print_line(f"rank {rank}: lost the connection to another rank")
         else:
             traceback.print_exc()
         return 1
@@ -133,16 +140,17 @@ def launch_ranks(
 ) -> int:
     """Start `num_ranks` processes of `python -m module --config config_path` and wait for them.
 
-    When one fails, the others get SIGTERM, and SIGKILL after GRACE_S: no rank waits for one that is
-    gone. SIGTERM and SIGUSR1 are passed on, SIGINT as SIGTERM; a second SIGINT kills. Ranks die
-    with this process, even by kill -9.
+    When one fails, the others get SIGTERM, and SIGKILL after GRACE_S, so that no rank waits for one
+    that is gone. SIGTERM and SIGUSR1 are passed on, SIGINT as SIGTERM; a second SIGINT kills. Ranks
+    die with this process, even by kill -9.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", module, "--config", str(config_path)]
-    # Of Ctrl-C a terminal tells the ranks too; only this process is to answer. Blocked before exec:
-    # a signal during the seconds of `import torch` is not lost, and kills nobody.
+    # A terminal sends Ctrl-C to the ranks too, but only this process is to answer it. Signals are
+    # blocked before exec, so that one during the seconds of `import torch` is neither lost nor
+    # kills a rank.
     held = STOP_SIGNALS if stops_at_checkpoint else {signal.SIGINT}
     received: list[int] = []
     for number in STOP_SIGNALS:
@@ -153,6 +161,8 @@ def launch_ranks(
         signal.pthread_sigmask(signal.SIG_BLOCK, held)
         _die_with(launcher)
 
+    ranks_word = "rank" if num_ranks == 1 else "ranks"
+    _print_line(f"starting {num_ranks} {ranks_word} of {module}, run_dir {config_path.parent}")
     ranks: list[subprocess.Popen[bytes]] = []
     for rank in range(num_ranks):
         environment = os.environ | {
@@ -165,11 +175,13 @@ def launch_ranks(
         ranks.append(subprocess.Popen(command, env=environment, preexec_fn=before_exec))
     code = _Watch(ranks, received, stops_at_checkpoint).until_all_ended()
     if code == EXIT_PREEMPTED:
-        _tell(f"checkpoint saved; go on with: python -m {module} run_dir={config_path.parent}")
+        _print_line(
+            f"checkpoint saved; go on with: python -m {module} run_dir={config_path.parent}"
+        )
     stacks = config_path.parent / "stacks"
     written = [file.stat() for file in stacks.glob("rank_*")]
     if any(file.st_size and file.st_mtime >= started_at for file in written):
-        _tell(f"stacks of the stuck ranks: {stacks}")
+        _print_line(f"stacks of the stuck ranks: {stacks}")
     return code
 
 
@@ -180,12 +192,12 @@ def _die_with(launcher: int) -> None:
             os._exit(1)
 
 
-def _tell(line: str) -> None:
+def _print_line(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
 class _Watch:
-    """Over the ranks, until the last of them has ended."""
+    """Watches the ranks until the last of them has ended."""
 
     def __init__(
         self, ranks: list[subprocess.Popen[bytes]], received: list[int], stops_at_checkpoint: bool
@@ -201,7 +213,7 @@ class _Watch:
             while self._received:
                 number = self._received.pop(0)
                 if number == signal.SIGINT and number in self._passed_on:
-                    _tell("ending the ranks")
+                    _print_line("ending the ranks")
                     self._kill()
                     return EXIT_INTERRUPTED
                 self._pass_on(number)
@@ -213,10 +225,11 @@ class _Watch:
             time.sleep(POLL_S)
 
     def _pass_on(self, number: int) -> None:
-        """To the ranks, which answer SIGINT as nobody means it: with a traceback each."""
+        """Send a signal to all ranks; SIGINT as SIGTERM, because each rank would answer SIGINT with
+        a traceback."""
         then = "stopping after a checkpoint" if self._stops_at_checkpoint else "stopping"
         again = "; Ctrl-C again ends the ranks at once" if number == signal.SIGINT else ""
-        _tell(f"{signal.Signals(number).name}: {then}{again}")
+        _print_line(f"{signal.Signals(number).name}: {then}{again}")
         self._passed_on.append(number)
         sent = int(signal.SIGTERM) if number == signal.SIGINT else number
         self._sent.add(sent)
@@ -224,20 +237,20 @@ class _Watch:
             rank.send_signal(sent)
 
     def _failed(self, codes: list[int | None]) -> int:
-        """End the others; returns the code of the first that failed."""
+        """End the other ranks and return the exit code of the first that failed."""
         first = next(i for i, code in enumerate(codes) if code not in (None, 0, EXIT_PREEMPTED))
         code = int(codes[first] or 1)
-        as_told = not self._stops_at_checkpoint and -code in self._sent
-        if not as_told:
+        as_requested = not self._stops_at_checkpoint and -code in self._sent
+        if not as_requested:
             reason = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-            _tell(f"error: rank {first} of {len(codes)} {reason}; stopping the others")
+            _print_line(f"error: rank {first} of {len(codes)} {reason}; stopping the others")
         for rank in self._running():
             rank.terminate()
         deadline = time.monotonic() + GRACE_S
         while any(self._running()) and time.monotonic() < deadline:
             time.sleep(POLL_S)
         self._kill()
-        if as_told:
+        if as_requested:
             return 128 + self._passed_on[0]
         return 128 - code if code < 0 else code
 

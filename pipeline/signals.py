@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: held back by the ranks, which answer them with a checkpoint."""
+"""Signals that ask a run to stop. The ranks hold them back and answer them with a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _noted: set[int] = set()
 
 
 def hold_stop_signals() -> HeldSignals:
-    """From here on STOP_SIGNALS end nothing; `stop_was_asked` tells of them. Main thread only.
+    """From here on STOP_SIGNALS end no process; `stop_was_asked` reports them. Main thread only.
 
     They are blocked, which the processes that this one starts inherit: srun hands a signal to every
     process of a step, and a handler would not outlive their exec. The handler is for what gets past
@@ -37,14 +37,15 @@ def hold_stop_signals() -> HeldSignals:
 
 
 def stop_was_asked() -> bool:
-    """Whether one of STOP_SIGNALS came since they are held; blocks them again where something
-    unblocked them."""
+    """Whether one of STOP_SIGNALS has arrived since they are held. Also blocks them again, in case
+    something unblocked them."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     return bool(_noted) or not STOP_SIGNALS.isdisjoint(signal.sigpending())
 
 
 def release_stop_signals(found: HeldSignals) -> None:
-    """As before `hold_stop_signals`; what came in between is answered and does not strike now."""
+    """Restore what `hold_stop_signals` found. A signal that came in between was answered already
+    and is discarded."""
     for number in STOP_SIGNALS - found.mask:
         signal.signal(number, signal.SIG_IGN)  # which discards what is pending
         _noted.discard(number)

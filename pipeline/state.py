@@ -1,21 +1,22 @@
-"""Where a run is, what one of its steps tells, and what all ranks know at a log line."""
+"""Where a run stands, what one step measured, and what all ranks know at a log line."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
+
+from pipeline.device_timer import DeviceTimer
 
 
 @dataclass
 class TrainState:
-    """`step` counts finished optimizer steps, `samples_seen` the samples of the data order that
-    were taken or, after a roll-back, passed over.
+    """How far a run has come; a checkpoint stores it.
 
-    samples_seen is the whole state of the data order (pipeline/data/order/sample_order.py), so a
-    loader has nothing to save.
+    `step` counts finished optimizer steps. `samples_seen` counts the samples of the data order that
+    were trained on or, after a roll-back, skipped; it is the whole state of the data order
+    (pipeline/data/order/sample_order.py), so a loader has nothing to save. `rollbacks` counts how
+    often the run went back to a checkpoint.
     """
 
     step: int = 0
@@ -27,39 +28,10 @@ class TrainState:
         self.samples_seen += global_batch_size
 
 
-class DeviceTimer:
-    """Seconds that a device took for what was queued between `start` and `stop`; nothing waits
-    before `seconds` is asked for."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._on_cuda = device.type == "cuda"
-        self._marks: list[torch.cuda.Event | float] = []
-
-    def start(self) -> None:
-        self._marks = [self._mark()]
-
-    def stop(self) -> None:
-        self._marks.append(self._mark())
-
-    def seconds(self) -> float:
-        start, stop = self._marks
-        if isinstance(start, float) or isinstance(stop, float):
-            return float(stop) - float(start)  # type: ignore[arg-type]
-        stop.synchronize()
-        return start.elapsed_time(stop) / 1e3
-
-    def _mark(self) -> torch.cuda.Event | float:
-        if not self._on_cuda:
-            return time.monotonic()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-
 @dataclass(slots=True)
 class StepMetrics:
-    """Measurements of this rank, still on the device: reading a tensor waits for it, so they are
-    read at log steps only."""
+    """What one step measured on this rank. The tensors are still on the device: reading one waits
+    for the device, so that happens at log steps only."""
 
     loss: Tensor
     """() Mean over the rank's rows of the global batch; its mean over ranks is the loss of the
@@ -67,25 +39,26 @@ class StepMetrics:
     logit_scale: Tensor
     """() Log-space, as clamped in this step's forward."""
     grad_norms: Tensor
-    """(3,) Norms of the averaged gradient before clipping, equal on all ranks: image tower, text
-    tower, all; not finite on a skipped step, nan where it is not known."""
+    """(3,) norms of the averaged gradient before clipping: image tower, text tower, all parameters.
+    Equal on all ranks; not finite on a skipped step, nan where a norm is not known."""
     skipped: Tensor
-    """() 1.0 where the gradient was not finite on some rank and no rank has updated, else 0.0."""
+    """() 1.0 if the gradient was not finite on some rank, so that no rank updated; else 0.0."""
     lr: float
     top1: Tensor | None
-    """(2,) Share of this rank's rows whose own partner is the nearest of the global batch, image to
-    text and text to image; measured at log steps, else None."""
+    """(2,) Share of this rank's rows whose own partner is the nearest in the global batch, image to
+    text and text to image. None between log steps and with the sigmoid loss."""
     towers: DeviceTimer
-    """Time of this rank's own work before it meets the others: shows which ranks are slow, and
-    which only wait for them."""
+    """Time of this rank's own work before it waits for the others: shows which rank is the
+    straggler and which ones it delays."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """The steps since the last log line, as all ranks know them: equal on every rank."""
+    """The steps since the last log line; equal on every rank."""
 
     first_step: int
-    """Number of finished steps before the first of them."""
+    """Number of finished steps before this interval."""
     losses: list[float] = field(default_factory=list)
     """Loss of the global batch, one per step."""
     skipped: list[bool] = field(default_factory=list)
+    """Whether the step was skipped, one per step."""

@@ -1,15 +1,17 @@
 """START HERE. Shards to model: the whole flow of a training run on one page.
 
 python -m pipeline.train experiment=demo train.steps=200   # compose, freeze, start the ranks
-python -m pipeline.train run_dir=runs/demo                 # go on with that run
+python -m pipeline.train run_dir=runs/demo                 # resume that run
 python -m pipeline.train --config runs/demo/config.yaml    # be one rank; the two above and srun
                                                            # start this
 """
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
+from pathlib import Path
 
 from pipeline import launch
 
@@ -34,7 +36,7 @@ from pipeline.model import flops_per_sample, initial_clip
 def train(config: TrainJob) -> int:
     """Run on every rank: `train.steps` steps, a checkpoint and an evaluation at the end.
 
-    Returns the exit code: 0, or EXIT_PREEMPTED after a checkpoint where the run was told to stop.
+    Returns the exit code: 0, or EXIT_PREEMPTED after a checkpoint if the run was asked to stop.
     """
     world = init_distributed(config.cluster.timeout_minutes, config.train.threads_per_rank)
     with world.raise_on_all_ranks("open the data"):
@@ -52,8 +54,8 @@ def train(config: TrainJob) -> int:
             world.tell(f"goes on from step {state.step}, {state.samples_seen} samples seen")
         metrics.start(state)
         batches = loader.batches(state.samples_seen, world.device)
-        told_to_stop = False
-        while state.step < config.train.steps and not told_to_stop:
+        asked_to_stop = False
+        while state.step < config.train.steps and not asked_to_stop:
             asked = time.monotonic()
             batch = next(batches)
             waited_s = time.monotonic() - asked
@@ -69,10 +71,10 @@ def train(config: TrainJob) -> int:
                 flops_per_sample=flops_per_sample(config.model, batch.tokens.shape[1]),
                 state=state,
             )
-            told_to_stop = stop.agreed()
+            asked_to_stop = stop.agreed()
             done = state.step == config.train.steps
 
-            if done or told_to_stop or state.step % config.logging.every_steps == 0:
+            if done or asked_to_stop or state.step % config.logging.every_steps == 0:
                 sick = health.judge(metrics.log(state), state)
                 if sick:
                     state = state_after_rollback(checkpoints.load_latest(engine), state)
@@ -82,7 +84,7 @@ def train(config: TrainJob) -> int:
                     batches = loader.batches(state.samples_seen, world.device)
                     world.tell(f"{sick}: back to step {state.step}, with later samples")
                     continue
-            if done or told_to_stop or checkpoints.due(state):
+            if done or asked_to_stop or checkpoints.due(state):
                 with metrics.clock_stopped():
                     checkpoints.save(engine, state)
             if done or (config.eval.every_steps and state.step % config.eval.every_steps == 0):
@@ -93,16 +95,19 @@ def train(config: TrainJob) -> int:
                         state.step,
                     )
                 metrics.log_eval(state, results)
-        checkpoints.close(upload=not told_to_stop)  # a grace time is too short for a copy
+        checkpoints.close(upload=not asked_to_stop)  # a grace time is too short for an upload
         metrics.close()
         engine.close()
 
-    world.barrier()  # ranks end together: Slurm gives those left behind by one 30 s
-    return 0 if state.step == config.train.steps else launch.EXIT_PREEMPTED
+    world.barrier()  # ranks end together: Slurm ends those that are left 30 s after the first
+    if state.step != config.train.steps:
+        return launch.EXIT_PREEMPTED
+    world.tell(next_steps(Path(config.run_dir)))
+    return 0
 
 
 def open_loader(config: TrainJob, world: World) -> Loader:
-    """This rank's share of every global batch."""
+    """The loader of this rank's share of every global batch."""
     return build_train_loader(
         config.data,
         image_size=config.model.image_size,
@@ -115,11 +120,20 @@ def open_loader(config: TrainJob, world: World) -> Loader:
 
 
 def build_engine(config: TrainJob, world: World) -> ClipEngine:
-    """The same weights on every rank; random numbers from here on are the rank's own."""
+    """The engine, with the same weights on every rank; from here on each rank draws random numbers
+    of its own."""
     torch.manual_seed(config.train.seed)
     model = initial_clip(config)
     seed_everything(config.train.seed, world.rank)
     return ClipEngine(model, config, world)
+
+
+def next_steps(run_dir: Path) -> str:
+    """Two lines for the end of a run: the file to open and the command to try next."""
+    report = run_dir / "report.html"
+    to_open = report if report.exists() else run_dir / "metrics.jsonl"
+    words = ["run_dir=" + str(run_dir), "out=" + str(run_dir / "exported"), "format=huggingface"]
+    return f"open: {to_open}\ntry next: python -m pipeline.export {shlex.join(words)}"
 
 
 if __name__ == "__main__":

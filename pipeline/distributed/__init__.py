@@ -1,1 +1,1 @@
-"""Ranks: who they are, how they find each other, how they fail together."""
+"""Ranks: how each learns its place, how they find each other, and how they fail together."""

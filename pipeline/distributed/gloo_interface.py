@@ -1,9 +1,9 @@
-"""The network interface of gloo's process groups, where the name of a node does not tell it.
+"""Chooses the network interface of gloo's process groups where a node's name resolves to loopback.
 
-Gloo listens where the node's own host name resolves to. Debian and Ubuntu write 127.0.1.1 for it
-into /etc/hosts: ranks then tell each other a loopback address, at which the ranks of other nodes
-find nobody. NCCL leaves loopback out by itself, so that a run on GPUs would start, and end at its
-first group of gloo.
+Gloo listens at the address that the node's own host name resolves to. Debian and Ubuntu write
+127.0.1.1 for it into /etc/hosts: ranks then send each other a loopback address, which the ranks of
+other nodes cannot reach. NCCL ignores loopback by itself, so a run on GPUs would start and then
+fail at its first gloo group.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ VARIABLE = "GLOO_SOCKET_IFNAME"
 
 
 def choose_gloo_interface(store: dist.Store, world_size: int, master: str) -> None:
-    """Collective over `store`, before any process group: sets GLOO_SOCKET_IFNAME to the interface
-    that leads to the other nodes, where it is not set, there are other nodes, and this node's name
-    resolves to loopback.
+    """Set GLOO_SOCKET_IFNAME to the interface that leads to the other nodes, if it is not set,
+    there are other nodes, and this node's name resolves to loopback. Collective over `store`; call
+    it before any process group exists.
 
-    A node finds it on the way to `master`, where rank 0 is. Rank 0's own may know that name, its
-    own, as loopback too, and takes the way to an address that another node has told.
+    A node takes the interface of its route to `master`, the node of rank 0. On that node `master`
+    may itself resolve to loopback: it then takes the route to an address that another node has
+    published in the store.
 
-    Raises torch.distributed.DistStoreError when a rank does not come within the store's timeout.
+    Raises torch.distributed.DistStoreError when a rank does not arrive within the store's timeout.
     """
     address = _own_address_towards(master)
     if not _is_loopback(address):
@@ -46,25 +47,25 @@ def choose_gloo_interface(store: dist.Store, world_size: int, master: str) -> No
 
 
 def _own_address_towards(host: str) -> str:
-    """The address that this node sends from, loopback where no way is found; a datagram socket that
-    connects sends nothing."""
+    """The address that this node sends from to reach `host`; loopback where there is no route.
+    Connecting a datagram socket sends nothing."""
     try:
         targets = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)
-    except OSError:  # the store was found under it all the same: torchrun's has its own address
+    except OSError:  # the store was reached all the same: torchrun gives it another address
         targets = []
     for family, _, _, _, target in targets:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             try:
                 probe.connect(target)
-            except OSError:  # IPv6 that a name server tells of and this network has not
+            except OSError:  # a name server gives an IPv6 address, but this network has no IPv6
                 continue
             return str(probe.getsockname()[0])
     return "127.0.0.1"
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether an address, or what a name resolves to, is loopback. Gloo treats a name that does not
-    resolve as loopback."""
+    """Whether an address, or one that a name resolves to, is loopback. Gloo treats a name that does
+    not resolve as loopback."""
     try:
         found = socket.getaddrinfo(host, None)
     except OSError:

@@ -1,5 +1,5 @@
-"""The process group and who this process is in it. Only here a rank learns it, from RANK,
-WORLD_SIZE and SLURM_*."""
+"""The process group and this process's place in it. Only this file reads it from the environment:
+RANK, WORLD_SIZE and SLURM_*."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from pipeline.distributed.group import Group
 
 @dataclass(frozen=True)
 class World:
-    """This rank's place among all ranks. `device` is its own; rank 0 writes what a run writes
-    once."""
+    """One rank's place in the run. `device` is its own; rank 0 writes whatever is written once per
+    run."""
 
     rank: int
     local_rank: int
     world_size: int
     device: torch.device
     timeout: timedelta = timedelta(minutes=15)
-    """How long a collective operation of any process group may wait."""
+    """Timeout of the collective operations of every process group."""
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
 
     def tell(self, text: str) -> None:
-        """A line for the person who watches, by rank 0."""
+        """Print a line to stderr, on rank 0 only."""
         if self.is_main:
             print(text, file=sys.stderr, flush=True)
 
@@ -44,7 +44,7 @@ class World:
         dist.barrier()
 
     def raise_on_all_ranks(self, doing: str) -> AbstractContextManager[None]:
-        """`Group.raise_on_all_ranks` of all ranks."""
+        """`Group.raise_on_all_ranks` over the default group."""
         return Group(None, self.rank, self.world_size).raise_on_all_ranks(doing)
 
 
@@ -75,7 +75,8 @@ def init_distributed(timeout_minutes: float, threads_per_rank: int | None) -> Wo
         device = torch.device("cpu")
     if threads_per_rank:
         torch.set_num_threads(threads_per_rank)
-    # DeepSpeed 0.19.8 calls collectives by names that torch 2.13 deprecates: not the user's affair
+    # DeepSpeed 0.19.8 calls collectives by names that torch 2.13 deprecates; the user can do
+    # nothing about it
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     timeout = timedelta(minutes=timeout_minutes)
     store, rank, world_size = next(dist.rendezvous("env://", timeout=timeout))
@@ -92,7 +93,7 @@ def init_distributed(timeout_minutes: float, threads_per_rank: int | None) -> Wo
 
 
 def seed_everything(seed: int, rank: int) -> None:
-    """Seed what is random in a rank. Weights are drawn before this with the bare seed, so that all
-    ranks agree on them."""
+    """Seed this rank's random generators, each rank differently. Weights are drawn before this,
+    with the bare seed, so that all ranks have the same."""
     for seeder in (random.seed, np.random.seed, torch.manual_seed):
         seeder((seed * 65_537 + rank + 1) % 2**32)

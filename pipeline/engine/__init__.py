@@ -1,2 +1,2 @@
-"""ENGINE: towers + global loss + optimizer as one `train_step`, and what survives a crash. The only
-place that imports deepspeed."""
+"""ENGINE: towers, global loss and optimizer behind one `train_step`; checkpoints, health and
+stopping of a run. The only place that imports deepspeed."""

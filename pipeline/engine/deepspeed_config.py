@@ -1,4 +1,4 @@
-"""DeepSpeed's JSON, derived from the job: nothing of it is written twice."""
+"""DeepSpeed's configuration, derived from the job so that no value is given twice."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pipeline.config import Precision, TrainJob
 
 
 def decides_on_host(config: TrainJob) -> bool:
-    """Whether DeepSpeed itself clips and skips, waiting for the device once a step: fp16 keeps its
-    loss scale on the host, stage 3 and offloaded optimizers know no other way."""
+    """Whether DeepSpeed itself clips and skips, for which the host waits for the device in each
+    step. fp16 keeps its loss scale on the host; stage 3 and offloaded optimizers have no other
+    way."""
     return (
         config.train.precision is Precision.fp16
         or config.deepspeed.zero_stage == 3
@@ -18,7 +19,7 @@ def decides_on_host(config: TrainJob) -> bool:
 
 
 def deepspeed_config(config: TrainJob, num_trained: int) -> dict[str, Any]:
-    """num_trained: elements of the parameters that learn.
+    """The dictionary for `deepspeed.initialize`; num_trained: number of elements that are trained.
 
     gradient_accumulation_steps stays 1: the batch that DeepSpeed counts is the local batch of one
     optimizer step, so that its batch identity holds on any number of ranks.
@@ -34,7 +35,7 @@ def deepspeed_config(config: TrainJob, num_trained: int) -> dict[str, Any]:
         "allgather_bucket_size": ours.allgather_bucket_size,
     }
     if not on_host:
-        zero["compute_grad_norm"] = False  # update.py has it, without waiting for it
+        zero["compute_grad_norm"] = False  # update.py computes it without waiting
     if ours.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     return {

@@ -1,6 +1,6 @@
-"""Work of DeepSpeed 0.19.8 that nothing here needs: at its start, and in stages 1 and 2 copies and
-Python for each parameter in each step. What a step costs beside plain torch is in
-tests/benchmarks/results/host.md."""
+"""Skips work of DeepSpeed 0.19.8 that nothing here needs: an import at its start, and in stages 1
+and 2 copies and Python for each parameter in each step. tests/benchmarks/results/host.md compares
+the cost of a step with plain torch."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""DeepSpeed behind one small class. Facts of DeepSpeed 0.19.8 that shape it are in README.md beside
-this file."""
+"""DeepSpeed behind one small class. README.md beside this file lists the facts of DeepSpeed 0.19.8
+that shape it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.config import Precision, TrainJob
 from pipeline.data import Batch
+from pipeline.device_timer import DeviceTimer
 from pipeline.distributed.world import World
 from pipeline.engine.deepspeed_config import decides_on_host, deepspeed_config
 from pipeline.engine.deepspeed_patches import import_without_inductor, skip_redundant_work
@@ -26,9 +27,9 @@ from pipeline.engine.shards import ParameterShards
 from pipeline.engine.towers import IMAGE, TEXT, Towers, compile_in_place
 from pipeline.engine.update import Update
 from pipeline.model import CLIP, clip_of_weights
-from pipeline.state import DeviceTimer, StepMetrics
+from pipeline.state import StepMetrics
 
-# else DeepSpeed warns on every rank that it found no accelerator
+# otherwise DeepSpeed warns on every rank that it found no accelerator
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
@@ -77,11 +78,13 @@ class ClipEngine:
         self._refresh_exact_scalars()
 
     def train_step(self, batch: Batch, step: int) -> StepMetrics:
-        """Forward, global contrastive loss, backward, update number `step` (0-based).
+        """Forward, global contrastive loss, backward and update number `step` (0-based).
+        Collective.
 
-        The loss of a rank is the mean over its rows; ZeRO averages gradients over ranks, which
-        makes it the mean over the global batch. A step whose gradient is not finite on any rank is
-        skipped on all of them. Nothing waits for the device but what deepspeed_config.py names.
+        The loss of a rank is the mean over its rows; ZeRO averages gradients over ranks, so the
+        update is that of the mean over the global batch. If the gradient is not finite on any rank,
+        all ranks skip the step. The host waits for the device only in the cases that
+        `decides_on_host` names.
         """
         train, device = self._config.train, self._world.device
         factor = lr_factor(step, train)
@@ -90,11 +93,11 @@ class ClipEngine:
         images = batch.images.to(device, non_blocking=True)
         tokens = batch.tokens.to(device, non_blocking=True)
         caption_ids = batch.caption_ids.to(device, non_blocking=True)
-        measured = (step + 1) % self._config.logging.every_steps == 0 or step + 1 == train.steps
+        with_metrics = (step + 1) % self._config.logging.every_steps == 0 or step + 1 == train.steps
         timer = DeviceTimer(device)
-        by_parts = train.image_micro_batch_size or train.text_micro_batch_size
-        take = self._by_parts if by_parts else self._whole
-        loss, top1, scale = take(images, tokens, caption_ids, measured, timer)
+        micro_batched = train.image_micro_batch_size or train.text_micro_batch_size
+        take = self._take_micro_batches if micro_batched else self._take_whole
+        loss, top1, scale = take(images, tokens, caption_ids, with_metrics, timer)
         norms, skipped = self._update.apply()
         if train.ema_decay is not None:
             self.shards.average(train.ema_decay, applied=1.0 - skipped)
@@ -109,16 +112,17 @@ class ClipEngine:
             towers=timer,
         )
 
-    def _whole(
+    def _take_whole(
         self,
         images: Tensor,
         tokens: Tensor,
         caption_ids: Tensor,
-        measured: bool,
+        with_metrics: bool,
         timer: DeviceTimer,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Text tower; its features travel while the image tower runs; loss. In the backward the
-        image tower's runs while the text gradient travels (text_gather.py)."""
+        """One forward and backward over the whole share. The text features are gathered while the
+        image tower runs; in the backward the text gradient is reduced while the image tower's
+        backward runs (text_gather.py)."""
         timer.start()
         (text,) = self._engine(TEXT, tokens)
         overlapped = (
@@ -127,20 +131,23 @@ class ClipEngine:
         image, *scalars = self._engine(IMAGE, images)
         timer.stop()
         side = overlapped or self._objective.text_side(text)
-        loss, top1 = self._objective(image, side, tuple(scalars), caption_ids, measured=measured)
+        loss, top1 = self._objective(
+            image, side, tuple(scalars), caption_ids, with_metrics=with_metrics
+        )
         self._engine.backward(loss)
         return loss, top1, scalars[0]
 
-    def _by_parts(
+    def _take_micro_batches(
         self,
         images: Tensor,
         tokens: Tensor,
         caption_ids: Tensor,
-        measured: bool,
+        with_metrics: bool,
         timer: DeviceTimer,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """The same by micro-batches; see grad_cache.py. DeepSpeed reduces once, at the end of the
-        block: without it stages 1 and 2 would silently keep the last part's gradient only."""
+        """As `_take_whole`, by micro-batches (grad_cache.py). DeepSpeed reduces once, at the end of
+        the `with` block; without it, stages 1 and 2 would silently keep only the gradient of the
+        last micro-batch."""
         train = self._config.train
         with self._engine.coalesce_grad_reduction():
             timer.start()
@@ -152,7 +159,7 @@ class ClipEngine:
             timer.stop()
             side = overlapped or self._objective.text_side(text.features)
             loss, top1 = self._objective(
-                image.features, side, image.scalars, caption_ids, measured=measured
+                image.features, side, image.scalars, caption_ids, with_metrics=with_metrics
             )
             leaves = (image.features, *image.scalars, side.leaf)
             *of_image, of_text = torch.autograd.grad(loss, leaves)
@@ -167,9 +174,11 @@ class ClipEngine:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Around encode_image and encode_text: no dropout, and the averaged weights where there
-        are some. Collective; what is encoded within need not be the same number of batches on all
-        ranks."""
+        """Prepare the model for encode_image and encode_text, and restore it afterwards: no
+        dropout, and the average of the weights if the run keeps one.
+
+        Entering and leaving is collective; inside, ranks may encode unequal numbers of batches.
+        """
         averaged = self._config.train.ema_decay is not None
         self._engine.eval()
         if averaged:
@@ -186,10 +195,12 @@ class ClipEngine:
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> Tensor:
+        """uint8 (B, 3, S, S) -> (B, D); call it within `evaluating`."""
         return self._encode(IMAGE, images)
 
     @torch.no_grad()
     def encode_text(self, tokens: Tensor) -> Tensor:
+        """int64 (B, L) -> (B, D); call it within `evaluating`."""
         return self._encode(TEXT, tokens)
 
     def _encode(self, tower: str, batch: Tensor) -> Tensor:
@@ -200,8 +211,8 @@ class ClipEngine:
             return self._plain(tower, batch)[0]
 
     def _unsharded(self) -> Towers:
-        """A copy with whole weights: a forward of stage 3 is collective, and ranks evaluate
-        unequal numbers of batches."""
+        """A copy of the towers with whole weights: a stage 3 forward is collective, but ranks
+        evaluate unequal numbers of batches."""
         live = self._towers.clip
         with deepspeed.zero.GatheredParameters(list(live.parameters())):
             weights = {name: value.detach().clone() for name, value in live.named_parameters()}
@@ -209,7 +220,7 @@ class ClipEngine:
         return Towers(copy).eval()
 
     def extra_state(self) -> dict[str, float | int | bool]:
-        """What a checkpoint needs besides the shards: fp16's loss scale."""
+        """State that a checkpoint needs besides the shards: the loss scale of fp16."""
         if self._config.train.precision is not Precision.fp16:
             return {}
         scaler = self._engine.optimizer.loss_scaler
@@ -221,7 +232,7 @@ class ClipEngine:
         }
 
     def load_extra_state(self, state: dict[str, float | int | bool]) -> None:
-        """After the shards were loaded and published."""
+        """Restore `extra_state`; call it after the shards were loaded and published."""
         if state:
             scaler = self._engine.optimizer.loss_scaler
             scaler.cur_scale = state["loss_scale"]

@@ -1,12 +1,12 @@
-"""When a run must go back to its last checkpoint, and when it must end.
+"""Decides when a run must go back to its last checkpoint, and when it must end.
 
-A step whose gradient is not finite on some rank has been skipped on all of them before this looks:
-one is harmless, a row of them is a run that no longer learns. A loss far above what it was is one
-that has lost what it learnt. Both are answered alike: the weights of the last checkpoint, and the
-data after those that were seen, so that bad data are not met again (as PaLM's authors did by hand,
-arXiv 2204.02311 section 5.1).
+A step whose gradient is not finite on some rank was already skipped on all ranks. One such step is
+harmless; many in a row mean that the run no longer learns. A loss far above its earlier values
+means that the model has lost what it learnt. Both have the same remedy: take the weights of the
+last checkpoint and the data after those already seen, so that bad data are not met again (as PaLM's
+authors did by hand, arXiv 2204.02311 section 5.1).
 
-No rank talks to another here: all judge the same Interval, and so agree.
+Ranks do not communicate here: all judge the same Interval, and so agree.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from pipeline.config import HealthConfig
 from pipeline.state import Interval, TrainState
 
 NUM_MEANS = 20
-"""Intervals whose median a spike is measured against; more than a few, so that a spike that builds
-up does not lift its own measure."""
+"""A spike is measured against the median of the last NUM_MEANS intervals; enough of them that a
+spike that builds up slowly does not lift its own measure."""
 FEWEST_MEANS = 5
-"""Below these nothing is called a spike: a median of the first lines is one of a falling loss."""
+"""With fewer intervals nothing counts as a spike: at the start the loss falls, and its median says
+little."""
 
 
 class TrainingDiverged(RuntimeError):
-    """The run has gone back as often as it may and still does not learn."""
+    """The run has gone back health.max_rollbacks times and still does not learn."""
 
 
 class Health:
@@ -38,10 +39,10 @@ class Health:
         self._means: deque[float] = deque(maxlen=NUM_MEANS)
 
     def judge(self, interval: Interval, state: TrainState) -> str | None:
-        """Why the run must go back to its last checkpoint, or None.
+        """Return why the run must go back to its last checkpoint, or None if it need not.
 
-        `state` is that after the interval. TrainingDiverged when it has been back
-        health.max_rollbacks times.
+        `state` is the state after the interval. Raises TrainingDiverged when the run has already
+        gone back health.max_rollbacks times.
         """
         reason = self._too_many_skipped(interval) or self._spike(interval)
         if reason is not None and state.rollbacks >= self._config.max_rollbacks:
@@ -54,13 +55,13 @@ class Health:
         return reason
 
     def rolled_back(self) -> None:
-        """What was seen is of weights that are no more."""
+        """Forget the history: it belongs to discarded weights."""
         self._skipped_in_a_row = 0
         self._means.clear()
 
     def _too_many_skipped(self, interval: Interval) -> str | None:
-        """Counts over the borders of intervals: what is judged does not depend on how often lines
-        are written, only when."""
+        """Count across intervals: how often lines are logged changes when this is noticed, not
+        whether."""
         longest = 0
         for loss, skipped in zip(interval.losses, interval.skipped):
             bad = skipped or not math.isfinite(loss)
@@ -91,9 +92,10 @@ class Health:
 
 
 def state_after_rollback(checkpoint: TrainState, now: TrainState) -> TrainState:
-    """The weights and the step of the checkpoint, the data after what has been seen by now.
+    """The step of the checkpoint, with the data position of now and one more roll-back.
 
-    Save it at once: until then a restart would read the bad data again and forget the roll-back.
+    Save a checkpoint of it at once: before that, a restart would read the bad data again and forget
+    the roll-back.
     """
     return TrainState(
         step=checkpoint.step, samples_seen=now.samples_seen, rollbacks=now.rollbacks + 1

@@ -1,17 +1,17 @@
-"""LAMB (arXiv 1904.00962) on whole tensors or on ZeRO's flat partitions, without a word from the
-host.
+"""LAMB (arXiv 1904.00962) on whole tensors or on ZeRO's flat partitions, without waiting for the
+device.
 
-Of a parameter tensor w with gradient g, at step t:
+A parameter tensor w with gradient g is updated at step t by
     m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g^2
     u = (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps) + weight_decay w
     w = w - lr ratio u,      ratio = |w| / |u|   (1 where either norm is 0)
 The norms are those of the parameter, not of the flat buffer that ZeRO stages 1 and 2 hand to an
-optimizer: `bind` says where its fragments lie, and one all-reduce a buffer sums their squares.
+optimizer: `bind` says where its fragments lie, and one all-reduce per buffer sums their squares.
 
 Groups without decay have ratio 1, as in the authors' code (exclude_from_layer_adaptation follows
 exclude_from_weight_decay) and timm's Lamb (always_adapt=False): gains, biases and the logit scale
-have norms that say nothing of how far they may move. A group's key "decayed" tells; it does not
-follow weight_decay, which may be 0 for all.
+have norms that say nothing about how far they may move. A group's key "decayed" decides, not
+weight_decay, which may be 0 for all.
 """
 
 from __future__ import annotations
@@ -28,22 +28,23 @@ class _Layout(NamedTuple):
     """How one tensor of the optimizer is cut into fragments of parameters."""
 
     sizes: list[int]
-    """Elements of the fragments and of what lies between and behind them."""
+    """Number of elements of each fragment and of each gap (padding) between and behind them."""
     slots: Tensor
-    """(len(sizes),) int64: number of the fragment's parameter; num_parameters for padding."""
+    """(len(sizes),) int64: index of the fragment's parameter; num_parameters for padding."""
     num_parameters: int
     group: dist.ProcessGroup | None
-    """Ranks that hold the other fragments; None: all are here."""
+    """Ranks that hold the other fragments; None if this rank holds all."""
 
 
 class Lamb(torch.optim.Optimizer):
-    """Groups of {"params", "weight_decay", "decayed"}; state of a tensor as AdamW's: "step",
-    "exp_avg", "exp_avg_sq"."""
+    """Parameter groups have the keys "params", "weight_decay" and "decayed"; the state of a tensor
+    has AdamW's keys "step", "exp_avg" and "exp_avg_sq"."""
 
     grad_scale: Tensor | None = None
     """() float32 on the parameters' device: gradients are divided by it."""
     found_inf: Tensor | None = None
-    """Likewise; 1.0: this step changes neither weights nor state, else 0.0."""
+    """() float32 on the parameters' device. 1.0: this step changes neither weights nor state; 0.0
+    otherwise."""
 
     def __init__(
         self,
@@ -64,12 +65,12 @@ class Lamb(torch.optim.Optimizer):
     def bind(
         self, spans: Sequence[Sequence[tuple[int, int]]], group: dist.ProcessGroup | None
     ) -> None:
-        """Says that each group has become one flat tensor, the rank's partition of a buffer that is
+        """Declare that each group is now one flat tensor: this rank's partition of a buffer that is
         cut into equal parts in rank order.
 
-        spans: a group's parameters as (first element, number of elements) in the whole buffer, in
-        ascending order, the same on all ranks. Call it once, after ZeRO has replaced the
-        parameters of the groups; `step` refuses such tensors without it.
+        spans: for each group, its parameters as (first element, number of elements) in the whole
+        buffer, ascending, the same on all ranks. Call it once, after ZeRO has replaced the groups'
+        parameters; without it `step` refuses such tensors. ValueError when groups do not fit.
         """
         if len(spans) != len(self.param_groups):
             raise ValueError(f"spans of {len(spans)} groups for {len(self.param_groups)} groups")
@@ -129,7 +130,7 @@ class Lamb(torch.optim.Optimizer):
         if layout is None:
             raise RuntimeError(
                 f"LAMB was given a tensor of {parameter.numel()} elements in place of its "
-                f"parameters and not told what lies in it: call bind() after deepspeed.initialize"
+                f"parameters, and its layout is not known: call bind() after deepspeed.initialize"
             )
         pieces = update.view(-1).split(layout.sizes)
         squares = torch.zeros(
@@ -154,7 +155,8 @@ class Lamb(torch.optim.Optimizer):
         return state["step"], state["exp_avg"], state["exp_avg_sq"]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """After load_state_dict: it leaves the step counter where the file was read to."""
+        """Called by load_state_dict, which leaves the step counter on the device that the file was
+        read to."""
         super().__setstate__(state)
         for parameter, values in self.state.items():
             if "step" in values:
@@ -162,8 +164,8 @@ class Lamb(torch.optim.Optimizer):
 
 
 def spans_of(zero: Any) -> list[list[tuple[int, int]]]:
-    """What `bind` asks for, of DeepSpeed 0.19.8's DeepSpeedZeroOptimizer, which is that of stages 1
-    and 2; its group is zero.dp_process_group."""
+    """The spans that `bind` needs, read from DeepSpeed 0.19.8's DeepSpeedZeroOptimizer (stages 1
+    and 2); the matching group is zero.dp_process_group."""
     return [
         [(offset, parameter.numel()) for offset, parameter in zip(offsets, parameters)]
         for offsets, parameters in zip(zero.round_robin_bit16_offsets, zero.round_robin_bit16_meta)
@@ -173,8 +175,9 @@ def spans_of(zero: Any) -> list[list[tuple[int, int]]]:
 def cut(
     spans: Sequence[tuple[int, int]], *, start: int, length: int
 ) -> tuple[list[int], list[int]]:
-    """Sizes of the pieces that a partition, elements `start` to `start + length` of a buffer, is
-    made of, and the number of the span that each belongs to; len(spans) where it belongs to none.
+    """Cut a partition, elements `start` to `start + length` of a buffer, at the borders of spans.
+
+    Returns the sizes of the pieces, and for each the index of its span; len(spans) if none.
 
     spans: (first element, number of elements), ascending, not overlapping.
     """

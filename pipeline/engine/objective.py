@@ -1,4 +1,4 @@
-"""The loss that the job names, as one call."""
+"""The contrastive loss that the job configures, as one call."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class TextSide(NamedTuple):
 
 
 class Objective:
-    """The loss of this rank's rows of the global batch.
+    """The configured loss over the features of all ranks.
 
-    Ranks compare shapes and look for NaN at the first call, which waits for the device; shapes
-    stay, and from there on the gradient norm shows what is not finite.
+    At the first call ranks compare shapes and look for NaN, which waits for the device. Later calls
+    skip this: shapes do not change, and the gradient norm shows values that are not finite.
     """
 
     def __init__(self, config: LossConfig, group: torch.distributed.ProcessGroup) -> None:
@@ -49,16 +49,17 @@ class Objective:
         scalars: tuple[Tensor, ...],
         caption_ids: Tensor,
         *,
-        measured: bool,
+        with_metrics: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """() loss of this rank's rows and, where `measured`, (2,) shares of them whose partner is
-        nearest, image to text and text to image (the InfoNCE loss only, which sees whole rows).
+        """Loss () of this rank's rows and, `with_metrics`, the shares (2,) of rows whose partner is
+        the nearest, image to text and text to image; None with the sigmoid loss, which never sees
+        whole rows.
 
         `scalars` are logit_scale and, with the sigmoid loss, logit_bias.
         """
         if self._config.kind is LossKind.sigmoid:
             return self._sigmoid(image_features, text, scalars, caption_ids), None
-        call = clip_loss_with_metrics if measured else clip_loss
+        call = clip_loss_with_metrics if with_metrics else clip_loss
         result = call(
             image_features,
             text.features,

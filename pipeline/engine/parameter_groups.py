@@ -1,7 +1,7 @@
-"""Which parameter learns how fast, and which decays.
+"""Decides how fast each parameter learns, and which have weight decay.
 
-ZeRO makes one flat buffer of each group, with collectives of its own: there are as few groups as
-there are pairs of (decayed or not, lr_scale), which is two for layer_decay = 1 and equal towers.
+ZeRO makes one flat buffer per group, with collectives of its own. There is one group for each pair
+(decayed or not, lr_scale), the fewest possible: two for layer_decay = 1 and equal towers.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ _HEAD = ("ln_post.", "ln_final.", "projection.")
 
 
 def parameter_groups(model: nn.Module, train: TrainConfig) -> list[dict[str, Any]]:
-    """Groups of the parameters that require a gradient: {"params", "weight_decay", "lr_scale",
-    "decayed", "name"}; the engine sets a group's lr to train.lr * lr_factor * lr_scale.
+    """Groups of the parameters that require a gradient, with the keys "params", "weight_decay",
+    "lr_scale", "decayed" and "name". The engine sets a group's lr to
+    train.lr * lr_factor * lr_scale.
 
-    Weight decay acts on matrices only. Gains, biases and the logit scale have none, and neither
-    have embeddings: they are looked up or added, not multiplied, and decay would pull the rows of
-    rare words to zero between their occurrences.
+    Only matrices have weight decay; gains, biases and the logit scale have none. Embeddings have
+    none either: they are looked up or added, not multiplied, and decay would pull rows of rare
+    words to zero between their occurrences.
     """
     named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
     scales = lr_scales((name for name, _ in model.named_parameters()), train)
@@ -51,12 +52,11 @@ def is_decayed(name: str, parameter: Tensor) -> bool:
 
 
 def lr_scales(names: Iterable[str], train: TrainConfig) -> dict[str, float]:
-    """Factor on train.lr of each parameter: its tower's, times layer_decay once for each block
-    between it and the output.
+    """Each parameter's factor on train.lr: tower scale * layer_decay ** distance from the output.
 
-    Counted as in BEiT (arXiv 2106.08254) and EVA-CLIP: what follows the last block 0, the last
-    block 1, the first num_layers, and what precedes it (stem, embeddings, ln_pre) num_layers + 1.
-    The logit scale has 1.0.
+    Distances are counted as in BEiT (arXiv 2106.08254) and EVA-CLIP: 0 after the last block, 1 in
+    the last block, num_layers in the first, and num_layers + 1 before it (stem, embeddings,
+    ln_pre). The logit scale has the factor 1.0.
     """
     names = list(names)
     num_layers = {tower: _num_layers(names, tower) for tower in (IMAGE, TEXT)}
@@ -73,8 +73,8 @@ def lr_scales(names: Iterable[str], train: TrainConfig) -> dict[str, float]:
 
 
 def freeze_towers(model: nn.Module, train: TrainConfig) -> None:
-    """A tower whose lr scale is 0 takes no gradient: neither its backward nor its optimizer state
-    is paid for, no decay moves it, and ZeRO leaves it out of its buffers."""
+    """Freeze a tower whose lr scale is 0: it costs no backward and no optimizer state, weight decay
+    does not move it, and ZeRO leaves it out of its buffers."""
     for tower, scale in ((IMAGE, train.image_lr_scale), (TEXT, train.text_lr_scale)):
         if scale == 0:
             for name, parameter in model.named_parameters():
@@ -88,8 +88,7 @@ def _num_layers(names: list[str], tower: str) -> int:
 
 
 def _distance(name: str, num_layers: int) -> int:
-    """How many blocks lie between a parameter and its tower's output; `name` is without the tower's
-    prefix."""
+    """Distance of a parameter from its tower's output, in blocks; `name` has no tower prefix."""
     block = _BLOCK.search(name)
     if block:
         return num_layers - int(block.group(1))

@@ -1,4 +1,4 @@
-"""All ranks stop at the same step once any of them was asked to."""
+"""Lets all ranks stop at the same step once any of them was asked to."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pipeline.signals import hold_stop_signals, release_stop_signals, stop_was_a
 
 
 class StopRequest:
-    """Between entry and exit, SIGTERM, SIGUSR1 and SIGINT end no rank; `agreed` tells of them.
+    """Between entry and exit, SIGTERM, SIGUSR1 and SIGINT end no rank; `agreed` reports them.
 
-    Slurm and a preempting scheduler tell all ranks, but not within one step, and some tell one.
-    Ranks vote in a group of their own, on the CPU: no step waits for the device because of it.
-    Entering is a collective operation; main thread only.
+    Slurm and a preempting scheduler signal all ranks, but not within the same step; some signal
+    only one. Ranks vote in a gloo group of their own, so no step waits for the device because of
+    it. Entering is a collective operation, in the main thread only.
     """
 
     def __init__(self, world: World) -> None:
@@ -31,11 +31,12 @@ class StopRequest:
         return self
 
     def agreed(self) -> bool:
-        """Called once after every step by every rank: the same answer to all of them.
+        """Whether to stop now: the same answer on all ranks. Every rank calls it once after each
+        step.
 
-        The vote that starts here is read one step later, when it has long arrived: a request takes
-        one to two steps, and the step in between hides the round trip. Once True, no other vote is
-        begun, and none may be asked for.
+        The vote that starts here is read one step later, when it has long arrived. So a request
+        takes effect after one to two steps, and the step in between hides the round trip. After
+        True no further vote starts: do not call it again.
         """
         if self._running is not None:
             self._running.wait()

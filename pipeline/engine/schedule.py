@@ -1,5 +1,5 @@
-"""Learning rate as a pure function of the step: nothing to save, nothing that a skipped step or
-another world size could move."""
+"""Learning rate as a pure function of the step: there is no state to save, and neither skipped
+steps nor another world size can shift it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from pipeline.config import Schedule, TrainConfig
 
 
 def lr_factor(step: int, train: TrainConfig) -> float:
-    """Share of train.lr, 0 to 1, for the update number `step` (0-based).
+    """Factor on train.lr, 0 to 1, for update number `step` (0-based).
 
-    Linear warm-up over the first warmup_steps; its first update has 1/warmup_steps of the peak, so
-    that no update is by nothing. Then, with s = (steps - step) / (steps - warmup_steps) left to go:
+    Linear warm-up over the first warmup_steps; the first update has 1/warmup_steps of the peak, so
+    that no update has a rate of 0. Then, with s = (steps - step) / (steps - warmup_steps) left to
+    go:
         cosine  (1 - cos(pi s)) / 2
         linear  s
         wsd     1, and (steps - step) / cooldown_steps over the last cooldown_steps
                 (warm-up, stable, decay: arXiv 2404.06395, 2405.18392)
-    All would be 0 at `steps`, one after the last update.
+    Each reaches 0 at `steps`, one after the last update.
     """
     if step < train.warmup_steps:
         return (step + 1) / train.warmup_steps

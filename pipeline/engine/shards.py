@@ -1,9 +1,9 @@
-"""What this rank owns of the optimizer's state, as named pieces of parameters.
+"""The part of the optimizer's state that this rank owns, as named pieces of parameters.
 
-DeepSpeed 0.19.8 keeps the float32 masters and the moments in flat buffers: stages 1 and 2 one a
-parameter group, cut into equal parts over ranks wherever the cut falls; stage 3 one a sub-group, in
-which each parameter is cut by itself. Here both look alike, so that checkpoints, the average of the
-weights and LAMB know nothing of stages.
+DeepSpeed 0.19.8 keeps the float32 masters and the moments in flat buffers: in stages 1 and 2 one
+per parameter group, cut into equal parts over ranks wherever the cut falls; in stage 3 one per
+sub-group, in which each parameter is cut by itself. This file makes both look alike, so that
+checkpoints, LAMB and the average of the weights do not depend on the stage.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ class Fragment:
     shape: tuple[int, ...]
     """Shape of the whole parameter."""
     start: int
-    """First element of the flattened parameter."""
+    """Index of the piece's first element in the flattened parameter."""
     values: dict[str, Tensor]
-    """Flat views of equal length: "weight", "exp_avg", "exp_avg_sq", "ema" where there is one.
-    Writing into a view changes the live state. A frozen parameter has its weight alone."""
+    """Flat views of equal length: "weight", "exp_avg", "exp_avg_sq", and "ema" if the
+    run keeps an average. Writing into a view changes the live state. A frozen parameter has only
+    its weight."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,11 @@ class _Piece:
 
 
 class ParameterShards:
-    """Masters, moments and averages of a live DeepSpeed engine as named pieces, for stages 1, 2 and
-    3, offloaded or not. `named` are the model's own parameters, to which DeepSpeed adds attributes
-    that torch's type does not know."""
+    """This rank's shards in a live DeepSpeed engine of stage 1, 2 or 3, offloaded or not.
+
+    named: the model's own parameters by name. DeepSpeed adds attributes to them that torch's type
+    does not have.
+    """
 
     def __init__(self, engine: Any, named: Mapping[str, Any], *, with_ema: bool) -> None:
         self._zero = engine.optimizer
@@ -61,7 +64,8 @@ class ParameterShards:
         self._ema = {id(flat): flat.detach().clone() for flat in self.flats} if with_ema else {}
 
     def fragments(self) -> list[Fragment]:
-        """The pieces with views of their live values; moments are made where none exist yet."""
+        """This rank's pieces, with views of their live values. Moments that do not exist yet are
+        created as zeros."""
         found = []
         for piece in self.pieces:
             sources = {"weight": piece.flat.detach()} | self._moments(piece.flat)
@@ -76,7 +80,7 @@ class ParameterShards:
 
     @property
     def optimizer_step(self) -> int:
-        """Updates that the moments have seen. Reading waits for the device."""
+        """Number of updates that the moments contain. Reading it waits for the device."""
         return int(self._state(self.flats[0])["step"]) if self.flats else 0
 
     @optimizer_step.setter
@@ -86,7 +90,7 @@ class ParameterShards:
 
     @torch.no_grad()
     def publish(self) -> None:
-        """Collective: after masters were written, the model's parameters become their casts."""
+        """Copy the masters into the model's parameters, after masters were written. Collective."""
         if self._stage == 3:
             self._zero._partition_all_parameters()
             for number in range(len(self._zero.fp16_groups)):
@@ -113,8 +117,8 @@ class ParameterShards:
             ema.lerp_(flat.detach(), here)
 
     def swap_average(self) -> None:
-        """Collective: exchange the masters and their average, in the model too. Twice is once
-        nothing."""
+        """Exchange the masters and their average, in the model too; a second call undoes the first.
+        Collective."""
         for flat in self.flats:
             ema = self._ema[id(flat)]
             kept = flat.detach().clone()
@@ -123,18 +127,19 @@ class ParameterShards:
         self.publish()
 
     def masters(self, names: list[str]) -> dict[str, Tensor]:
-        """Collective: the float32 values of parameters of one element, (1,) on every rank."""
-        mine = torch.zeros(len(names), device=self._device())
+        """float32 masters, (1,) each, of parameters that have one element; equal on every rank.
+        Collective."""
+        values = torch.zeros(len(names), device=self._device())
         for piece in self.pieces:
             if piece.name in names:
                 value = piece.flat.detach().narrow(0, piece.flat_start, 1)
-                mine[names.index(piece.name)] = value.to(mine.device).squeeze()
-        dist.all_reduce(mine)
-        return {name: mine[number : number + 1] for number, name in enumerate(names)}
+                values[names.index(piece.name)] = value.to(values.device).squeeze()
+        dist.all_reduce(values)
+        return {name: values[number : number + 1] for number, name in enumerate(names)}
 
     def gradients(self) -> list[tuple[str, Tensor]]:
-        """The averaged gradients that this rank is about to apply, by parameter name: between
-        backward and step, not offloaded."""
+        """(parameter name, averaged gradient) of the pieces that this rank is about to update. Only
+        between backward and step, and without offload."""
         names = {id(parameter): name for name, parameter in self._trained.items()}
         groups = self._zero.fp16_groups if self._stage == 3 else self._zero.params_in_partition
         found = []
@@ -155,7 +160,7 @@ class ParameterShards:
 
     def _state(self, flat: Tensor) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self._zero.optimizer.state[flat]
-        if not state:  # torch makes it in the first step; a checkpoint may be loaded before
+        if not state:  # torch creates it in the first step; a checkpoint may be loaded before that
             state["step"] = torch.zeros((), dtype=torch.float32, device=flat.device)
             for key in MOMENTS:
                 state[key] = torch.zeros_like(flat, requires_grad=False)
@@ -194,7 +199,8 @@ class ParameterShards:
         return pieces
 
     def _frozen(self) -> list[Fragment]:
-        """Parameters that no optimizer knows: rank 0's copy, or in stage 3 everyone's part."""
+        """Frozen parameters, which no optimizer holds: rank 0 has all of them, in stage 3 each rank
+        its part."""
         rank = dist.get_rank()
         found = []
         for name, parameter in self._named.items():

@@ -1,7 +1,7 @@
 """The one module that DeepSpeed wraps.
 
-Stage 3 gathers a parameter only around the forward it belongs to, and autocast is entered in the
-engine's forward alone: whatever uses a weight goes through here.
+Stage 3 gathers a parameter only around the forward it belongs to, and DeepSpeed enters autocast
+only in the engine's forward: everything that uses a weight must go through here.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Towers(nn.Module):
         super().__init__()
         self.clip = clip
         self.exact_scalars: dict[str, Tensor] = {}
-        """float32 masters of the scalars where the parameters themselves are 16 bits: bf16 rounds
-        the scale by up to 1.6 % near ln(100)."""
+        """float32 masters of the scalars, by parameter name, where the parameters have 16 bits:
+        bf16 rounds the scale by up to 1.6 % near ln(100). Empty otherwise."""
 
     def forward(self, tower: str, batch: Tensor) -> tuple[Tensor, ...]:
         if tower == TEXT:
@@ -34,15 +34,18 @@ class Towers(nn.Module):
         return image_features, scale, self._exact("logit_bias", self.clip.logit_bias)
 
     def _exact(self, name: str, parameter: Tensor) -> Tensor:
-        """The master's value with the parameter's gradient, (1,) float32."""
+        """The master's value, (1,) float32, whose gradient goes to the parameter."""
         value = parameter.float().clone()  # stage 3 frees the parameter after the forward
         master = self.exact_scalars.get(name)
         return value if master is None else value + (master - value).detach()
 
 
 def compile_in_place(clip: CLIP, parts: str) -> None:
-    """`nn.Module.compile` leaves the names of parameters as they are; torch.compile(module) would
-    put _orig_mod. before each. Must happen before DeepSpeed hooks the modules."""
+    """Compile the "towers", their "blocks", or nothing. Call it before DeepSpeed hooks the modules.
+
+    `nn.Module.compile` keeps the names of parameters; torch.compile(module) would put _orig_mod.
+    before each.
+    """
     if parts == "towers":
         clip.visual.compile()
         clip.text.compile()

@@ -1,10 +1,10 @@
-"""Gradient norms, clipping and the skip of a step that is not finite, without waiting for the
+"""Computes gradient norms, clips, and skips a step that is not finite, without waiting for the
 device.
 
-DeepSpeed 0.19.8 decides both on the host: it waits for the norm in each step. Here the norm stays
-on the device and goes to torch's fused optimizers as `grad_scale` and `found_inf`, which are made
-for a gradient scaler: gradients are divided by the one, and where the other is 1 nothing changes,
-not even the step counter.
+DeepSpeed 0.19.8 clips and skips on the host, which waits for the norm in each step. Here the norm
+stays on the device and goes to torch's fused optimizers as `grad_scale` and `found_inf`, which were
+made for a gradient scaler: gradients are divided by the first, and if the second is 1 nothing
+changes, not even the step counter.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ TOWERS = ("visual.", "text.")
 
 
 class Update:
-    """One optimizer step after a backward; `apply` returns the norms (3,) and whether it was
-    skipped, ()."""
+    """The optimizer step after a backward."""
 
     def __init__(
         self, engine: Any, shards: ParameterShards, clip: float | None, *, on_host: bool
@@ -34,6 +33,8 @@ class Update:
         self._members: Tensor | None = None
 
     def apply(self) -> tuple[Tensor, Tensor]:
+        """Update the weights or skip the step. Returns the gradient norms (3,), as in StepMetrics,
+        and () 1.0 if the step was skipped, else 0.0."""
         if self._on_host:
             return self._by_deepspeed()
         norms = self._norms()
@@ -46,7 +47,7 @@ class Update:
         return norms, skipped
 
     def _by_deepspeed(self) -> tuple[Tensor, Tensor]:
-        """fp16, whose loss scale lives on the host, stage 3 and offloaded optimizers."""
+        """Let DeepSpeed clip and skip (`decides_on_host`); the norms of the towers are then nan."""
         self._engine.step()
         norm = self._engine.get_global_grad_norm()
         device = self._engine.device
@@ -56,15 +57,15 @@ class Update:
         skipped = 0.0 if self._engine.was_step_applied() else 1.0
         if skipped:
             # stage 3 left the small parameters ungathered: the next forward would gather those of
-            # autocast's modules in bf16, while after a step that was applied they are float32
+            # autocast's modules in bf16, while after an applied step they are float32
             self._shards.publish()
         unknown = torch.full((2,), float("nan"), device=device)
         return torch.cat([unknown, total.reshape(1)]), torch.full((), skipped, device=device)
 
     @torch.no_grad()
     def _norms(self) -> Tensor:
-        """Gradient norms over all ranks of the image tower, the text tower and everything: one
-        all-reduce of three numbers."""
+        """Norms (3,) of image tower, text tower and all parameters over all ranks; one
+        all-reduce."""
         names, gradients = zip(*self._shards.gradients() or [("", torch.zeros(0))])
         if self._members is None:  # the same pieces in each step
             self._members = torch.tensor(

@@ -1,4 +1,4 @@
-"""A run that no longer steps says where every rank stands, and ends."""
+"""Ends a run that no longer makes steps, after writing where every rank stands."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 EXIT_STALLED = 1
-# The collective that all wait in stops all within a step: the first to see it leaves them this time
-# to write their stacks too, for launchers end what is left when one rank is gone.
+# When ranks hang in a collective, all stall within one step. The first to notice waits this long,
+# so that the others can write their stacks too: launchers end all ranks once one is gone.
 PEERS_WRITE_S = 3.0
-LONGEST_END_S = 60.0  # for the stacks: on a file system that no longer answers, writing them waits
+LONGEST_END_S = 60.0  # limit for writing stacks, which hangs if the file system does not answer
 
 
 class Watchdog:
-    """Ends this process when `stall_s` pass without `beat`, after writing the stacks of all threads
-    to run_dir/stacks/rank_00003_step_1200.txt. One a process; every rank has its own.
+    """Ends this process when `stall_s` seconds pass without `beat`, after writing the stacks of all
+    threads to run_dir/stacks/rank_00003_step_1200.txt. Every rank has one of its own.
 
-    A thread watches. One that cannot run, because native code holds the interpreter's lock and
-    waits, is watched in turn by faulthandler's thread, which needs no lock; it knows no step:
-    run_dir/stacks/rank_00003_interpreter_stuck.txt.
+    A Python thread watches. It cannot run while native code waits and holds the interpreter's lock;
+    then faulthandler's thread, which needs no lock, ends the process. That one does not know the
+    step: run_dir/stacks/rank_00003_interpreter_stuck.txt.
     """
 
     def __init__(self, run_dir: Path | str, rank: int, stall_s: float) -> None:
@@ -47,15 +47,15 @@ class Watchdog:
         return self
 
     def beat(self, doing: str = "", *, step: int | None = None) -> None:
-        """Something was finished: `step`, or part of what is done between steps, such as
-        "evaluation". Costs 1 us."""
+        """Report progress: a finished `step`, or part of the work between steps (`doing`, such as
+        "evaluation"). Costs 1 us."""
         self._doing = doing
         if step is not None:
             self._step = step
         self._beat_at = time.monotonic()
 
     def beating(self, work: Callable[P, R], doing: str = "evaluation") -> Callable[P, R]:
-        """`work`, of which each call counts as progress."""
+        """Wrap `work` so that each call counts as progress."""
 
         def beats_too(*args: P.args, **kwargs: P.kwargs) -> R:
             self.beat(doing)
@@ -86,25 +86,25 @@ class Watchdog:
 
     def _end_process(self) -> None:
         faulthandler.cancel_dump_traceback_later()
-        self._path("interpreter_stuck").unlink(missing_ok=True)  # it is not: this runs
+        self._path("interpreter_stuck").unlink(missing_ok=True)  # it is not stuck: this runs
         limit = threading.Timer(LONGEST_END_S, os._exit, (EXIT_STALLED,))
         limit.daemon = True
         limit.start()
         path = self._path(f"step_{self._step}")
         doing = f", in {self._doing}" if self._doing else ""
-        told = (
+        message = (
             f"error (rank {self._rank}): nothing finished for {self._stall_s:g} s (since step "
             f"{self._step}{doing})"
         )
         try:
             with path.open("w") as file:
-                file.write(f"{told.partition(': ')[2]}\n\n")
+                file.write(f"{message.partition(': ')[2]}\n\n")
                 file.flush()
                 faulthandler.dump_traceback(file, all_threads=True)
-            told += f"; its stacks: {path}"
+            message += f"; its stacks: {path}"
         except OSError as error:
-            told += f"; its stacks could not be written: {error}"
-        sys.stderr.write(told + "\n")
+            message += f"; its stacks could not be written: {error}"
+        sys.stderr.write(message + "\n")
         sys.stderr.flush()
         time.sleep(PEERS_WRITE_S)
         os._exit(EXIT_STALLED)  # no exit handler runs while other threads are stuck

@@ -1,7 +1,7 @@
 """Scores of a pair of towers: zero-shot classification and image-text retrieval.
 
 In: two encoders, a tokenizer and evaluation sets, each rank with its share of the images. Out: one
-dictionary a set, equal on every rank, and the files that a reader opens: eval/*.json, report.html.
+dictionary per set, equal on every rank, and files for the reader: eval/*.json and report.html.
 """
 
 from pipeline.eval.protocols import EvalError

@@ -10,7 +10,7 @@ Series = tuple[str, Sequence[tuple[float, float]]]
 
 
 def line_charts(series: Sequence[Series]) -> str:
-    """One <svg> with a chart a series, three in a row; the same input gives the same bytes."""
+    """One <svg> with one chart per series, three in a row; the same input gives the same bytes."""
     # imported here: every rank imports this module, and one draws
     import matplotlib
     from matplotlib.figure import Figure

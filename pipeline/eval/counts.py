@@ -1,4 +1,4 @@
-"""Counts of all ranks in one reduction."""
+"""Sums counts over all ranks in one reduction."""
 
 from __future__ import annotations
 

@@ -15,19 +15,22 @@ from pipeline.eval.protocols import Encoder, Tokenizer
 
 @dataclass(frozen=True)
 class Embedder:
+    """The two encoders of a model, as functions from images and texts to unit vectors."""
+
     encode_image: Encoder
     encode_text: Encoder
     tokenizer: Tokenizer
     device: torch.device
     batch_size: int
-    """Images or texts a pass."""
+    """Images (or texts) per forward pass, per rank."""
 
     def images(self, images: Tensor) -> Tensor:
-        """uint8 (B, 3, S, S) -> (B, D)."""
+        """uint8 (B, 3, S, S) -> (B, D) float32."""
         return _unit(self.encode_image(images.to(self.device, non_blocking=True)))
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """-> (len(texts), D). Texts of like length share a batch, which is cut after its longest.
+        """n texts -> (n, D) float32. Texts of similar length share a batch, which is cut to its
+        longest.
 
         An empty list gives (0, D), so that a rank without a share can take part in a reduction.
         """

@@ -1,4 +1,5 @@
-"""What an evaluation needs to be given. Nothing here knows how images are stored or text is cut."""
+"""What an evaluation is given: encoders, a tokenizer, evaluation sets. Nothing in pipeline.eval
+knows how images are stored or how text is tokenized."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ class Tokenizer(Protocol):
 
 
 class EvalSet(Protocol):
-    """A rank's share of a set, and what all ranks know of the whole."""
+    """An evaluation set: this rank's share of the samples, and facts about the whole set."""
 
     @property
     def name(self) -> str: ...
@@ -34,21 +35,23 @@ class EvalSet(Protocol):
 
     @property
     def classnames(self) -> Sequence[str]:
-        """By label."""
+        """Names of the classes; a label is an index into them."""
         ...
 
     @property
     def templates(self) -> Sequence[str]:
-        """With the placeholder {c}; none means pipeline.eval.templates.GENERAL."""
+        """Texts with the placeholder {c} for the class name; if empty,
+        pipeline.eval.prompts.GENERAL is used."""
         ...
 
     @property
     def num_samples(self) -> int:
-        """Number of samples on all ranks together."""
+        """Number of samples of all ranks together."""
         ...
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Any, Tensor]]:
-        """Images uint8 (B, 3, S, S); labels int64 (B,), or each image's captions list[list[str]];
-        sample_indices int64 (B,), each of 0 .. num_samples - 1 on one rank once.
+        """Yield (images, targets, sample_indices): images uint8 (B, 3, S, S); targets are labels
+        int64 (B,), or the captions of each image as list[list[str]]; sample_indices int64 (B,).
+        Each index of 0 .. num_samples - 1 comes once, on one rank.
         """
         ...

@@ -1,6 +1,7 @@
-"""The exact rank of the right answer, by counting; and the interval of a share.
+"""The exact rank of the right answer, by counting; and the confidence interval of a share.
 
-Counting needs no top-k and no matrix of all scores: memory is one block, whatever the gallery.
+Counting needs no top-k and no matrix of all scores: it holds one block in memory, whatever the size
+of the gallery.
 """
 
 from __future__ import annotations
@@ -18,26 +19,25 @@ _QUERY_BLOCK, _GALLERY_BLOCK = 1024, 4096
 
 
 class Rivals(NamedTuple):
-    """Per query, int64 (Q,): how many wrong answers score above its best right one, or equal to
-    it."""
+    """For each query, int64 (Q,): how many wrong answers score above its best right answer, and how
+    many score the same."""
 
     above: Tensor
     equal: Tensor
 
     def hits(self, k: int) -> tuple[Tensor, Tensor]:
-        """Two bool tensors (Q,): whether the right answer is among the k best with ties counted
-        against the model, and for it."""
+        """Two bool tensors (Q,): rank <= k with ties counted against the model, and for it."""
         return self.above + self.equal < k, self.above < k
 
 
 def count_rivals(
     queries: Tensor, best: Tensor, owners: Tensor, gallery: Tensor, gallery_owners: Tensor
 ) -> Rivals:
-    """Compare every query with every gallery item of another owner.
+    """Count, for each query, the wrong gallery items that score above its right answer, or equal.
 
     queries (Q, D) and gallery (G, D): unit vectors. best (Q,): the score of the query's best right
-    answer. owners (Q,) and gallery_owners (G,) int64: equal means a right answer, which is no
-    rival.
+    answer. owners (Q,) and gallery_owners (G,) int64: where they are equal, the item is a right
+    answer and not counted.
     """
     above = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
     equal = torch.zeros_like(above)
@@ -53,8 +53,8 @@ def count_rivals(
 
 
 def wilson_interval(hits: int, trials: int) -> list[float]:
-    """95 % interval of a share (Wilson 1927): [low, high]; stays inside 0..1 and holds near
-    them."""
+    """95 % confidence interval [low, high] of the share hits / trials (Wilson 1927); it stays
+    within 0..1 and is valid near both ends."""
     z = 1.959963984540054
     share, z2 = hits / trials, z * z / trials
     centre = (share + z2 / 2) / (1 + z2)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from data_tools.ground.aside import write_text_aside
 
 METRICS = {
     "top1": "top-1",
@@ -14,13 +15,12 @@ METRICS = {
     **{f"image_to_text_r{k}": f"image to text, recall at {k}" for k in (1, 5, 10)},
     **{f"text_to_image_r{k}": f"text to image, recall at {k}" for k in (1, 5, 10)},
 }
-"""Key in the results: what a reader sees."""
+"""Name of each key of the results in the table."""
 
 
 def write_results(run_dir: Path, step: int, results: dict[str, dict[str, Any]]) -> Path:
-    """Write eval/step_N.json (scores) and eval/examples.json (of the newest step, with pictures).
-
-    Returns the path of the first. Standard JSON: a NaN raises ValueError.
+    """Write eval/step_N.json (scores) and eval/examples.json (examples of the newest step, with
+    pictures) and return the path of the first. Standard JSON: a NaN raises ValueError.
     """
     scores = {
         name: {key: value for key, value in result.items() if key != "examples"}
@@ -31,7 +31,6 @@ def write_results(run_dir: Path, step: int, results: dict[str, dict[str, Any]]) 
         for name, result in results.items()
     }
     folder = run_dir / "eval"
-    folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "examples.json", {"step": step, "sets": examples})
     path = folder / f"step_{step:08d}.json"
     _write(path, {"step": step, "results": scores})
@@ -39,9 +38,8 @@ def write_results(run_dir: Path, step: int, results: dict[str, dict[str, Any]]) 
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-    os.replace(aside, path)
+    text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
+    write_text_aside(path, text + "\n")
 
 
 class Row(NamedTuple):
@@ -57,7 +55,7 @@ HEADER = Row("set", "size", "metric", "score", "95 % interval", "chance")
 
 
 def table_rows(results: dict[str, dict[str, Any]]) -> list[Row]:
-    """One row a metric, as text; then one a template, for what the ensemble is compared with."""
+    """One row per metric, as text; then one per single template, to compare the ensemble with."""
     rows = []
     for name, result in results.items():
         size = f"{result['num_samples']:,} images, "
@@ -84,7 +82,7 @@ def _percent(share: float) -> str:
 
 
 def format_table(results: dict[str, dict[str, Any]]) -> str:
-    """Plain text, a line a metric; empty when nothing was scored."""
+    """The table as plain text, one line per metric; empty when nothing was scored."""
     rows = table_rows(results)
     if not rows:
         return ""
@@ -92,7 +90,7 @@ def format_table(results: dict[str, dict[str, Any]]) -> str:
     lines = []
     before = None
     for row in [HEADER, *rows]:
-        # A set's name and size once: what is equal to the line above stays blank.
+        # a set's name and size stand in its first line only
         cells = ["", "", *row[2:]] if before and row[:2] == before[:2] else list(row)
         numbers = [cell.rjust(width) for cell, width in zip(cells[3:], widths[3:], strict=True)]
         words = [cell.ljust(width) for cell, width in zip(cells[:3], widths[:3], strict=True)]

@@ -20,12 +20,12 @@ from pipeline.eval.ranking import Rivals, count_rivals, wilson_interval
 
 RECALLS = (1, 5, 10)
 MAX_PICTURES = 50_000
-"""Above so many images (4 kB each) the examples come without pictures."""
+"""With more images than this (4 kB each) the examples have no pictures."""
 
 
 @dataclass
 class _Share:
-    """What one rank has embedded: n images with m captions."""
+    """The n images and m captions that one rank has embedded."""
 
     images: Tensor
     """(n, D)"""
@@ -41,7 +41,7 @@ class _Share:
 
 @dataclass
 class _Gallery:
-    """Everything, on every rank: N images, M captions in the order of their images."""
+    """All N images and M captions, on every rank; captions in the order of their images."""
 
     images: Tensor
     captions: Tensor
@@ -51,8 +51,11 @@ class _Gallery:
 def score_retrieval(
     embedder: Embedder, eval_set: EvalSet, ranks: Group, num_examples: int
 ) -> dict[str, Any]:
-    """Each rank ranks its own images and captions against all. Equal scores count against the
-    model; `..._ties_for` says what they would make. Collective.
+    """Recall at 1, 5 and 10 in both directions, with examples; equal on every rank. Collective.
+
+    Each rank scores its own images and captions against all. Equal scores count against the model;
+    `..._ties_for` is the recall with them counted for it. EvalError when an image has no caption,
+    or is not on exactly one rank.
     """
     with ranks.raise_on_all_ranks(f"evaluate {eval_set.name}"):
         share = _embed(embedder, eval_set, num_examples)
@@ -119,7 +122,8 @@ def _gather(share: _Share, eval_set: EvalSet, ranks: Group) -> _Gallery:
 
 
 def _caption_positions(share: _Share, starts: Tensor) -> Tensor:
-    """Row of each of this rank's captions among all: its image's start, plus its place there."""
+    """Row of each of this rank's captions in the gallery: the first row of its image, plus the
+    caption's position among those of the image."""
     owners = share.caption_images
     change = torch.ones(len(owners), dtype=torch.bool, device=owners.device)
     change[1:] = owners[1:] != owners[:-1]
@@ -167,7 +171,7 @@ def _summary(counts: dict[str, Tensor], gallery: _Gallery) -> dict[str, Any]:
         ):
             name = f"{direction}_r{k}"
             result[name] = hits / queries
-            # The captions of one image rise and fall together: at worst they tell as much as one.
+            # captions of one image are right or wrong together: at worst they count as one sample
             result[f"{name}_interval"] = wilson_interval(hits * num_images // queries, num_images)
             result[f"{name}_ties_for"] = ties_for / queries
     return result
@@ -176,21 +180,21 @@ def _summary(counts: dict[str, Tensor], gallery: _Gallery) -> dict[str, Any]:
 def _examples(
     share: _Share, gallery: _Gallery, ranks: Group, num_examples: int
 ) -> list[dict[str, Any]]:
-    """For the first captions of evenly spaced images: the five images that score best.
-    Collective."""
-    mine: dict[int, Any] = {}
+    """The five images that score best for the first caption of each of `num_examples` evenly spaced
+    images. Collective."""
+    own: dict[int, Any] = {}
     for index in evenly_spaced(len(gallery.images), num_examples):
         if index in share.texts:
             first = int((share.caption_images == index).nonzero()[0])
             scores = gallery.images @ share.captions[first]
             top = scores.topk(min(5, len(scores)))
             found = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-            mine[index] = {
+            own[index] = {
                 "caption": share.texts[index][0],
                 "image": index,
                 "top": [{"image": image, "score": score} for image, score in found],
             }
-    examples = list(ranks.merge(mine).values())
+    examples = list(ranks.merge(own).values())
     shown = {item["image"] for example in examples for item in example["top"]}
     pictures = ranks.merge({i: uri for i, uri in share.pictures.items() if i in shown})
     for example in examples:

@@ -1,4 +1,4 @@
-"""All sets, one after the other, with every rank at work on each."""
+"""Scores all evaluation sets, one after the other; all ranks share the work on each."""
 
 from __future__ import annotations
 
@@ -33,17 +33,18 @@ def evaluate_model(
     group: dist.ProcessGroup | None = None,
     num_examples: int = 12,
 ) -> dict[str, dict[str, Any]]:
-    """Scores by set name, equal on every rank; shares are in 0..1.
+    """Score a model on all sets and return the results by set name, equal on every rank; shares are
+    in 0..1.
 
     classification: top1, top5, mean_per_class_recall, single_templates, ...
     retrieval: image_to_text_r1, _r5, _r10, text_to_image_r1, ...
-    Each with `..._interval` (95 %, over test samples only) and `..._ties_for` (the score if ties
-    went in the model's favour; the score itself has them against it). `examples` holds num_examples
-    samples with what the model found for them and small pictures.
+    Each metric comes with `..._interval` (95 %, over test samples only) and `..._ties_for` (the
+    score with ties counted for the model; the score itself counts them against it). `examples`
+    holds num_examples samples with the model's best answers and small pictures.
 
-    Collective over `group` (None: every rank, or this process alone where there are no others): all
-    ranks give the same sets in the same order. If a rank fails, all raise:
-    its own error there, PeerError on the others.
+    Collective over `group` (None: the default group, or this process alone if there is none): all
+    ranks give the same sets in the same order. If a rank fails, it raises its own error and the
+    others raise PeerError. EvalError when two sets have one name or a set is of an unknown kind.
     """
     names = [eval_set.name for eval_set in eval_sets]
     if len(set(names)) < len(names):

@@ -12,23 +12,24 @@ from pipeline.distributed.group import Group
 from pipeline.eval.counts import count_sum
 from pipeline.eval.embedding import Embedder, float32_scores
 from pipeline.eval.pictures import data_uri, evenly_spaced
+from pipeline.eval.prompts import GENERAL, fill
 from pipeline.eval.protocols import EvalError, EvalSet
 from pipeline.eval.ranking import count_rivals, wilson_interval
-from pipeline.eval.templates import GENERAL, fill
 
 MAX_SINGLE_TEMPLATES = 8
-"""The first so many templates are scored alone too. Not all: with ImageNet's eighty, the heads
-would cost ten times the image tower of a ViT-B/32."""
+"""At most this many templates, the first ones, are also scored alone. With all eighty of ImageNet,
+the heads would cost ten times the image tower of a ViT-B/32."""
 _CLASS_BLOCK = 256
 
 
 def score_classification(
     embedder: Embedder, eval_set: EvalSet, ranks: Group, num_examples: int
 ) -> dict[str, Any]:
-    """Top-1 and top-5 of the template ensemble, mean recall a class, and the single templates.
+    """Top-1 and top-5 of the template ensemble, mean recall per class, and single templates; equal
+    on every rank. Collective.
 
-    Equal scores (two classes of one name) count against the model; `top1_ties_for` says what it
-    would be with them counted for it. Collective.
+    Equal scores (two classes of one name) count against the model; `top1_ties_for` is the score
+    with them counted for it. EvalError when ranks together do not score each sample once.
     """
     templates = list(eval_set.templates) or list(GENERAL)
     with ranks.raise_on_all_ranks(f"evaluate {eval_set.name}"):
@@ -50,25 +51,28 @@ def score_classification(
 def _class_vectors(
     embedder: Embedder, classnames: Any, templates: list[str], ranks: Group
 ) -> tuple[Tensor, Tensor]:
-    """Text vectors of this rank's k classes (k, 1 + singles, D), the ensemble first; and the
-    numbers of the classes (k,)."""
-    mine = list(range(ranks.rank, len(classnames), ranks.size))
+    """Embed this rank's k classes. Returns their vectors (k, 1 + singles, D), the ensemble first,
+    and their labels (k,)."""
+    labels = list(range(ranks.rank, len(classnames), ranks.size))
     num_singles = min(len(templates), MAX_SINGLE_TEMPLATES) if len(templates) > 1 else 0
     parts = []
-    for start in range(0, max(1, len(mine)), _CLASS_BLOCK):
-        block = mine[start : start + _CLASS_BLOCK]
+    for start in range(0, max(1, len(labels)), _CLASS_BLOCK):
+        block = labels[start : start + _CLASS_BLOCK]
         texts = [text for label in block for text in fill(templates, classnames[label])]
         features = embedder.texts(texts)
         by_class = features.view(len(block), len(templates), features.shape[1])
         ensemble = F.normalize(by_class.mean(1), dim=1)
         parts.append(torch.cat([ensemble[:, None], by_class[:, :num_singles]], dim=1))
-    return torch.cat(parts), torch.tensor(mine, dtype=torch.int64, device=embedder.device)
+    return torch.cat(parts), torch.tensor(labels, dtype=torch.int64, device=embedder.device)
 
 
 def _count(
     embedder: Embedder, eval_set: EvalSet, heads: Tensor, num_examples: int
 ) -> tuple[dict[str, Tensor], dict[int, Any]]:
-    """This rank's counts, and its examples by sample index. heads (1 + singles, K, D)."""
+    """Score this rank's samples; return counts by name, and examples by sample index.
+
+    heads: (1 + singles, K, D), vectors of K classes for the ensemble and each single template.
+    """
     num_heads, num_classes, _ = heads.shape
     shapes = {
         "samples": (),
@@ -129,7 +133,7 @@ def _summary(counts: dict[str, Tensor], eval_set: EvalSet, templates: list[str])
         "num_classes": num_classes,
         "mean_per_class_recall": float(recall.double().mean()),
     }
-    # Among five classes or fewer, everything is in the top five.
+    # with five classes or fewer, every class is in the top five
     metrics = {"top1": 0, "top5": 1} if num_classes > 5 else {"top1": 0}
     for metric, column in metrics.items():
         hits = int(counts["hits"][0, column])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
+from pipeline.export.__main__ import parse
+from pipeline.train import next_steps
 from tests.integration.runs import metrics, run, tiny_shards
 
 
@@ -70,6 +73,28 @@ def test_no_op_is_compiled(trained: tuple[Path, str]) -> None:
 def test_the_output_is_what_a_person_wants_to_read(trained: tuple[Path, str]) -> None:
     assert "Traceback" not in trained[1] and "Warning" not in trained[1], trained[1]
     assert "step 20/20" in trained[1]
+    assert f"starting 2 ranks of pipeline.train, run_dir {trained[0]}" in trained[1]
+
+
+def test_the_end_names_what_to_open_and_what_to_try_next(trained: tuple[Path, str]) -> None:
+    run_dir, output = trained
+    assert f"open: {run_dir / 'metrics.jsonl'}\n" in output  # without evaluation sets no report
+    command = f"python -m pipeline.export run_dir={run_dir} out={run_dir / 'exported'}"
+    assert f"try next: {command} format=huggingface\n" in output
+
+
+def test_what_to_open_is_the_report_where_there_is_one(tmp_path: Path) -> None:
+    run_dir = tmp_path / "my run"
+    run_dir.mkdir()
+    (run_dir / "report.html").touch()
+    first, second = next_steps(run_dir).splitlines()
+    assert first == f"open: {run_dir / 'report.html'}"
+    words = shlex.split(second.removeprefix("try next: python -m pipeline.export "))
+    assert parse(words) == {
+        "run_dir": str(run_dir),
+        "out": str(run_dir / "exported"),
+        "format": "huggingface",
+    }
 
 
 @pytest.mark.parametrize("stage", [2, 3])

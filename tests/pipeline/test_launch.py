@@ -17,6 +17,7 @@ LAUNCH = (
     "import sys; from pathlib import Path; from pipeline.launch import launch_ranks;"
     "sys.exit(launch_ranks('{module}', Path('run/config.yaml'), 3, {stops_at_checkpoint}))"
 )
+STARTING = "starting 3 ranks of rank_of_test, run_dir run"
 # what a training rank does
 HOLDS = (
     "from pipeline.launch import EXIT_PREEMPTED\n"
@@ -50,7 +51,16 @@ def test_all_ranks_get_the_variables_of_one_group(module, tmp_path: Path) -> Non
         "line = ' '.join(os.environ[n] for n in names) + ' ' + ' '.join(sys.argv[1:])\n"
         "open(f'out{rank}', 'w').write(line)"
     )
-    subprocess.run(command, cwd=tmp_path, env=_environment(tmp_path), check=True, timeout=60)
+    ended = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=_environment(tmp_path),
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert ended.stderr.splitlines() == [STARTING]
     lines = [(tmp_path / f"out{rank}").read_text().split() for rank in range(3)]
     assert [line[:3] for line in lines] == [[str(rank), str(rank), "3"] for rank in range(3)]
     assert len({tuple(line[3:5]) for line in lines}) == 1
@@ -168,7 +178,10 @@ def test_ctrl_c_ends_ranks_that_save_nothing_without_tracebacks(module, tmp_path
     os.killpg(process.pid, signal.SIGINT)
     _, told = process.communicate(timeout=30)
     assert process.returncode == 130, told
-    assert told.splitlines() == ["SIGINT: stopping; Ctrl-C again ends the ranks at once"]
+    assert told.splitlines() == [
+        STARTING,
+        "SIGINT: stopping; Ctrl-C again ends the ranks at once",
+    ]
 
 
 def test_a_signal_during_the_imports_of_a_rank_is_not_lost(module, tmp_path: Path) -> None:

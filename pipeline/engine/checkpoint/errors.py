@@ -1,3 +1,5 @@
+"""The error of everything here that writes or reads checkpoints."""
+
 from __future__ import annotations
 
 

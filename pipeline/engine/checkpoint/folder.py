@@ -1,4 +1,5 @@
-"""The folder of a run's checkpoints: what is under a final name is whole, what is not lies aside.
+"""The folder of a run's checkpoints: a folder with a final name is whole, all others have names
+that no reader looks at.
 
 checkpoints/latest                             name of the newest, for people and scripts
 checkpoints/step_00000200/state.json           record.py
@@ -14,6 +15,7 @@ import shutil
 from collections.abc import Container, Sequence
 from pathlib import Path
 
+from data_tools.ground.aside import sync, sync_folder
 from pipeline.engine.checkpoint.errors import CheckpointError
 from pipeline.engine.checkpoint.record import STATE, FileRecord, Record
 
@@ -37,13 +39,14 @@ class CheckpointFolder:
         return self.path / f".{name_of(step)}{_ASIDE}"
 
     def steps(self) -> list[int]:
-        """Newest first, whole or damaged. Not by `latest`: a run killed between the rename and
-        `latest` has a newer one than that says."""
+        """Steps that have a checkpoint, newest first, whole or damaged. `latest` is not asked:
+        after a run was killed between the rename and `latest`, there is a newer one than it
+        names."""
         names = (path.name.removeprefix("step_") for path in self.path.glob("step_*"))
         return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
 
     def record(self, step: int) -> Record:
-        """CheckpointError when there is none that can be read."""
+        """Read state.json of a step; CheckpointError when it is missing or damaged."""
         return Record.of_text(self.state_text(step))
 
     def state_text(self, step: int) -> str:
@@ -53,8 +56,8 @@ class CheckpointFolder:
             raise CheckpointError(f"{STATE} cannot be read ({error})") from error
 
     def clean_up(self) -> None:
-        """After a run that was killed: what it was replacing gets its name back, what it left aside
-        goes. By rank 0, before anyone writes."""
+        """Tidy up after a run that was killed: a checkpoint that was being replaced gets its name
+        back, unfinished folders are deleted. Rank 0 calls this before any rank writes."""
         for left in self.path.glob(f".step_*{_REPLACED}"):
             final = self.path / left.name.removesuffix(_REPLACED).lstrip(".")
             if not final.exists():
@@ -63,33 +66,38 @@ class CheckpointFolder:
             shutil.rmtree(left)
 
     def commit(self, step: int, state_text: str, files: Sequence[FileRecord]) -> None:
-        """From aside to its final name, then `latest`: killed anywhere in between, the folder holds
-        this checkpoint whole or the one before. By one rank, when all files are written."""
+        """Rename a finished checkpoint to its final name, then update `latest`. If the process is
+        killed anywhere in between, the folder holds this checkpoint or the one before, whole.
+
+        One rank calls this once all files are written. Raises OSError when a file has another size
+        than was written.
+        """
         aside, final = self.aside(step), self[step]
         for file in files:
             found = (aside / file.name).stat().st_size
             if found != file.num_bytes:
                 raise OSError(f"{file.name} has {found} of {file.num_bytes} bytes")
-        _write_durably(aside / STATE, state_text)
-        _sync_folder(aside)
+        write_synced(aside / STATE, state_text)
+        sync_folder(aside)
         replaced = self.path / f".{name_of(step)}{_REPLACED}"
         if final.exists():  # damaged, or saved again after a roll-back
             os.replace(final, replaced)
         os.replace(aside, final)
-        _sync_folder(self.path)
+        sync_folder(self.path)
         shutil.rmtree(replaced, ignore_errors=True)
         self.point_latest_to(step)
 
     def point_latest_to(self, step: int) -> None:
         aside = self.path / f".{LATEST}{_ASIDE}"
-        _write_durably(aside, name_of(step) + "\n")
+        write_synced(aside, name_of(step) + "\n")
         os.replace(aside, self.path / LATEST)
-        _sync_folder(self.path)
+        sync_folder(self.path)
 
     def prune(self, newest: int, kept: int, spared: Container[int]) -> None:
-        """Leave the `kept` newest up to `newest`, which was written just now, and the spared.
+        """Delete all checkpoints but the `kept` newest up to step `newest`, which was just written,
+        and the steps in `spared`.
 
-        Later ones than `newest` go too: they are of a future that the run has left, because they
+        Checkpoints later than `newest` are deleted too: the run went back behind them, because they
         were damaged or it was rolled back.
         """
         older = [step for step in self.steps() if step <= newest]
@@ -98,7 +106,8 @@ class CheckpointFolder:
                 self.remove(self[step])
 
     def remove(self, path: Path) -> None:
-        """A folder that is being deleted has no final name: half of it is no checkpoint."""
+        """Delete a folder; it is renamed first, so that a half-deleted one is not taken for a
+        checkpoint."""
         doomed = path.with_name(f".{path.name.lstrip('.')}.deleted{_ASIDE}")
         try:
             os.replace(path, doomed)
@@ -107,16 +116,7 @@ class CheckpointFolder:
         shutil.rmtree(doomed, ignore_errors=True)
 
 
-def _write_durably(path: Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def write_synced(path: Path, text: str) -> None:
+    """Write a text file that is not renamed by itself, and force it to the disk."""
+    path.write_text(text, encoding="utf-8")
+    sync(path)

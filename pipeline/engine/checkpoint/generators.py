@@ -1,4 +1,4 @@
-"""The state of a rank's random generators as JSON: dropout goes on where it was."""
+"""The state of a rank's random generators as JSON, so that dropout continues where it stopped."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 
 def generators_text() -> str:
+    """The states of torch's, CUDA's, NumPy's and Python's generators."""
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     version, internal, gauss_next = random.getstate()
     state: dict[str, object] = {
@@ -23,7 +24,7 @@ def generators_text() -> str:
 
 
 def set_generators(text: str) -> None:
-    """What generators_text gave."""
+    """Restore the states that `generators_text` wrote."""
     state = json.loads(text)
     torch.set_rng_state(_bytes(state["torch"]))
     kind, keys, position, has_gauss, cached = state["numpy"]

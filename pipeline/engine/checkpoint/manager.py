@@ -1,4 +1,4 @@
-"""When a checkpoint is due, how it is saved, and which one a run goes on from."""
+"""Decides when a checkpoint is due, saves it, and loads the one that a run resumes from."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ from pipeline.engine.checkpoint.writer import Work, Writer, Written
 from pipeline.engine.shards import Fragment
 from pipeline.state import TrainState
 
-# Of a run that fails: what is being written may become whole, but nobody waits long for it.
+# seconds that a failing run waits for a checkpoint that is being written
 _GRACE_S = 10.0
 _UPLOAD_TIMEOUT_S = 3600.0
 _UPLOAD_ROUND_S = 5.0
-# A folder made on one node is seen by the others within acdirmax of NFS.
+# other nodes see a new folder on NFS within its acdirmax, 60 s by default
 _SHARED_FOLDER_TIMEOUT_S = 90.0
 
 
 class Shards(Protocol):
-    """ParameterShards, as far as a checkpoint needs them."""
+    """The part of ParameterShards that a checkpoint needs."""
 
     optimizer_step: int
 
@@ -53,7 +53,7 @@ class Shards(Protocol):
 
 
 class Engine(Protocol):
-    """What a checkpoint is taken from: ClipEngine."""
+    """The part of ClipEngine that a checkpoint needs."""
 
     @property
     def shards(self) -> Shards: ...
@@ -92,7 +92,7 @@ class CheckpointManager:
         self._training = False
 
     def due(self, state: TrainState) -> bool:
-        """Whether to save now: by steps, or by the minutes of rank 0's clock, which is asked at log
+        """Whether to save now: by steps, or by the minutes of rank 0's clock, which is read at log
         steps, where ranks wait for each other anyway (one all-reduce of two numbers on the host).
 
         Raises on all ranks, CheckpointError on rank 0 and PeerError elsewhere, when one could not
@@ -104,10 +104,11 @@ class CheckpointManager:
         return by_clock or state.step % self._config.checkpoint.every_steps == 0
 
     def save(self, engine: Engine, state: TrainState) -> float:
-        """Seconds that training stood still: for the copy into host memory, and for the checkpoint
-        before if that is not written yet. The rest is the writer thread's affair.
+        """Start a checkpoint and return the seconds that training stood still: for the copy into
+        host memory and, if the checkpoint before is not written yet, for that. The writer thread
+        does the rest.
 
-        Raises on all ranks, as `due`, when the one before could not be written.
+        Raises on all ranks, as `due` does, when the one before could not be written.
         """
         began = time.monotonic()
         self._writer.wait()
@@ -125,11 +126,12 @@ class CheckpointManager:
         return self._stall_s
 
     def load_latest(self, engine: Engine) -> TrainState:
-        """The state to go on from: of the newest whole checkpoint in run_dir, else of the newest in
-        checkpoint.remote, else a fresh one.
+        """Load the newest whole checkpoint of run_dir, else of checkpoint.remote, into the engine,
+        and return its state; a fresh state when there is none.
 
-        Raises CheckpointError when there are checkpoints and none is whole, when one is of other
-        data or another model, and, once training has begun, when there is none to go back to.
+        Raises CheckpointError when there are checkpoints but none is whole, when the newest whole
+        one belongs to other data or another model, and, once training has begun, when there is none
+        to go back to.
         """
         self._writer.wait()
         record = Search(self._folder, self._world, self._ranks, self._remote).newest_whole()
@@ -156,10 +158,11 @@ class CheckpointManager:
         return TrainState(record.step, record.samples_seen, record.rollbacks)
 
     def close(self, *, upload: bool = True) -> None:
-        """Waits for what is being written, and for its copy to checkpoint.remote unless `upload` is
-        False: a run that was told to end has no time for it, and its next start makes up for it.
+        """Wait until the last checkpoint is written and, unless `upload` is False, copied to
+        checkpoint.remote. A run that was asked to stop has no time for the copy; its next start
+        makes it.
 
-        Raises on all ranks, as `due`, when the last checkpoint could not be written.
+        Raises on all ranks, as `due` does, when the last checkpoint could not be written.
         """
         self._writer.wait()
         if self._remote is not None:
@@ -183,8 +186,9 @@ class CheckpointManager:
             self._world.tell(f"warning: {other}")
 
     def _open_folder(self) -> None:
-        """Every rank writes a file, and rank 0 has to see all of them: a run_dir that is another
-        folder on another node would otherwise be found out at the first checkpoint."""
+        """Check that all ranks share run_dir: every rank writes a file, and rank 0 must see all of
+        them. Otherwise a run_dir that is not shared by the nodes would fail at the first
+        checkpoint."""
         path, rank = self._folder.path, self._world.rank
         with self._world.raise_on_all_ranks(f"write to {path}"):
             path.mkdir(parents=True, exist_ok=True)
@@ -199,20 +203,20 @@ class CheckpointManager:
         with self._world.raise_on_all_ranks("open checkpoint.remote"):
             remote = RemoteCheckpoints(url)
             if self._world.is_main:
-                remote.refuse_silence()
+                remote.check_reachable()
                 self._uploader = Uploader(
                     remote, self._folder.__getitem__, config.kept, self._world.tell
                 )
         self._remote = remote
 
     def _end_uploads(self, wanted: bool) -> None:
-        """Ranks wait together, in rounds shorter than the timeout of a collective operation: Slurm
-        ends those that are left 30 s after the first has ended."""
+        """Wait for rank 0's upload on all ranks together, in rounds shorter than the timeout of a
+        collective operation: Slurm ends ranks that are left 30 s after the first has ended."""
         deadline = time.monotonic() + _UPLOAD_TIMEOUT_S
         going_on = wanted
         while going_on:
-            mine = self._uploader is not None and not self._uploader.finish(_UPLOAD_ROUND_S)
-            (going_on,) = self._ranks.any([mine and time.monotonic() < deadline])
+            unfinished = self._uploader is not None and not self._uploader.finish(_UPLOAD_ROUND_S)
+            (going_on,) = self._ranks.any([unfinished and time.monotonic() < deadline])
         if self._uploader is not None:
             self._uploader.give_up()
         self._remote = self._uploader = None
@@ -232,8 +236,8 @@ class CheckpointManager:
             found.unlink(missing_ok=True)
 
     def _poll(self) -> bool:
-        """Is a checkpoint due by the clock? All ranks leave with the same answer, or with the same
-        error when the last one failed."""
+        """Whether a checkpoint is due by the clock: the same answer on all ranks. If the last one
+        could not be written, all ranks raise."""
         minutes = self._config.checkpoint.every_minutes
         if minutes is None and not self._writer.pending:
             return False
@@ -263,7 +267,8 @@ class CheckpointManager:
         )
 
     def _finished(self, written: Written) -> None:
-        """In rank 0's writer thread."""
+        """Report a written checkpoint, upload it and delete old ones; called in rank 0's writer
+        thread."""
         self._world.tell(
             f"checkpoint {name_of(written.step)}: {written.num_bytes / 1e6:,.1f} MB in "
             f"{written.written_s:.1f} s; training stood still for {1e3 * self._stall_s:.0f} ms, "
@@ -279,10 +284,10 @@ class CheckpointManager:
             self._world.tell(f"warning: an old checkpoint could not be deleted: {error}")
 
     def _compare_with_remote(self, record: Record) -> None:
-        """What the remote folder lacks of this run is copied now."""
+        """Upload this checkpoint if checkpoint.remote does not have it."""
         if self._remote is not None:
-            there = self._ranks.broadcast(partial(refuse_other_run, self._remote, record))
-            if self._uploader is not None and (there is None or there < record.step):
+            newest = self._ranks.broadcast(partial(refuse_other_run, self._remote, record))
+            if self._uploader is not None and (newest is None or newest < record.step):
                 self._uploader.add(record.step)
 
     def _refuse_misfits(self, path: Path, record: Record, engine: Engine) -> None:

@@ -1,5 +1,4 @@
-"""A rank's fragments from the files of a checkpoint, whatever world size and ZeRO stage wrote
-them."""
+"""Reads a rank's fragments from a checkpoint, whatever world size and ZeRO stage wrote it."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ WEIGHT, EMA = "weight", "ema"
 
 
 class _Read(NamedTuple):
-    """Elements start .. start + len(target) of a tensor of a file go to `target`."""
+    """Copy elements start .. start + len(target) of the tensor `key` into `target`."""
 
     key: str
     start: int
@@ -29,17 +28,16 @@ class _Read(NamedTuple):
 
 
 def read_fragments(folder: Path, record: Record, fragments: Sequence[Fragment]) -> None:
-    """Into the fragments' values. Only what overlaps them is read, through a memory map, one file
-    after the other.
+    """Copy a checkpoint into the fragments' values. Only what overlaps them is read, through a
+    memory map, one file after the other.
 
-    Raises CheckpointError when the checkpoint lacks something of them. An average of the weights
-    that it does not have begins with the weights.
+    If the checkpoint has no average of the weights, the average starts as the weights. Raises
+    CheckpointError when other elements are missing.
     """
     for file, reads in _plan(record, fragments).items():
         with safe_open(str(folder / file), "pt") as content:
             for key, start, target in reads:
-                found = content.get_slice(key)[start : start + target.numel()]
-                target.copy_(found)
+                target.copy_(content.get_slice(key)[start : start + target.numel()])
 
 
 def _plan(record: Record, fragments: Sequence[Fragment]) -> dict[str, list[_Read]]:
@@ -71,20 +69,20 @@ def _plan(record: Record, fragments: Sequence[Fragment]) -> dict[str, list[_Read
 
 def misfits(record: Record, wanted: Mapping[str, Parameter]) -> list[str]:
     """How the parameters of a model differ from those of a checkpoint."""
-    there, found = record.parameters, []
-    found += [f"{name} is not in the checkpoint" for name in wanted if name not in there]
-    found += [f"{name} is not in the model" for name in there if name not in wanted]
-    for name in wanted.keys() & there.keys():
-        if wanted[name].shape != there[name].shape:
-            found.append(f"{name} is {there[name].shape}, in the model {wanted[name].shape}")
-        lacking = set(wanted[name].kinds) - set(there[name].kinds) - {EMA}
+    stored, found = record.parameters, []
+    found += [f"{name} is not in the checkpoint" for name in wanted if name not in stored]
+    found += [f"{name} is not in the model" for name in stored if name not in wanted]
+    for name in wanted.keys() & stored.keys():
+        if wanted[name].shape != stored[name].shape:
+            found.append(f"{name} is {stored[name].shape}, in the model {wanted[name].shape}")
+        lacking = set(wanted[name].kinds) - set(stored[name].kinds) - {EMA}
         if lacking:
             found.append(f"{name} has no {', '.join(sorted(lacking))}: it was frozen")
     return sorted(found)
 
 
 def read_whole(folder: Path, record: Record, kind: str) -> dict[str, Tensor]:
-    """Every parameter in its shape, float32, on the CPU."""
+    """All parameters by name, whole and in their shapes, float32, on the CPU."""
     whole = [
         Fragment(name, shape, 0, {kind: torch.empty(math.prod(shape))})
         for name, (shape, _) in record.parameters.items()

@@ -1,5 +1,5 @@
 """state.json: what a checkpoint holds, where each piece of each parameter lies, and the checksums
-that make it whole."""
+that show whether it is whole."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def generators_name(rank: int) -> str:
 
 
 def tensor_key(kind: str, name: str, start: int) -> str:
-    """Key of a fragment's value in its rank's file: "exp_avg/visual.proj:4096"."""
+    """Name of a fragment's value in its rank's file, such as "exp_avg/visual.proj:4096"."""
     return f"{kind}/{name}:{start}"
 
 
@@ -39,7 +39,7 @@ class FileRecord(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Elements start .. start + length of the flattened parameter."""
+    """Elements start .. start + length (exclusive) of the flattened parameter."""
 
     name: str
     start: int
@@ -49,7 +49,8 @@ class Piece(NamedTuple):
 class Parameter(NamedTuple):
     shape: tuple[int, ...]
     kinds: tuple[str, ...]
-    """weight, exp_avg, exp_avg_sq, ema; a frozen parameter has its weight alone."""
+    """Values stored for it: weight, exp_avg, exp_avg_sq, ema. A frozen parameter has only
+    weight."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,14 @@ def describe(fragments: Sequence[Fragment]) -> tuple[list[Piece], dict[str, Para
 
 @dataclass(frozen=True)
 class Record:
-    """What a checkpoint holds. Everything but `files` and `pieces` is the same whatever ZeRO stage
-    and world size wrote it."""
+    """The content of one checkpoint's state.json. Everything but `files`, `pieces` and `world_size`
+    is the same whatever ZeRO stage and world size wrote it."""
 
     step: int
     samples_seen: int
     rollbacks: int
     run_id: str
-    """Drawn when the run began: two runs do not share a remote folder unnoticed."""
+    """Random, drawn when the run began; shows when two runs share a remote folder."""
     data_fingerprint: str
     world_size: int
     optimizer_step: int
@@ -91,14 +92,14 @@ class Record:
     parameters: dict[str, Parameter]
     files: list[FileRecord]
     pieces: list[list[Piece]]
-    """By rank, as they lie in tensors_name(rank)."""
+    """Per rank, in the order in which they lie in tensors_name(rank)."""
 
     def num_bytes(self) -> int:
         return sum(file.num_bytes for file in self.files)
 
     def to_text(self) -> str:
-        """One line per field. Pieces name their parameter by its number: in stage 3 there are
-        as many pieces as parameters times ranks."""
+        """JSON with one line per field. A piece names its parameter by number, because in stage 3
+        there are as many pieces as parameters times ranks."""
         numbers = {name: number for number, name in enumerate(self.parameters)}
         content: dict[str, Any] = {"format": FORMAT} | asdict(self)
         content["parameters"] = [[name, *value] for name, value in self.parameters.items()]
@@ -112,7 +113,7 @@ class Record:
 
     @staticmethod
     def of_text(text: str) -> Record:
-        """CheckpointError for what is not, or no longer, what to_text has written."""
+        """Parse what `to_text` wrote; CheckpointError for anything else, or if it was changed."""
         try:
             content = json.loads(text)
             found = content["format"] if "format" in content else None
@@ -144,8 +145,9 @@ def _checksum(content: dict[str, Any]) -> str:
 
 
 def merge_parameters(ranks: Sequence[RankRecord]) -> dict[str, Parameter]:
-    """CheckpointError unless the ranks' pieces make every parameter whole, each element once: what
-    would be a silent hole is found when it is written, not when it is needed."""
+    """All ranks' parameters by name. Raises CheckpointError unless the ranks' pieces cover each
+    element of every parameter exactly once: a gap is found when it is written, not when it is
+    needed."""
     merged: dict[str, Parameter] = {}
     pieces: dict[str, list[Piece]] = {}
     for number, rank in enumerate(ranks):

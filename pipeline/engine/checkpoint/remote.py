@@ -1,6 +1,6 @@
-"""Copies of checkpoints in another storage: any URL that fsspec knows.
+"""Copies of checkpoints in other storage, at any URL that fsspec knows.
 
-<checkpoint.remote>/latest                        written last: what it names is whole
+<checkpoint.remote>/latest                        written last: the checkpoint it names is whole
                    /step_00000200/state.json      written after the folder's other files
 """
 
@@ -19,8 +19,8 @@ from pipeline.engine.checkpoint.errors import CheckpointError
 from pipeline.engine.checkpoint.folder import LATEST, name_of
 from pipeline.engine.checkpoint.record import STATE, Record
 
-# Beside the retries of the store's own client: 1, 2, 4 ... 30 s apart, a store may be away for
-# some minutes.
+# on top of the retries of the store's own client: attempts are 1, 2, 4 ... 30 s apart, so a store
+# may be down for some minutes
 _ATTEMPTS, _FIRST_WAIT_S, _LONGEST_WAIT_S = 8, 1.0, 30.0
 _NUM_AT_ONCE = 4
 
@@ -42,14 +42,14 @@ class RemoteCheckpoints:
             ) from error
         self._root = root.rstrip("/")
 
-    def refuse_silence(self) -> None:
-        """CheckpointError when the store does not answer within some seconds: before a run begins,
-        that is a wrong address rather than a busy store."""
+    def check_reachable(self) -> None:
+        """Raise CheckpointError when the store does not answer within some seconds: before a run
+        begins, the likely reason is a wrong address, not a busy store."""
         self.latest(attempts=3)
 
     def latest(self, attempts: int = _ATTEMPTS) -> int | None:
-        """The newest whole step; None when there is none. CheckpointError when the store does not
-        answer."""
+        """Step of the newest whole checkpoint; None when there is none. CheckpointError when the
+        store does not answer."""
         try:
             text = self._retry(lambda: self._files.cat_file(f"{self._root}/{LATEST}"), attempts)
         except FileNotFoundError:
@@ -60,17 +60,19 @@ class RemoteCheckpoints:
         return int(named)
 
     def whole_steps(self) -> list[int]:
-        """Newest first: `latest` and those before. Later ones have not arrived."""
+        """Steps up to the one that `latest` names, newest first; later ones are not complete."""
         latest = self.latest()
         return [] if latest is None else [step for step in self._steps() if step <= latest]
 
     def state_text(self, step: int) -> str:
-        """FileNotFoundError when the checkpoint is not whole."""
+        """Content of a checkpoint's state.json; FileNotFoundError when the checkpoint is not
+        complete."""
         text: bytes = self._retry(lambda: self._files.cat_file(self._path(step, STATE)))
         return text.decode(errors="replace")
 
     def upload(self, folder: Path, step: int, kept: int) -> None:
-        """A local checkpoint: its files, state.json, `latest`; then older ones are deleted."""
+        """Copy a local checkpoint, in this order: its files, state.json, `latest`. Then delete all
+        but the `kept` newest."""
         record = Record.of_text((folder / STATE).read_text())
         self._files.invalidate_cache()
         if self._retry(lambda: self._files.exists(self._path(step, STATE))):
@@ -91,7 +93,7 @@ class RemoteCheckpoints:
                 self._remove(other)
 
     def download(self, step: int, names: Iterable[str], folder: Path) -> None:
-        """Files of a checkpoint into a local folder."""
+        """Copy files of a checkpoint into a local folder, which is made if missing."""
         folder.mkdir(parents=True, exist_ok=True)
 
         def get(name: str) -> None:
@@ -117,7 +119,7 @@ class RemoteCheckpoints:
         self._retry(put)
 
     def _remove(self, step: int) -> None:
-        """state.json first: half of a folder is no checkpoint."""
+        """Delete a checkpoint, state.json first: without it, the rest is not taken for one."""
         state = self._path(step, STATE)
         if self._retry(lambda: self._files.exists(state)):
             self._retry(lambda: self._files.rm_file(state))
@@ -128,8 +130,8 @@ class RemoteCheckpoints:
             list(pool.map(work, names))
 
     def _retry(self, work: Callable[[], T], attempts: int = _ATTEMPTS) -> T:
-        """FileNotFoundError and PermissionError are answers, everything else may be a store that is
-        busy: its clients raise many kinds."""
+        """Call `work` until it succeeds. FileNotFoundError and PermissionError are not retried;
+        every other error may mean a busy store, whose clients raise many kinds."""
         try:
             for attempt in stamina.retry_context(
                 on=lambda error: not isinstance(error, (FileNotFoundError, PermissionError)),
@@ -142,7 +144,7 @@ class RemoteCheckpoints:
                     return work()
         except FileNotFoundError:
             raise
-        except Exception as error:  # see above
+        except Exception as error:
             raise CheckpointError(
                 f"checkpoint.remote = {self.url} failed: {error!r}; check address, credentials "
                 f"and room there"
@@ -154,11 +156,11 @@ class RemoteCheckpoints:
 
 
 class Uploader:
-    """A thread that copies checkpoints as they get whole; when they come faster than it can copy,
-    only the newest is copied.
+    """A thread that copies each checkpoint once it is written. When they come faster than it can
+    copy, only the newest is copied.
 
-    A store that fails does not end the run, for the local checkpoint is whole: `say` tells it, and
-    the next checkpoint is tried again.
+    A store that fails does not end the run, because the local checkpoint is whole: the failure is
+    passed to `say`, and the thread goes on with the next checkpoint.
     """
 
     def __init__(
@@ -182,12 +184,12 @@ class Uploader:
             self._changed.notify_all()
 
     def in_use(self) -> set[int]:
-        """Steps whose folders must stay."""
+        """Steps whose local folders must not be deleted yet."""
         with self._changed:
             return {step for step in (self._current, self._waiting) if step is not None}
 
     def finish(self, timeout_s: float) -> bool:
-        """Nothing more will be added; whether everything is copied by then."""
+        """Accept no more checkpoints, wait up to `timeout_s`, and return whether all are copied."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -195,7 +197,7 @@ class Uploader:
         return not self._thread.is_alive()
 
     def give_up(self) -> None:
-        """On what is not copied yet: its thread ends with the process."""
+        """Report what is not copied yet; the thread ends with the process."""
         left = self.in_use()
         if left:
             self._say(
@@ -207,7 +209,7 @@ class Uploader:
         while (step := self._next()) is not None:
             try:
                 self._remote.upload(self._folder_of(step), step, self._kept)
-            except Exception as error:  # a thread has no one to raise to
+            except Exception as error:  # nobody catches what a thread raises
                 self._say(f"warning: checkpoint {name_of(step)} was not copied: {error}")
 
     def _next(self) -> int | None:

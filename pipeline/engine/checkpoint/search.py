@@ -1,4 +1,4 @@
-"""The checkpoint that a run goes on from: the newest that is whole, here or in
+"""Finds the checkpoint that a run resumes from: the newest whole one in run_dir or
 checkpoint.remote."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.engine.checkpoint.tensors import problem_of
 
 @dataclass(frozen=True)
 class Search:
-    """Collective throughout: all ranks find the same."""
+    """Every method is collective, and all ranks find the same."""
 
     folder: CheckpointFolder
     world: World
@@ -26,8 +26,8 @@ class Search:
     remote: RemoteCheckpoints | None
 
     def newest_whole(self) -> Record | None:
-        """None when there is no checkpoint anywhere; CheckpointError when none is whole. One that
-        was only in `remote` lies in `folder` afterwards."""
+        """The record of the newest whole checkpoint; None when there is no checkpoint anywhere. One
+        that is only in `remote` is copied to `folder`. CheckpointError when none is whole."""
         problems: list[str] = []
         for step in self.ranks.broadcast(self.folder.steps):
             record = self._whole(step, problems)
@@ -50,17 +50,18 @@ class Search:
         return None
 
     def _whole(self, step: int, problems: list[str]) -> Record | None:
-        """Each file is read once, by one rank. When something is wrong with one, every rank gets
-        None and a line in `problems`."""
+        """Compare a checkpoint with its checksums; each file is read once, by one rank. If one is
+        damaged, every rank gets None and a line in `problems`."""
         name = name_of(step)
         text, problem = self.ranks.broadcast(lambda: _text_or_problem(self.folder, step))
         if problem:
             problems.append(f"{name} is damaged ({problem})")
             return None
         record = Record.of_text(text)
-        mine = record.files[self.ranks.rank :: self.ranks.size]
-        wrong = [told for file in mine if (told := problem_of(self.folder[step], file))]
-        wrong = sorted(sum(self.ranks.all_gather(wrong), []))
+        share = record.files[self.ranks.rank :: self.ranks.size]
+        found = [problem_of(self.folder[step], file) for file in share]
+        everywhere = sum(self.ranks.all_gather(found), [])
+        wrong = sorted(problem for problem in everywhere if problem is not None)
         if wrong:
             more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
             problems.append(f"{name} is damaged ({wrong[0]}{more})")
@@ -68,7 +69,8 @@ class Search:
         return record
 
     def _fetched(self, remote: RemoteCheckpoints, step: int, problems: list[str]) -> Record | None:
-        """Copied by all ranks, each its share of the files."""
+        """Copy a checkpoint from `remote`, each rank its share of the files, then check it as
+        `_whole` does."""
         name, world = name_of(step), self.world
 
         def state() -> tuple[str, str]:
@@ -88,8 +90,8 @@ class Search:
         self.world.tell(f"no whole checkpoint in {self.folder.path}: fetching {remote.url}/{name}")
         files = Record.of_text(text).files
         with world.raise_on_all_ranks(f"fetch {remote.url}/{name}"):
-            mine = [file.name for file in files[world.rank :: world.world_size]]
-            remote.download(step, mine, self.folder.aside(step))
+            share = [file.name for file in files[world.rank :: world.world_size]]
+            remote.download(step, share, self.folder.aside(step))
         self.ranks.broadcast(lambda: self.folder.commit(step, text, files))
         return self._whole(step, problems)
 
@@ -104,14 +106,14 @@ def _text_or_problem(folder: CheckpointFolder, step: int) -> tuple[str, str]:
 
 
 def refuse_other_run(remote: RemoteCheckpoints, record: Record) -> int | None:
-    """The newest step that can be read there. Two runs in one remote folder would delete each
-    other's checkpoints."""
+    """The newest step in `remote` whose state can be read, or None. Raises CheckpointError when it
+    belongs to another run: two runs in one remote folder would delete each other's checkpoints."""
     for step in remote.whole_steps():
         try:
-            there = Record.of_text(remote.state_text(step))
+            newest = Record.of_text(remote.state_text(step))
         except (FileNotFoundError, CheckpointError):
             continue
-        if there.run_id != record.run_id:
+        if newest.run_id != record.run_id:
             raise CheckpointError(
                 f"checkpoint.remote = {remote.url} holds the checkpoints of another run: give a "
                 f"folder of its own to this one"

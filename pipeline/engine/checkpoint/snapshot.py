@@ -1,4 +1,4 @@
-"""A rank's fragments in host memory, so that training goes on while they are written."""
+"""A copy of a rank's fragments in host memory, so that training goes on while it is written."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from pipeline.device_timer import DeviceTimer
 from pipeline.engine.checkpoint.record import tensor_key
 from pipeline.engine.checkpoint.tensors import BLOCK_BYTES, header
 from pipeline.engine.shards import Fragment
-from pipeline.state import DeviceTimer
 
-# torch rounds pinned memory up to a power of two: of one buffer that could be half of it in vain
+# torch rounds pinned memory up to a power of two: a single buffer could waste half of its size
 _CHUNK_ELEMENTS = 2**26
 
 
 class Snapshot:
-    """float32 and, beside a CUDA device, pinned. Made at the first `take` and kept: 12 bytes for
-    each parameter that the rank owns, 16 with an average of the weights."""
+    """The copy: float32 and, beside a CUDA device, pinned. It is allocated at the first `take` and
+    kept: 12 bytes for each parameter that the rank owns, 16 with an average of the weights."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -27,8 +27,8 @@ class Snapshot:
         self._timer = DeviceTimer(device)
 
     def take(self, fragments: Sequence[Fragment]) -> None:
-        """Queues the copies on the current stream and returns: what the next step changes, it
-        changes after them. The memory belongs to the caller until `wait` and `blocks` are done."""
+        """Queue the copies on the current stream and return: the next step changes its weights only
+        after them. Do not call it again before `wait` and `blocks` are done."""
         values = [
             (tensor_key(kind, fragment.name, fragment.start), value)
             for fragment in fragments
@@ -44,7 +44,7 @@ class Snapshot:
         self._timer.stop()
 
     def wait(self) -> float:
-        """Wait until the copies are there; returns the seconds that the device took for them."""
+        """Wait for the copies; return the seconds that the device took for them."""
         return self._timer.seconds()
 
     def blocks(self) -> Iterator[bytes | memoryview]:

@@ -1,8 +1,7 @@
-"""safetensors, written in one pass: bytes go to the disk and into the checksum as they lie in the
-snapshot.
+"""Writes safetensors in one pass: the snapshot's bytes go to the disk and into the checksum.
 
-Own code for writing only: safetensors' own writer gives no checksum, and one taken from the file
-afterwards would bless what the disk made of it. Reading is safetensors'.
+Only the writing is our own: the safetensors library gives no checksum, and one computed from the
+file afterwards would also approve bytes that the disk has damaged. The library does the reading.
 """
 
 from __future__ import annotations
@@ -23,8 +22,10 @@ BLOCK_BYTES = 16 * 2**20
 
 
 def header(sizes: Sequence[tuple[str, int]]) -> bytes:
-    """The header of a safetensors file of float32 vectors, one after the other; each is given as
-    (name, number of elements)."""
+    """Header of a safetensors file of float32 vectors that lie one after the other.
+
+    sizes: (name, number of elements) of each vector, in order.
+    """
     if sys.byteorder != "little":
         raise CheckpointError("safetensors are little-endian; this machine is not")
     content, end = {}, 0
@@ -37,7 +38,8 @@ def header(sizes: Sequence[tuple[str, int]]) -> bytes:
 
 
 def write_blocks(path: Path, blocks: Iterable[bytes | memoryview]) -> FileRecord:
-    """Write a file; it is on the disk, not only in its cache, when this returns. Raises OSError."""
+    """Write a file and return its size and checksum. When this returns, the file is on the disk and
+    not only in the page cache. Raises OSError."""
     checksum, num_bytes = xxhash.xxh3_128(), 0
     with path.open("wb") as file:
         for block in blocks:
@@ -50,7 +52,7 @@ def write_blocks(path: Path, blocks: Iterable[bytes | memoryview]) -> FileRecord
 
 
 def problem_of(folder: Path, expected: FileRecord) -> str | None:
-    """What is wrong with a file; None when it has its size and checksum."""
+    """Describe what is wrong with a file; None if size and checksum are those of `expected`."""
     path = folder / expected.name
     try:
         found = path.stat().st_size

@@ -1,4 +1,4 @@
-"""The weights of a checkpoint without the engine that wrote it."""
+"""Loads the weights of a checkpoint without the engine that wrote it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pipeline.engine.checkpoint.tensors import problem_of
 
 
 def newest_step(run_dir: Path) -> int:
-    """Step of the newest checkpoint whose files have their recorded sizes. Raises CheckpointError
-    when there is none."""
+    """Step of the newest checkpoint whose files have the right sizes; CheckpointError when there is
+    none."""
     folder = CheckpointFolder(run_dir / "checkpoints")
     for step in folder.steps():
         try:
@@ -31,24 +31,25 @@ def newest_step(run_dir: Path) -> int:
 def load_model_weights(
     run_dir: Path, step: int | None = None, ema: bool | None = None
 ) -> dict[str, Tensor]:
-    """Weights of the newest checkpoint or that of `step`: float32 by parameter name, on the CPU.
+    """Weights by parameter name, float32, on the CPU, of the newest checkpoint or that of `step`.
 
-    ema: the average of the weights (True), the weights themselves (False), or the average where the
-    checkpoint has one (None). Raises CheckpointError when the checkpoint is not there, is damaged,
-    or has no average.
+    ema: True gives the average of the weights, False the weights themselves, None the average if
+    the checkpoint has one. Raises CheckpointError when the checkpoint is missing or damaged, or
+    when the average is asked for and missing.
     """
     folder = CheckpointFolder(run_dir / "checkpoints")
     if step is None:
         step = newest_step(run_dir)
     elif step not in folder.steps():
-        there = ", ".join(name_of(other) for other in sorted(folder.steps())) or "none"
-        raise CheckpointError(f"{run_dir}: no checkpoint of step {step}; there is: {there}")
+        present = ", ".join(name_of(other) for other in sorted(folder.steps())) or "none"
+        raise CheckpointError(f"{run_dir}: no checkpoint of step {step}; there is: {present}")
     path = folder[step]
     try:
         record = folder.record(step)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}; take another step") from error
-    problems = [told for file in record.files if (told := problem_of(path, file))]
+    checked = [problem_of(path, file) for file in record.files]
+    problems = [problem for problem in checked if problem is not None]
     if problems:
         raise CheckpointError(f"{path} is damaged: {'; '.join(problems)}; take another step")
     averaged = any(EMA in parameter.kinds for parameter in record.parameters.values())

@@ -1,11 +1,11 @@
-"""The thread that writes: every rank its own files, then all agree, then rank 0 makes them a
+"""The thread that writes: every rank writes its own files, then all agree, then rank 0 makes them a
 checkpoint.
 
-The agreement goes through a gloo group that no one else uses, so its collectives meet in the same
-order on all ranks whatever training does meanwhile. Marker files would do on one machine; on NFS
-another node sees them up to a minute late (acdirmax), on a full disk they cannot be written, and a
-rank that was killed leaves none: each would be waited for until a timeout. A closed connection is
-noticed at once, and every rank hears the same verdict.
+The ranks agree through a gloo group that nothing else uses, so its collectives meet in the same
+order on all ranks whatever training does meanwhile. Marker files would do on one machine; but on
+NFS another node sees them up to a minute late (acdirmax), on a full disk they cannot be written,
+and a killed rank leaves none: the others would wait for it until a timeout. A closed connection is
+noticed at once, and every rank gets the same verdict.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ RecordOf = Callable[[list[RankRecord]], Record]
 
 @dataclass(frozen=True)
 class Written:
-    """`num_bytes` of all ranks; seconds of this one."""
+    """A finished checkpoint: bytes over all ranks, seconds of this rank."""
 
     step: int
     num_bytes: int
@@ -49,7 +49,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Work:
-    """One checkpoint of this rank. What lies in `snapshot` stays until the thread is done."""
+    """One rank's share of a checkpoint. `snapshot` must not change until the thread is done."""
 
     step: int
     snapshot: Snapshot
@@ -57,12 +57,12 @@ class Work:
     parameters: dict[str, Parameter]
     generators: str
     record_of: RecordOf
-    """On rank 0: the checkpoint's record from what all ranks have written."""
+    """Called on rank 0: makes the checkpoint's record from what all ranks have written."""
 
 
 class Writer:
-    """At most one checkpoint is under way. `finished` is called in rank 0's thread when one has got
-    its name."""
+    """Writes at most one checkpoint at a time. `finished` is called in rank 0's thread when one has
+    its final name."""
 
     def __init__(
         self,
@@ -79,14 +79,15 @@ class Writer:
 
     def start(self, work: Work) -> None:
         self._verdict, self._step = Future(), work.step
-        # daemon: a disk that hangs must not keep a process that was told to end
+        # daemon: a hanging disk must not keep a process alive that is to end
         threading.Thread(
             target=self._run, args=(work, self._verdict), name="checkpoint", daemon=True
         ).start()
 
     @property
     def pending(self) -> bool:
-        """Started and not yet waited for; the same on all ranks that start and wait together."""
+        """Whether a checkpoint was started and not yet waited for; the same on all ranks, because
+        they start and wait together."""
         return self._verdict is not None
 
     @property
@@ -94,8 +95,11 @@ class Writer:
         return self._verdict is not None and not self._verdict.done()
 
     def wait(self, timeout_s: float | None = None) -> None:
-        """Raises on every rank, CheckpointError on rank 0 and PeerError elsewhere, when any of
-        them could not write."""
+        """Wait for the checkpoint that was started, if any.
+
+        If any rank could not write, raises on every rank: CheckpointError on rank 0, PeerError on
+        the others.
+        """
         if self._verdict is None:
             return
         # the thread ends by itself when a peer is late; this is for a disk that hangs
@@ -113,22 +117,22 @@ class Writer:
     def _run(self, work: Work, verdict: Future[None]) -> None:
         try:
             self._write_and_agree(work)
-        except Exception as error:  # it is raised in the main thread
+        except Exception as error:  # `wait` raises it in the main thread
             verdict.set_exception(error)
         else:
             verdict.set_result(None)
 
     def _write_and_agree(self, work: Work) -> None:
         began, copied_s = time.monotonic(), 0.0
-        told: RankRecord | str
+        outcome: RankRecord | str
         try:
             copied_s = work.snapshot.wait()
-            told = self._write(work)
-        except Exception as error:  # whatever it was, the other ranks must hear of it
-            told = f"rank {self._ranks.rank}: {type(error).__name__}: {error}"
+            outcome = self._write(work)
+        except Exception as error:  # whatever it was, the other ranks must learn of it
+            outcome = f"rank {self._ranks.rank}: {type(error).__name__}: {error}"
         try:
-            all_told = self._ranks.gather(told)
-            problem = self._ranks.broadcast(lambda: self._commit(work, all_told, copied_s, began))
+            outcomes = self._ranks.gather(outcome)
+            problem = self._ranks.broadcast(lambda: self._commit(work, outcomes, copied_s, began))
         except (CheckpointError, PeerError):
             raise
         except RuntimeError as error:  # gloo's
@@ -148,12 +152,13 @@ class Writer:
         return RankRecord(files, work.pieces, work.parameters)
 
     def _commit(
-        self, work: Work, told: list[RankRecord | str], copied_s: float, began: float
+        self, work: Work, outcomes: list[RankRecord | str], copied_s: float, began: float
     ) -> str | None:
-        """On rank 0; what went wrong, if something did."""
+        """Make the files a checkpoint; called on rank 0 with each rank's record or error message.
+        Returns what went wrong, or None."""
         aside = self._folder.aside(work.step)
-        failed = [text for text in told if isinstance(text, str)]
-        ranks = [rank for rank in told if isinstance(rank, RankRecord)]
+        failed = [text for text in outcomes if isinstance(text, str)]
+        ranks = [rank for rank in outcomes if isinstance(rank, RankRecord)]
         if not failed:
             try:
                 record = work.record_of(ranks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from html.parser import HTMLParser
 
+import jinja2
 import pytest
 
 from pipeline.eval import EvalError, write_report, write_results
@@ -144,3 +145,13 @@ def test_an_unfinished_last_line_is_passed_over_and_other_damage_is_not(tmp_path
     path.write_text('{"step": 1, "tra\n{"step": 2, "train/loss": 2.0}\n')
     with pytest.raises(EvalError, match="metrics.jsonl, line 1 is no metrics line"):
         write_report(tmp_path)
+
+
+def test_a_missing_value_raises_and_leaves_the_old_report(tmp_path):
+    before = write_report(tmp_path).read_bytes()
+    damaged = results()
+    del damaged["photos"]["examples"][0]["caption"]
+    write_results(tmp_path, 1, damaged)
+    with pytest.raises(jinja2.UndefinedError, match="caption"):
+        write_report(tmp_path)
+    assert (tmp_path / "report.html").read_bytes() == before

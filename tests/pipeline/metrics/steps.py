@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from pipeline.config import TrainJob, WandbMode
+from pipeline.device_timer import DeviceTimer
 from pipeline.distributed.world import World
 from pipeline.metrics import MetricsProcessor
-from pipeline.state import DeviceTimer, StepMetrics, TrainState
+from pipeline.state import StepMetrics, TrainState
 
 GLOBAL_BATCH = 8
 

@@ -68,8 +68,8 @@ def _die_in_the_middle(path: Path, blocks: Iterator[bytes | memoryview]) -> None
 MOMENTS = {
     "in the middle of a write": (writer, "write_blocks", _die_in_the_middle),
     "written, not agreed": (writer.Group, "gather", _die),
-    "before state.json": (folder, "_write_durably", _die),
-    "before the rename": (folder, "_sync_folder", _die),
+    "before state.json": (folder, "write_synced", _die),
+    "before the rename": (folder, "sync_folder", _die),
     "renamed, latest is the old one": (folder.CheckpointFolder, "point_latest_to", _die),
     "before the old ones go": (folder.CheckpointFolder, "prune", _die),
 }

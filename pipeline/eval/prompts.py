@@ -1,4 +1,5 @@
-"""Prompt templates: a class name becomes texts like those that the model has read."""
+"""Prompt templates: turn a class name into texts like the captions that the model was trained
+on."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ GENERAL = (
     "art of the {c}.",
     "a photo of the small {c}.",
 )
-"""For a set that brings no templates of its own."""
+"""The templates of a set that has none of its own."""
 
 
 def fill(templates: Sequence[str], name: str) -> list[str]:
