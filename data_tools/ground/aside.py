@@ -6,11 +6,12 @@ a machine that loses its power keeps the name and forgets the bytes.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -62,8 +63,11 @@ def sync(path: Path) -> None:
 
 def sync_folder(path: Path) -> None:
     """Force the names in a folder to the disk, where the file system can."""
-    with suppress(OSError):  # some network file systems refuse to sync a folder
+    try:
         _fsync(path)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # network file systems refuse it so
+            raise
 
 
 def _fsync(path: Path) -> None:

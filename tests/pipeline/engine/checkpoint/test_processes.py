@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from pipeline.distributed.group import PeerError
 from pipeline.engine.checkpoint import CheckpointError, folder, writer
@@ -181,6 +182,7 @@ def save_until_full(rank: int, world_size: int, run_dir: str) -> str:
         checkpoints.close()
         if rank == 0:
             (Path(run_dir) / "hog").write_bytes(bytes(64 * 1024))
+        dist.barrier()  # else the other rank may fill the disk before
         try:
             checkpoints.save(engine.fill(20), TrainState(20, 160))
             checkpoints.close()
