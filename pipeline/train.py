@@ -20,7 +20,7 @@ if __name__ == "__main__":  # a launcher ends here, without the 3 s of the impor
 
 import torch
 
-from pipeline.config import TrainJob
+from pipeline.config import Stem, TrainJob
 from pipeline.data import Loader, build_train_loader
 from pipeline.distributed.world import World, init_distributed, seed_everything
 from pipeline.engine.checkpoint import CheckpointManager
@@ -102,7 +102,7 @@ def train(config: TrainJob) -> int:
     world.barrier()  # ranks end together: Slurm ends those that are left 30 s after the first
     if state.step != config.train.steps:
         return launch.EXIT_PREEMPTED
-    world.tell(next_steps(Path(config.run_dir)))
+    world.tell(next_steps(config))
     return 0
 
 
@@ -128,11 +128,15 @@ def build_engine(config: TrainJob, world: World) -> ClipEngine:
     return ClipEngine(model, config, world)
 
 
-def next_steps(run_dir: Path) -> str:
+def next_steps(config: TrainJob) -> str:
     """Two lines for the end of a run: the file to open and the command to try next."""
+    run_dir = Path(config.run_dir)
     report = run_dir / "report.html"
     to_open = report if report.exists() else run_dir / "metrics.jsonl"
-    words = ["run_dir=" + str(run_dir), "out=" + str(run_dir / "exported"), "format=huggingface"]
+    # only the plain patch embedding exists in other libraries
+    plain = config.model.vision.stem is Stem.patch
+    form = "format=huggingface" if plain else "format=native"
+    words = [f"run_dir={run_dir}", f"out={run_dir / 'exported'}", form]
     return f"open: {to_open}\ntry next: python -m pipeline.export {shlex.join(words)}"
 
 

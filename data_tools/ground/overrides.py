@@ -36,7 +36,7 @@ class Configuration:
     also: Configuration | None = None
     """A second configuration whose words the command takes too."""
     only: str = ""
-    """Of the job, this field alone (and the group of this name); empty: all of it."""
+    """The one field of the job (and the group of its name) that may be set; empty allows all."""
 
     @cached_property
     def types(self) -> dict[str, Any]:

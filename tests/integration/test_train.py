@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.export.__main__ import parse
+from data_tools.ground.settings import parse
+from pipeline.config import Stem, TrainJob
+from pipeline.export.__main__ import COMMAND, ExportSettings
 from pipeline.train import next_steps
 from tests.integration.runs import metrics, run, tiny_shards
 
@@ -87,14 +89,16 @@ def test_what_to_open_is_the_report_where_there_is_one(tmp_path: Path) -> None:
     run_dir = tmp_path / "my run"
     run_dir.mkdir()
     (run_dir / "report.html").touch()
-    first, second = next_steps(run_dir).splitlines()
-    assert first == f"open: {run_dir / 'report.html'}"
-    words = shlex.split(second.removeprefix("try next: python -m pipeline.export "))
-    assert parse(words) == {
-        "run_dir": str(run_dir),
-        "out": str(run_dir / "exported"),
-        "format": "huggingface",
-    }
+    config = TrainJob(run_dir=str(run_dir))
+    for stem, form in ((Stem.patch, "huggingface"), (Stem.conv, "native")):
+        config.model.vision.stem = stem
+        first, second = next_steps(config).splitlines()
+        assert first == f"open: {run_dir / 'report.html'}"
+        words = shlex.split(second.removeprefix("try next: python -m pipeline.export "))
+        settings, rest = parse(COMMAND, words)
+        assert rest == [] and settings == ExportSettings(
+            run_dir=run_dir, out=run_dir / "exported", format=form
+        )
 
 
 @pytest.mark.parametrize("stage", [2, 3])
