@@ -47,7 +47,7 @@ class Fault:
 
     def meet(self) -> None:
         places: dict[str, tuple[Any, str, Wrap]] = {
-            "stuck": (ClipEngine, "_whole", self.sleeping),
+            "stuck": (ClipEngine, "_take_whole", self.sleeping),
             "nan": (Objective, "__call__", self.not_a_number),
             "kill-forward": (Towers, "forward", self.dying_in_the_image_tower),
             "kill-backward": (Objective, "__call__", self.dying_in_the_backward),

@@ -106,7 +106,8 @@ time.sleep({STALL_S * 1.5})  # nobody watches any more
 """
     ended = _launch(tmp_path, body, 1)
     assert ended.returncode == 0, ended.stderr
-    assert _stacks(tmp_path) == {} and ended.stderr == ""
+    assert _stacks(tmp_path) == {}
+    assert ended.stderr == "starting 1 rank of rank_of_test, run_dir run\n"
 
 
 def test_an_error_is_the_error_it_was(tmp_path: Path) -> None:
