@@ -35,5 +35,6 @@ class LossConfig:
     """Rows and columns of a tile of logits; null takes the size that suits the backend."""
     stash_mib: float = changeable(at_least(0, default=64.0))
     """kind=clip keeps the logits for the backward, in MiB per rank, if they take no more than this
-    and same_caption_positive is false: it saves one matrix product of four. Triton keeps 16 bits of each, which costs up to 1e-3 of the
-    scale's gradient at scale 100. 0 always computes them again."""
+    and same_caption_positive is false: it saves one matrix product of four. Triton keeps 16 bits
+    of each, which costs up to 1e-3 of the scale's gradient at scale 100. 0 always computes them
+    again."""
