@@ -55,6 +55,7 @@ COMMAND = Command(
     example="data/mine/manifest.json",
     bare_word=True,
     check=_check,
+    failed_by=(ManifestError, DataError, OSError),
 )
 
 
@@ -64,16 +65,12 @@ def main(arguments: list[str]) -> int:
 
 
 def _audit(settings: AuditSettings, _: list[str]) -> int:
-    try:
-        manifest, left_out, is_new = open_data_set(
-            settings.data, settings.output, settings.processes, settings.leave_out_bad
-        )
-        problems = []
-        if manifest is not None:
-            problems = audit(manifest, settings.decode, settings.processes, checksums=not is_new)
-    except (ManifestError, DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return exit_codes.FAILED
+    manifest, left_out, is_new = open_data_set(
+        settings.data, settings.output, settings.processes, settings.leave_out_bad
+    )
+    problems = []
+    if manifest is not None:
+        problems = audit(manifest, settings.decode, settings.processes, checksums=not is_new)
     _show("left out" if manifest is not None else "error", left_out)
     if manifest is None:
         print(

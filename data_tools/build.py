@@ -45,7 +45,6 @@ from data_tools.config import (
     to_yaml,
 )
 from data_tools.dataset.manifest import ManifestError
-from data_tools.ground import exit_codes
 from data_tools.ground.aside import write_text_aside
 from data_tools.ground.command_line import run
 from data_tools.ground.settings import Command
@@ -266,6 +265,8 @@ COMMAND = Command(
     "sources.contact=you@example.org",
     check=_check,
     configuration=CONFIGURATION,
+    refused_by=(ConfigError,),
+    failed_by=(DataError, ManifestError, OSError),
 )
 
 
@@ -274,31 +275,24 @@ def main(arguments: list[str]) -> int:
     return run(COMMAND, arguments, _build)
 
 
-def _build(settings: BuildSettings, overrides: list[str]) -> int:
+def _build(settings: BuildSettings, overrides: list[str]) -> None:
+    last = settings.stage or settings.until or STAGES[-1].name
+    job = load_job(overrides, last)
     try:
-        last = settings.stage or settings.until or STAGES[-1].name
-        job = load_job(overrides, last)
         if settings.stage:
             build_stage(last, job, parse_task(settings.task) if settings.task else None)
         else:
             build(job, last)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return exit_codes.REFUSED
-    except (DataError, ManifestError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return exit_codes.FAILED
+    except (DataError, ManifestError, OSError):
+        raise  # pyarrow's errors are OSErrors in part: these have their explanation
     except (pa.ArrowException, duckdb.Error) as error:
         damaged = unreadable_tables(Path(job.out_dir) / "tables")
         if not damaged:
             raise
-        print(
-            f"error: {', '.join(map(str, damaged))}: not readable as parquet ({error}). Delete "
-            f"what is named here and {Path(job.out_dir) / 'tables' / 'done'}, and run again",
-            file=sys.stderr,
-        )
-        return exit_codes.FAILED
-    return exit_codes.DONE
+        raise DataError(
+            f"{', '.join(map(str, damaged))}: not readable as parquet ({error}). Delete "
+            f"what is named here and {Path(job.out_dir) / 'tables' / 'done'}, and run again"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from typing import Any
 
 from data_tools.dataset.manifest import ManifestError, load_manifest
 from data_tools.dataset.subset import select, write_subset
-from data_tools.ground import exit_codes
 from data_tools.ground.command_line import run
 from data_tools.ground.settings import Command
 from data_tools.tables.schema import DataError
@@ -55,6 +54,7 @@ COMMAND = Command(
     settings=SubsetSettings,
     example="manifest=data/mine/manifest.json out_dir=data/best keep_share=0.3",
     check=_check,
+    failed_by=(DataError, ManifestError, OSError),
 )
 
 
@@ -63,19 +63,14 @@ def main(arguments: list[str]) -> int:
     return run(COMMAND, arguments, _cut)
 
 
-def _cut(settings: SubsetSettings, _: list[str]) -> int:
-    try:
-        manifest = load_manifest(settings.manifest)
-        selection = select(manifest, keep_share=settings.keep_share, min_score=settings.min_score)
-        subset = write_subset(manifest, selection, settings.out_dir, settings.samples_per_shard)
-    except (DataError, ManifestError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return exit_codes.FAILED
+def _cut(settings: SubsetSettings, _: list[str]) -> None:
+    manifest = load_manifest(settings.manifest)
+    selection = select(manifest, keep_share=settings.keep_share, min_score=settings.min_score)
+    subset = write_subset(manifest, selection, settings.out_dir, settings.samples_per_shard)
     print(
         f"{subset.num_samples:,} of {manifest.num_samples:,} pairs, scores from "
         f"{selection.score:.4f}\nmanifest: {settings.out_dir / 'manifest.json'}"
     )
-    return exit_codes.DONE
 
 
 if __name__ == "__main__":

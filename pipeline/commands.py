@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from data_tools.ground.settings import Command, NoSettings
+from pipeline.config import ConfigError
 from pipeline.config.composition import CONFIGURATION
 
 TRAIN = Command(
@@ -12,6 +13,7 @@ TRAIN = Command(
     settings=NoSettings,
     example="experiment=vit_b_32 data.manifest=data/mine/manifest.json run_dir=runs/mine",
     configuration=CONFIGURATION,
+    refused_by=(ConfigError,),
 )
 EVALUATE = Command(
     name="pipeline.evaluate",
@@ -20,6 +22,7 @@ EVALUATE = Command(
     settings=NoSettings,
     example="run_dir=runs/mine",
     configuration=CONFIGURATION,
+    refused_by=(ConfigError,),
 )
 
 

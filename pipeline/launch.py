@@ -20,17 +20,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from data_tools.ground import command_line, settings
+from data_tools.ground import command_line, exit_codes, settings
 from pipeline.commands import command_of
 from pipeline.config import ConfigError, TrainJob
 from pipeline.config.composition import freeze, job_of_arguments, load_frozen
 from pipeline.signals import STOP_SIGNALS, hold_stop_signals
 
-EXIT_BAD_CONFIG = 2
-EXIT_PREEMPTED = 75
-"""EX_TEMPFAIL of sysexits.h: the run was asked to stop and has saved a checkpoint; the same command
-resumes it."""
-EXIT_INTERRUPTED = 128 + signal.SIGINT
 GRACE_S = 5.0
 """How long ranks that lost a peer may take to report it, in seconds: they hold SIGTERM back and may
 be waiting in a collective."""
@@ -50,38 +45,36 @@ def main(
 
     `--config RUN_DIR/config.yaml`: be one rank. Anything else: Hydra overrides; compose, validate,
     freeze, launch. With `stops_at_checkpoint` the ranks hold STOP_SIGNALS back, and `rank_main`
-    answers them; else they end by them. Returns EXIT_BAD_CONFIG for a configuration that was
-    refused; else the process ends here, with 0, EXIT_PREEMPTED or, a launcher, the code of the rank
-    that failed first; 128 and the signal where one ended them.
+    answers them; else they end by them. Returns REFUSED (data_tools.ground.exit_codes) for a
+    configuration that was refused; else the process ends here, with 0, STOPPED or, a launcher, the
+    code of the rank that failed first; 128 and the signal where one ended them.
     """
-    if _is_rank(arguments):
-        try:
-            if stops_at_checkpoint:
-                hold_stop_signals()
-            exit_now(_run_rank(rank_main, load_frozen(arguments[1])))
-        except ConfigError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return EXIT_BAD_CONFIG
-
-    def launch(_: settings.NoSettings, overrides: list[str]) -> int:
-        return _launch(module, overrides, stops_at_checkpoint)
-
-    return command_line.run(command_of(module), arguments, launch)
-
-
-def _launch(module: str, overrides: list[str], stops_at_checkpoint: bool) -> int:
+    if not _is_rank(arguments):
+        return launch(module, arguments, stops_at_checkpoint=stops_at_checkpoint)
     try:
+        if stops_at_checkpoint:
+            hold_stop_signals()
+        exit_now(_run_rank(rank_main, load_frozen(arguments[1])))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return exit_codes.REFUSED
+
+
+def launch(module: str, arguments: list[str], *, stops_at_checkpoint: bool = False) -> int:
+    """Compose, validate, freeze, start the ranks and end with their code; returns the code of a
+    command line or configuration that was refused."""
+
+    def start(_: settings.NoSettings, overrides: list[str]) -> NoReturn:
         job = job_of_arguments(overrides)
         if job.cluster.nodes > 1:
             raise ConfigError(
                 f"cluster.nodes = {job.cluster.nodes}: one command starts the ranks of one "
                 "machine; for several nodes use `python -m slurm.submit` with the same arguments"
             )
-        config_path = freeze(job)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_CONFIG
-    exit_now(launch_ranks(module, config_path, job.cluster.ranks_per_node, stops_at_checkpoint))
+        ranks = job.cluster.ranks_per_node
+        exit_now(launch_ranks(module, freeze(job), ranks, stops_at_checkpoint))
+
+    return command_line.run(command_of(module), arguments, start)
 
 
 def launch_unless_rank(
@@ -94,15 +87,11 @@ def launch_unless_rank(
     function returns.
     """
     if not _is_rank(arguments):
-        sys.exit(main(module, _no_rank, arguments, stops_at_checkpoint=stops_at_checkpoint))
+        sys.exit(launch(module, arguments, stops_at_checkpoint=stops_at_checkpoint))
 
 
 def _is_rank(arguments: list[str]) -> bool:
     return arguments[:1] == ["--config"] and len(arguments) == 2
-
-
-def _no_rank(job: TrainJob) -> NoReturn:
-    raise AssertionError("a launcher runs no rank itself")
 
 
 def exit_now(code: int) -> NoReturn:
@@ -174,7 +163,7 @@ def launch_ranks(
         }
         ranks.append(subprocess.Popen(command, env=environment, preexec_fn=before_exec))
     code = _Watch(ranks, received, stops_at_checkpoint).until_all_ended()
-    if code == EXIT_PREEMPTED:
+    if code == exit_codes.STOPPED:
         _print_line(
             f"checkpoint saved; go on with: python -m {module} run_dir={config_path.parent}"
         )
@@ -215,10 +204,10 @@ class _Watch:
                 if number == signal.SIGINT and number in self._passed_on:
                     _print_line("ending the ranks")
                     self._kill()
-                    return EXIT_INTERRUPTED
+                    return exit_codes.INTERRUPTED
                 self._pass_on(number)
             codes = [rank.poll() for rank in self._ranks]
-            if any(code not in (None, 0, EXIT_PREEMPTED) for code in codes):
+            if any(code not in (None, 0, exit_codes.STOPPED) for code in codes):
                 return self._failed(codes)
             if None not in codes:
                 return max(code or 0 for code in codes)
@@ -238,7 +227,7 @@ class _Watch:
 
     def _failed(self, codes: list[int | None]) -> int:
         """End the other ranks and return the exit code of the first that failed."""
-        first = next(i for i, code in enumerate(codes) if code not in (None, 0, EXIT_PREEMPTED))
+        first = next(i for i, code in enumerate(codes) if code not in (None, 0, exit_codes.STOPPED))
         code = int(codes[first] or 1)
         as_requested = not self._stops_at_checkpoint and -code in self._sent
         if not as_requested:

@@ -11,8 +11,11 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from data_tools.ground import exit_codes
 from pipeline import launch
 
 if __name__ == "__main__":  # a launcher ends here, without the 3 s of the imports below
@@ -21,7 +24,7 @@ if __name__ == "__main__":  # a launcher ends here, without the 3 s of the impor
 import torch
 
 from pipeline.config import Stem, TrainJob
-from pipeline.data import Loader, build_train_loader
+from pipeline.data import Batch, Loader, build_train_loader
 from pipeline.distributed.world import World, init_distributed, seed_everything
 from pipeline.engine.checkpoint import CheckpointManager
 from pipeline.engine.engine import ClipEngine
@@ -31,13 +34,12 @@ from pipeline.engine.watchdog import Watchdog
 from pipeline.evaluate import Evaluation
 from pipeline.metrics import MetricsProcessor
 from pipeline.model import flops_per_sample, initial_clip
+from pipeline.state import TrainState
 
 
 def train(config: TrainJob) -> int:
-    """Run on every rank: `train.steps` steps, a checkpoint and an evaluation at the end.
-
-    Returns the exit code: 0, or EXIT_PREEMPTED after a checkpoint if the run was asked to stop.
-    """
+    """Run on every rank: `train.steps` steps, a checkpoint and an evaluation at the end. Returns
+    the exit code: 0, or STOPPED after a checkpoint if the run was asked to stop."""
     world = init_distributed(config.cluster.timeout_minutes, config.train.threads_per_rank)
     with world.raise_on_all_ranks("open the data"):
         loader = open_loader(config, world)
@@ -56,10 +58,7 @@ def train(config: TrainJob) -> int:
         batches = loader.batches(state.samples_seen, world.device)
         asked_to_stop = False
         while state.step < config.train.steps and not asked_to_stop:
-            asked = time.monotonic()
-            batch = next(batches)
-            waited_s = time.monotonic() - asked
-
+            batch, waited_s = timed_next(batches)
             step_metrics = engine.train_step(batch, state.step)
             state.advance(config.train.global_batch_size)
             watchdog.beat(step=state.step)
@@ -77,9 +76,7 @@ def train(config: TrainJob) -> int:
             if done or asked_to_stop or state.step % config.logging.every_steps == 0:
                 sick = health.judge(metrics.log(state), state)
                 if sick:
-                    state = state_after_rollback(checkpoints.load_latest(engine), state)
-                    health.rolled_back()
-                    checkpoints.save(engine, state)
+                    state = roll_back(checkpoints, engine, health, state)
                     metrics.start(state)
                     batches = loader.batches(state.samples_seen, world.device)
                     world.tell(f"{sick}: back to step {state.step}, with later samples")
@@ -88,12 +85,8 @@ def train(config: TrainJob) -> int:
                 with metrics.clock_stopped():
                     checkpoints.save(engine, state)
             if done or (config.eval.every_steps and state.step % config.eval.every_steps == 0):
-                with metrics.clock_stopped(), engine.evaluating():
-                    results = evaluation.run(
-                        watchdog.beating(engine.encode_image),
-                        watchdog.beating(engine.encode_text),
-                        state.step,
-                    )
+                with metrics.clock_stopped():
+                    results = evaluate_towers(evaluation, engine, watchdog, state.step)
                 metrics.log_eval(state, results)
         checkpoints.close(upload=not asked_to_stop)  # a grace time is too short for an upload
         metrics.close()
@@ -101,9 +94,36 @@ def train(config: TrainJob) -> int:
 
     world.barrier()  # ranks end together: Slurm ends those that are left 30 s after the first
     if state.step != config.train.steps:
-        return launch.EXIT_PREEMPTED
+        return exit_codes.STOPPED
     world.tell(next_steps(config))
     return 0
+
+
+def timed_next(batches: Iterator[Batch]) -> tuple[Batch, float]:
+    """The next batch, and how many seconds the step waited for it."""
+    asked = time.monotonic()
+    return next(batches), time.monotonic() - asked
+
+
+def roll_back(
+    checkpoints: CheckpointManager, engine: ClipEngine, health: Health, state: TrainState
+) -> TrainState:
+    """Load the last checkpoint and pass over the data since then; saved at once, so that a resumed
+    run does not go back to it again."""
+    state = state_after_rollback(checkpoints.load_latest(engine), state)
+    health.rolled_back()
+    checkpoints.save(engine, state)
+    return state
+
+
+def evaluate_towers(
+    evaluation: Evaluation, engine: ClipEngine, watchdog: Watchdog, step: int
+) -> dict[str, dict[str, Any]]:
+    """Scores of the towers as they are now, or of their averages if the run keeps them."""
+    with engine.evaluating():
+        return evaluation.run(
+            watchdog.beating(engine.encode_image), watchdog.beating(engine.encode_text), step
+        )
 
 
 def open_loader(config: TrainJob, world: World) -> Loader:

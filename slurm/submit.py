@@ -24,7 +24,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from data_tools.ground import exit_codes
 from data_tools.ground.aside import write_text_aside
 from data_tools.ground.command_line import run
 from data_tools.ground.settings import Command
@@ -231,6 +230,8 @@ def _command(shards: bool) -> Command[SubmitSettings]:
         "cluster=multi_node cluster.partition=gpu",
         check=_check,
         configuration=configuration(shards),
+        refused_by=(ConfigError,),
+        failed_by=(SlurmError,),
     )
 
 
@@ -242,30 +243,22 @@ def main(arguments: list[str]) -> int:
     return run(_command(shards), arguments, _submit)
 
 
-def _submit(settings: SubmitSettings, overrides: list[str]) -> int:
-    try:
-        submission = (
-            shards_submission(overrides, settings.tasks)
-            if settings.shards
-            else training_submission(overrides)
-        )
-        if settings.dry_run:
-            print(dry_run(submission), end="")
-            return exit_codes.DONE
-        job_ids = submit(submission)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return exit_codes.REFUSED
-    except SlurmError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return exit_codes.FAILED
+def _submit(settings: SubmitSettings, overrides: list[str]) -> None:
+    submission = (
+        shards_submission(overrides, settings.tasks)
+        if settings.shards
+        else training_submission(overrides)
+    )
+    if settings.dry_run:
+        print(dry_run(submission), end="")
+        return
+    job_ids = submit(submission)
     if len(job_ids) == 1:
         output = submission.folder / f"slurm-{job_ids[0]}.out"
         print(f"submitted job {job_ids[0]}; its output: {output}")
     else:
         chain = ", ".join(f"{step.name} {i}" for step, i in zip(submission.steps, job_ids))
         print(f"submitted jobs {chain}; their output: {submission.folder / 'slurm-*.out'}")
-    return exit_codes.DONE
 
 
 if __name__ == "__main__":

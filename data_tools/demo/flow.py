@@ -18,7 +18,7 @@ from data_tools.demo.config import DemoConfig, parse_demo
 from data_tools.demo.corpus import Corpus, build_corpus
 from data_tools.demo.eval_sets import EVAL_SETS, write_eval_sets
 from data_tools.demo.server import ApiFaults, LocalCommons, serve
-from data_tools.ground import command_line, exit_codes, settings
+from data_tools.ground import command_line, settings
 from data_tools.ground.aside import write_text_aside
 from data_tools.ground.overrides import Configuration, quoted_text
 from data_tools.tables.schema import DataError
@@ -127,21 +127,11 @@ COMMAND = settings.Command(
     goes_on=True,
     example="out_dir=runs/demo/data recipe=demo_smoke",
     configuration=Configuration(DemoConfig, CONFIGURATION.folder, "", "demo.", CONFIGURATION),
+    refused_by=(ConfigError,),
+    failed_by=(DataError, ManifestError),
 )
 
 
 def main(arguments: list[str]) -> int:
     """Returns the exit code."""
-    return command_line.run(COMMAND, arguments, _demo)
-
-
-def _demo(_: settings.NoSettings, overrides: list[str]) -> int:
-    try:
-        run(overrides)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return exit_codes.REFUSED
-    except (DataError, ManifestError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return exit_codes.FAILED
-    return exit_codes.DONE
+    return command_line.run(COMMAND, arguments, lambda _, overrides: run(overrides))

@@ -48,6 +48,11 @@ class Command(Generic[Settings]):
     missing or that could not be read is not among them."""
     configuration: Configuration | None = None
     """What the other words may set; None where the command takes no other words."""
+    refused_by: tuple[type[Exception], ...] = ()
+    """Errors of the work that mean that the configuration was refused."""
+    failed_by: tuple[type[Exception], ...] = ()
+    """Errors of the work that have an explanation; any other is a defect and keeps its
+    traceback."""
 
 
 def parse(command: Command[Settings], arguments: list[str]) -> tuple[Settings, list[str]]:

@@ -16,7 +16,6 @@ speed of the download are published figures (data_tools/config/plan.py).
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +25,6 @@ import pyarrow as pa
 
 from data_tools import balance, build, match
 from data_tools.config import CONFIGURATION, ConfigError, DatasetJob, load_job
-from data_tools.ground import exit_codes
 from data_tools.ground.aside import write_text_aside
 from data_tools.ground.command_line import run
 from data_tools.ground.settings import Command, NoSettings
@@ -208,6 +206,8 @@ COMMAND = Command(
     example="queries.path=my_queries.txt out_dir=data/mine source=commons "
     "sources.contact=you@example.org",
     configuration=CONFIGURATION,
+    refused_by=(ConfigError,),
+    failed_by=(DataError, OSError),
 )
 
 
@@ -216,19 +216,11 @@ def main(arguments: list[str]) -> int:
     return run(COMMAND, arguments, _plan)
 
 
-def _plan(_: NoSettings, overrides: list[str]) -> int:
-    try:
-        job = load_job(overrides)
-        paths = DatasetPaths(Path(job.out_dir))
-        plan = make_plan(job, paths)
-        print(readable(job, plan))
-        print(f"\nwritten to {write_plan(plan, paths)}")
-        if plan.pairs and plan.pairs.short_queries:
-            print(f"queries short of t: {short_queries_path(paths)}")
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return exit_codes.REFUSED
-    except (DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return exit_codes.FAILED
-    return exit_codes.DONE
+def _plan(_: NoSettings, overrides: list[str]) -> None:
+    job = load_job(overrides)
+    paths = DatasetPaths(Path(job.out_dir))
+    plan = make_plan(job, paths)
+    print(readable(job, plan))
+    print(f"\nwritten to {write_plan(plan, paths)}")
+    if plan.pairs and plan.pairs.short_queries:
+        print(f"queries short of t: {short_queries_path(paths)}")

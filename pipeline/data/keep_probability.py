@@ -9,7 +9,6 @@ import sys
 from dataclasses import dataclass
 
 from data_tools.dataset.manifest import ManifestError
-from data_tools.ground import exit_codes
 from data_tools.ground.command_line import run
 from data_tools.ground.settings import Command
 from pipeline.data.faults import LoaderError
@@ -31,6 +30,7 @@ COMMAND = Command(
     settings=KeepProbabilitySettings,
     example="data/mine/manifest.json",
     bare_word=True,
+    failed_by=(ManifestError, LoaderError, OSError),
 )
 
 
@@ -39,15 +39,9 @@ def main(arguments: list[str]) -> int:
     return run(COMMAND, arguments, _write)
 
 
-def _write(settings: KeepProbabilitySettings, _: list[str]) -> int:
-    try:
-        dataset = open_dataset(settings.manifest)
-        path = write_keep_probabilities(dataset.manifest, dataset.storage)
-    except (ManifestError, LoaderError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return exit_codes.FAILED
-    print(path)
-    return exit_codes.DONE
+def _write(settings: KeepProbabilitySettings, _: list[str]) -> None:
+    dataset = open_dataset(settings.manifest)
+    print(write_keep_probabilities(dataset.manifest, dataset.storage))
 
 
 if __name__ == "__main__":

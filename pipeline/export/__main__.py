@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from data_tools.ground import exit_codes
 from data_tools.ground.command_line import run
 from data_tools.ground.settings import Command
 from pipeline.config import ConfigError
@@ -48,6 +47,8 @@ COMMAND = Command(
     settings=ExportSettings,
     example="run_dir=runs/demo out=exported format=huggingface",
     check=_check,
+    refused_by=(ConfigError,),
+    failed_by=(CheckpointError, ExportError, OSError),
 )
 
 
@@ -57,25 +58,17 @@ def main(arguments: list[str]) -> int:
     return run(COMMAND, arguments, _export)
 
 
-def _export(settings: ExportSettings, _: list[str]) -> int:
-    try:
-        job = load_frozen(settings.run_dir / "config.yaml")
-        weights = load_model_weights(settings.run_dir, settings.step, settings.ema)
-        report = export_weights(
-            weights,
-            job.model,
-            settings.out,
-            settings.format,
-            max_logit_scale=job.loss.max_logit_scale,
-        )
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return exit_codes.REFUSED
-    except (CheckpointError, ExportError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return exit_codes.FAILED
+def _export(settings: ExportSettings, _: list[str]) -> None:
+    job = load_frozen(settings.run_dir / "config.yaml")
+    weights = load_model_weights(settings.run_dir, settings.step, settings.ema)
+    report = export_weights(
+        weights,
+        job.model,
+        settings.out,
+        settings.format,
+        max_logit_scale=job.loss.max_logit_scale,
+    )
     print(f"{settings.out}: {report}")
-    return exit_codes.DONE
 
 
 if __name__ == "__main__":

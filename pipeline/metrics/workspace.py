@@ -9,7 +9,6 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from data_tools.ground import exit_codes
 from data_tools.ground.command_line import run
 from data_tools.ground.settings import Command
 
@@ -147,21 +146,13 @@ COMMAND = Command(
     settings=WorkspaceSettings,
     example="my-team/clip-pretrain",
     bare_word=True,
+    failed_by=(WorkspaceError,),
 )
 
 
 def main(arguments: list[str]) -> int:
     """Exit code 0, 1 when the view could not be saved, 2 for a refused command line."""
-    return run(COMMAND, arguments, _save)
-
-
-def _save(settings: WorkspaceSettings, _: list[str]) -> int:
-    try:
-        print(save_workspace(settings.project))
-    except WorkspaceError as error:
-        print(error, file=sys.stderr)
-        return exit_codes.FAILED
-    return exit_codes.DONE
+    return run(COMMAND, arguments, lambda settings, _: print(save_workspace(settings.project)))
 
 
 if __name__ == "__main__":

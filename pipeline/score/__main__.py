@@ -15,7 +15,6 @@ from typing import Any
 
 from data_tools.dataset.manifest import ManifestError, load_manifest
 from data_tools.dataset.scores import add_to_ledger, scored_shards
-from data_tools.ground import exit_codes
 from data_tools.ground.command_line import run
 from data_tools.ground.settings import Command
 
@@ -57,22 +56,14 @@ COMMAND = Command(
     settings=ScoreSettings,
     example="model=runs/mine manifest=data/mine/manifest.json",
     check=_check,
+    # ScoreError and ManifestError are ValueErrors, LoaderError and CUDA's are RuntimeErrors
+    failed_by=(ValueError, OSError, RuntimeError),
 )
 
 
 def main(arguments: list[str]) -> int:
     """Exit code 0, 1 for a data set that cannot be scored, 2 for a refused command line."""
-    return run(COMMAND, arguments, _score)
-
-
-def _score(settings: ScoreSettings, _: list[str]) -> int:
-    try:
-        score(settings)
-    except (ValueError, OSError, RuntimeError) as error:
-        # ScoreError and ManifestError are ValueErrors, LoaderError and CUDA's are RuntimeErrors
-        print(f"error: {error}", file=sys.stderr)
-        return exit_codes.FAILED
-    return exit_codes.DONE
+    return run(COMMAND, arguments, lambda settings, _: score(settings))
 
 
 def score(settings: ScoreSettings) -> None:

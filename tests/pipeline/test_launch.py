@@ -20,7 +20,7 @@ LAUNCH = (
 STARTING = "starting 3 ranks of rank_of_test, run_dir run"
 # what a training rank does
 HOLDS = (
-    "from pipeline.launch import EXIT_PREEMPTED\n"
+    "from data_tools.ground.exit_codes import STOPPED\n"
     "from pipeline.signals import hold_stop_signals, stop_was_asked\n"
     "hold_stop_signals()\nopen(f'up{rank}', 'w')\n"
 )
@@ -142,7 +142,7 @@ def _started(command: list[str], tmp_path: Path) -> subprocess.Popen[str]:
 
 
 STOPS = HOLDS + (
-    "while not stop_was_asked(): time.sleep(0.01)\ntime.sleep(rank / 4)\nsys.exit(EXIT_PREEMPTED)"
+    "while not stop_was_asked(): time.sleep(0.01)\ntime.sleep(rank / 4)\nsys.exit(STOPPED)"
 )
 
 
@@ -261,7 +261,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     ("body", "code", "told"),
     [
-        ("return launch.EXIT_PREEMPTED", 75, ""),
+        ("return launch.exit_codes.STOPPED", 75, ""),
         ("return None", 0, ""),
         ("raise launch.ConfigError('of a value')", 1, "error (rank ?): of a value\n"),
         ("raise RuntimeError('Connection closed by peer')", 1, "rank ?: lost the connection to "),
