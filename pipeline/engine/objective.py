@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config import Exchange, LossConfig, LossKind
-from pipeline.loss import TextGather, clip_loss, clip_loss_with_metrics, sigmoid_loss
+from pipeline.loss import TextGather, clip_loss, sigmoid_loss
 
 
 class TextSide(NamedTuple):
@@ -19,8 +19,9 @@ class TextSide(NamedTuple):
 
     def gradient(self, of_leaf: Tensor) -> Tensor:
         """(n, d) gradient of the text features, after that of `leaf` is known."""
-        gathered = isinstance(self.features, TextGather)
-        return self.features.gradient.finish() if gathered else of_leaf  # type: ignore[union-attr]
+        if isinstance(self.features, TextGather):
+            return self.features.gradient.finish()
+        return of_leaf
 
 
 class Objective:
@@ -59,8 +60,8 @@ class Objective:
         """
         if self._config.kind is LossKind.sigmoid:
             return self._sigmoid(image_features, text, scalars, caption_ids), None
-        call = clip_loss_with_metrics if with_metrics else clip_loss
-        result = call(
+        top1 = torch.empty(2, device=image_features.device) if with_metrics else None
+        loss = clip_loss(
             image_features,
             text.features,
             *scalars,
@@ -72,10 +73,9 @@ class Objective:
             stash_bytes=int(self._config.stash_mib * 2**20),
             reduce_dtype=self._reduce_dtype,
             check_inputs=self._first_call(),
+            top1_out=top1,
         )
-        if isinstance(result, Tensor):
-            return result, None
-        return result.loss, torch.stack([result.image_to_text_top1, result.text_to_image_top1])
+        return loss, top1
 
     def _sigmoid(
         self, image_features: Tensor, text: TextSide, scalars: tuple[Tensor, ...], ids: Tensor

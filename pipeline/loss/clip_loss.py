@@ -6,8 +6,8 @@ Formulas and costs: README.md beside this file.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -35,40 +35,22 @@ LN2 = math.log(2.0)
 STASH_BYTES = 64 * 2**20  # 1,024 local x 32,768 global logits in 16 bits, 4,096 x 4,096 in 32
 
 
-class ClipLossMetrics(NamedTuple):
-    """The loss and, without a second pass over the logits, in-batch retrieval of the local rows and
-    columns.
-
-    Both accuracies are 0-dim float32 tensors without gradient: the fraction of local images (texts)
-    whose best positive among all N texts (images) is strictly above every negative. A collapsed
-    model, all logits equal, scores 0.
-    """
-
-    loss: Tensor
-    image_to_text_top1: Tensor
-    text_to_image_top1: Tensor
-
-
 @dataclass(frozen=True)
 class _Options:
+    backend: BlockFunctions
     normalize: bool
     label_smoothing: float
-    tile: int | Tile | None
+    tile: Tile | None
     stash_bytes: int
     reduce_dtype: torch.dtype | None
-    want_metrics: bool
+    want_top1: bool
 
-    @property
-    def sides(self) -> Tile | None:
-        """Rows and columns of a tile."""
-        return (self.tile, self.tile) if isinstance(self.tile, int) else self.tile
-
-    def keeps(self, block: Block, functions: BlockFunctions) -> bool:
+    def keeps(self, block: Block) -> bool:
         """Whether the logits are kept for backward: within the budget, and without labels.
 
         With labels any logit may be a positive, which 16 bits would round too coarsely.
         """
-        size = len(block.x) * len(block.y) * functions.kept_logit_bytes(block.x.dtype)
+        size = len(block.x) * len(block.y) * self.backend.kept_logit_bytes(block.x.dtype)
         return size <= self.stash_bytes and block.x_labels is None
 
 
@@ -86,6 +68,7 @@ def clip_loss(
     stash_bytes: int = STASH_BYTES,
     reduce_dtype: torch.dtype | None = None,
     check_inputs: bool = True,
+    top1_out: Tensor | None = None,
 ) -> Tensor:
     """Symmetric InfoNCE of n local pairs against the N = P n pairs of all P ranks.
 
@@ -121,77 +104,43 @@ def clip_loss(
         reduce_dtype: dtype of the text gradient on the wire; None is the accumulator's, float32.
         check_inputs: see that values are finite and that ranks agree, by one small gather and one
             device synchronisation. Without it, ranks that disagree hang until the group's timeout.
+        top1_out: (2,) float32, filled with in-batch retrieval, image to text and text to image: the
+            share of local images (texts) whose best positive among all N texts (images) is strictly
+            above every negative. It takes no second pass over the logits. A collapsed model, all
+            logits equal, scores 0. Ranks pass it alike.
 
     Returns a 0-dim float32 tensor (float64 for float64 features). Raises ValueError for bad input,
     on every rank alike.
     """
-    options = _Options(normalize, label_smoothing, tile, stash_bytes, reduce_dtype, False)
-    return _loss_and_hits(
-        image_features, text_features, logit_scale, group, backend, pair_ids, options, check_inputs
-    )[0]
-
-
-def clip_loss_with_metrics(
-    image_features: Tensor,
-    text_features: Tensor | TextGather,
-    logit_scale: Tensor,
-    *,
-    group: dist.ProcessGroup | None = None,
-    backend: str = "auto",
-    normalize: bool = False,
-    pair_ids: Tensor | None = None,
-    label_smoothing: float = 0.0,
-    tile: int | tuple[int, int] | None = None,
-    stash_bytes: int = STASH_BYTES,
-    reduce_dtype: torch.dtype | None = None,
-    check_inputs: bool = True,
-) -> ClipLossMetrics:
-    """`clip_loss`, of the same tiles and with the same gradient, and in-batch retrieval beside it.
-    All ranks call the same one of the two."""
-    options = _Options(normalize, label_smoothing, tile, stash_bytes, reduce_dtype, True)
-    return ClipLossMetrics(
-        *_loss_and_hits(
-            image_features,
-            text_features,
-            logit_scale,
-            group,
-            backend,
-            pair_ids,
-            options,
-            check_inputs,
-        )
-    )
-
-
-def _loss_and_hits(
-    image_features: Tensor,
-    text_features: Tensor | TextGather,
-    logit_scale: Tensor,
-    group: dist.ProcessGroup | None,
-    backend: str,
-    pair_ids: Tensor | None,
-    options: _Options,
-    check_inputs: bool,
-) -> tuple[Tensor, ...]:
-    """Check, agree, compute: (loss,) or, with metrics, (loss, image to text, text to image)."""
     report = InputReport()
     ranks, text = text_side(text_features, group, report, finite=check_inputs)
     report.batch(image_features, text, logit_scale, pair_ids, finite=check_inputs)
-    report.label_smoothing(options.label_smoothing)
-    report.options(options.tile, options.stash_bytes, options.reduce_dtype)
-    report.facts.update(normalize=bool(options.normalize), with_metrics=options.want_metrics)
+    report.label_smoothing(label_smoothing).options(tile, stash_bytes, reduce_dtype)
+    report.require(
+        top1_out is None or top1_out.shape == (2,),
+        "top1_out holds two numbers; pass a tensor of shape (2,)",
+    )
+    report.facts.update(normalize=bool(normalize), top1_out=top1_out is not None)
     functions = choose_backend(backend, image_features, report)
     agree(report, ranks, exchange=check_inputs)
 
     gather = TextGather.of(text_features, ranks)
     learns = any(x.requires_grad for x in (image_features, gather.anchor, logit_scale))
-    if not (learns and torch.is_grad_enabled()):
-        options = replace(options, stash_bytes=0)
-    return tuple(
-        _ClipLoss.apply(
-            image_features, gather.anchor, logit_scale, gather, pair_ids, options, functions
-        )
+    options = _Options(
+        backend=functions,
+        normalize=normalize,
+        label_smoothing=label_smoothing,
+        tile=(tile, tile) if isinstance(tile, int) else tile,
+        stash_bytes=stash_bytes if learns and torch.is_grad_enabled() else 0,
+        reduce_dtype=reduce_dtype,
+        want_top1=top1_out is not None,
     )
+    loss, *hits = _ClipLoss.apply(
+        image_features, gather.anchor, logit_scale, gather, pair_ids, options
+    )
+    if top1_out is not None:
+        top1_out.copy_(torch.stack(hits))
+    return loss
 
 
 class _ClipLoss(torch.autograd.Function):
@@ -204,21 +153,19 @@ class _ClipLoss(torch.autograd.Function):
         gather: TextGather,
         pair_ids: Tensor | None,
         options: _Options,
-        functions: BlockFunctions,
     ) -> tuple[Tensor, ...]:
         with torch.autocast(image_features.device.type, enabled=False):
             block = make_block(image_features, gather, logit_scale, pair_ids, options.normalize)
-            sums = functions.block_sums(
+            sums = options.backend.block_sums(
                 block,
-                tile=options.sides,
-                want_best=options.want_metrics,
-                keep_logits=options.keeps(block, functions),
+                tile=options.tile,
+                want_best=options.want_top1,
+                keep_logits=options.keeps(block),
             )
             column = combine_lines(sums.column, gather.ranks)
             loss = _value(block, sums, column, options.label_smoothing)
             hits = _top1(block, sums.best, gather.ranks) if sums.best is not None else ()
         ctx.text, ctx.options, ctx.offset = gather.gradient, options, block.offset
-        ctx.functions = functions
         ctx.scale_shape, ctx.scale_dtype = logit_scale.shape, logit_scale.dtype
         ctx.num_block_tensors = len(block.tensors())
         lines = (sums.row.top, sums.row.total, column.top, column.total)
@@ -235,8 +182,8 @@ class _ClipLoss(torch.autograd.Function):
         row, column = LineSums(row_top, row_total), LineSums(column_top, column_total)
         sums, wanted = SavedSums(row, column, tuple(kept)), Wanted(*ctx.needs_input_grad[:2])
         with torch.autocast(block.x.device.type, enabled=False):
-            gradient = ctx.functions.block_grad(
-                block, sums, wanted, ctx.options.sides, ctx.options.label_smoothing
+            gradient = ctx.options.backend.block_grad(
+                block, sums, wanted, ctx.options.tile, ctx.options.label_smoothing
             )
             factor = upstream.to(block.accumulator) / (2 * len(block.x))
             scale_gradient = (gradient.log_scale * factor).reshape(ctx.scale_shape)
@@ -250,7 +197,7 @@ class _ClipLoss(torch.autograd.Function):
                 )
         anchor_gradient = None if gradient.y is None else upstream.new_zeros(())
         scale_gradient = scale_gradient.to(ctx.scale_dtype)
-        return image_gradient, anchor_gradient, scale_gradient, None, None, None, None
+        return image_gradient, anchor_gradient, scale_gradient, None, None, None
 
 
 def _value(block: Block, sums: BlockSums, column: LineSums, label_smoothing: float) -> Tensor:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.loss import TextGather, clip_loss, clip_loss_with_metrics
+from pipeline.loss import TextGather, clip_loss
 from pipeline.loss.reference import clip_loss_reference, logits_matrix, top1_reference
 from tests.gloo import run_gloo
 from tests.pipeline.loss.features import correlated_features
@@ -136,8 +136,9 @@ def _top1(rank: int, world_size: int) -> tuple[float, float]:
     mine = slice(rank * ROWS_PER_RANK, (rank + 1) * ROWS_PER_RANK)
     scale = torch.tensor([2.66])
     ids = torch.arange(world_size * ROWS_PER_RANK)[mine] // 3
-    result = clip_loss_with_metrics(image[mine], text[mine], scale, pair_ids=ids)
-    return float(result.image_to_text_top1), float(result.text_to_image_top1)
+    result = torch.empty(2)
+    clip_loss(image[mine], text[mine], scale, pair_ids=ids, top1_out=result)
+    return float(result[0]), float(result[1])
 
 
 def test_top1_counts_negatives_of_all_ranks() -> None:
