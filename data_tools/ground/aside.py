@@ -7,6 +7,7 @@ a machine that loses its power keeps the name and forgets the bytes.
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import shutil
 import uuid
@@ -22,7 +23,7 @@ def written_aside(path: Path) -> Iterator[Path]:
 
     A file takes the place of one that is there; a folder only of an empty one (OSError). When the
     caller raises, what was written aside is removed and `path` stays as it was. A process that is
-    killed leaves `.NAME.XXXXXXXX.tmp`, which nothing reads.
+    killed leaves its `.NAME.XXXXXXXX.tmp`; `remove_leftovers` knows them.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -32,10 +33,21 @@ def written_aside(path: Path) -> Iterator[Path]:
         os.replace(aside, path)
         sync_folder(path.parent)
     finally:
-        if aside.is_dir():
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            aside.unlink(missing_ok=True)
+        _remove(aside)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed writers of `path` left beside it. Only where no other process may be
+    writing `path` now."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.tmp"):
+        _remove(leftover)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text_aside(path: Path, text: str) -> None:

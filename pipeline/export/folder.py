@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_tools.ground.aside import written_aside
+from data_tools.ground.aside import remove_leftovers, written_aside
 from pipeline.config import ModelConfig
 from pipeline.model import CLIP, clip_of_weights
 from pipeline.model.text import EOT_TOKEN
@@ -31,9 +31,10 @@ class ExportError(ValueError):
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
     """Yield a new folder beside `out`; it becomes `out` if the block succeeds and is removed if
-    not. Raises ExportError if `out` exists."""
+    not. What a killed export to `out` left is removed. Raises ExportError if `out` exists."""
     if out.exists():
         raise ExportError(f"out={out} exists: name a new folder, or remove it first")
+    remove_leftovers(out)  # gigabytes of weights
     with written_aside(out) as aside:
         aside.mkdir()
         yield aside

@@ -166,6 +166,14 @@ class InputReport:
         self.facts["reduce_dtype"] = str(reduce_dtype)
         return self
 
+    def top1_out(self, top1_out: Tensor | None) -> InputReport:
+        self.require(
+            top1_out is None or top1_out.shape == (2,),
+            "top1_out holds two numbers; pass a tensor of shape (2,)",
+        )
+        self.facts["top1_out"] = top1_out is not None
+        return self
+
 
 def _number(value: Any) -> float:
     """NaN, which no range holds, for what is no number."""

@@ -1,6 +1,17 @@
 """The contrastive loss of CLIP over the global batch of all ranks.
 
-Formulas and costs: README.md beside this file.
+With l_ij = exp(logit_scale) <I_i, T_j>, r_i the log-sum-exp of row i over all columns, c_j that of
+column j over the rows of all ranks and t_ij the targets, the value of a rank with n local pairs is
+
+    1/(2n) sum_{i local} (r_i + c_i - 2 sum_j t_ij l_ij)
+
+whose mean over ranks is the loss of the global batch (CLIP, https://arxiv.org/abs/2103.00020).
+
+Targets: t_ij = (1 - e) [id_i = id_j] / m_i + e / N, with m_i the number of columns of the same id
+and e the label smoothing (UniCL, https://arxiv.org/abs/2204.03610, equations 2 and 3); without
+``pair_ids`` the id is the position.
+
+More formulas and the costs: README.md beside this file.
 """
 
 from __future__ import annotations
@@ -72,18 +83,8 @@ def clip_loss(
 ) -> Tensor:
     """Symmetric InfoNCE of n local pairs against the N = P n pairs of all P ranks.
 
-    With l_ij = exp(logit_scale) <I_i, T_j>, r_i the log-sum-exp of row i over all columns, c_j that
-    of column j over the rows of all ranks and t_ij the targets, this rank's value is
-
-        1/(2n) sum_{i local} (r_i + c_i - 2 sum_j t_ij l_ij)
-
-    whose mean over ranks is the loss of the global batch (CLIP, https://arxiv.org/abs/2103.00020).
-    Gradients follow the same convention: averaged over ranks, as DDP and DeepSpeed do, they are
-    those of the global loss.
-
-    Targets: t_ij = (1 - e) [id_i = id_j] / m_i + e / N, with m_i the number of columns of the same
-    id and e the label smoothing (UniCL, https://arxiv.org/abs/2204.03610, equations 2 and 3);
-    without ``pair_ids`` the id is the position.
+    The formula stands at the top of this file. The mean over ranks is the loss of the global batch,
+    and so are gradients that are averaged over ranks, as DDP and DeepSpeed do.
 
     Args:
         image_features: (n, d) of this rank; float16, bfloat16, float32 or float64.
@@ -116,11 +117,7 @@ def clip_loss(
     ranks, text = text_side(text_features, group, report, finite=check_inputs)
     report.batch(image_features, text, logit_scale, pair_ids, finite=check_inputs)
     report.label_smoothing(label_smoothing).options(tile, stash_bytes, reduce_dtype)
-    report.require(
-        top1_out is None or top1_out.shape == (2,),
-        "top1_out holds two numbers; pass a tensor of shape (2,)",
-    )
-    report.facts.update(normalize=bool(normalize), top1_out=top1_out is not None)
+    report.top1_out(top1_out).facts["normalize"] = bool(normalize)
     functions = choose_backend(backend, image_features, report)
     agree(report, ranks, exchange=check_inputs)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data_tools.ground import aside
-from data_tools.ground.aside import write_text_aside, written_aside
+from data_tools.ground.aside import remove_leftovers, write_text_aside, written_aside
 
 
 def names(folder: Path) -> list[str]:
@@ -75,3 +75,14 @@ def test_a_file_system_that_cannot_sync_folders_is_no_error_and_a_broken_one_is(
         else:
             with pytest.raises(OSError, match="Input/output"):
                 aside.sync_folder(tmp_path)
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_of_others(tmp_path: Path) -> None:
+    mine = [".out[1].0123abcd.tmp", ".out[1].deadbeef.tmp"]
+    others = [".out1.0123abcd.tmp", ".out[1].tmp", ".out[1].config.tmp", "out[1]"]
+    (tmp_path / mine[0]).mkdir()
+    (tmp_path / mine[0] / "weights").touch()
+    for name in (mine[1], *others):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path / "out[1]")
+    assert names(tmp_path) == sorted(others)

@@ -5,13 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline.config import ConfigError
 from pipeline.config.composition import load_job
 from tests.gloo import run_gloo
 from tests.pipeline.engine.probes import SMALL, group_names, recorded_collectives
 from tests.pipeline.engine.test_engine import check, reference
-from tests.pipeline.engine.training import batch_of, engine_of, train_each
+from tests.pipeline.engine.training import (
+    GLOBAL_BATCH_SIZE,
+    batch_of,
+    engine_of,
+    train_each,
+)
 
 PARTS = ["train.image_micro_batch_size=2", "train.text_micro_batch_size=4"]
 SMOOTH = "loss.label_smoothing=0.2"
@@ -70,6 +76,33 @@ def test_the_text_gradient_travels_in_the_data_type_that_is_set_and_a_ring_gathe
             else:
                 wanted = "torch.bfloat16" if BFLOAT16 in words else "torch.float32"
                 assert scattered == {wanted}, (words, events)
+
+
+def _kept(rank: int, world_size: int, jobs: list[list[str]]) -> list[tuple[float, int]]:
+    """For each job, the loss of a step and how many float32 values it saved for the backward."""
+    found = []
+    for overrides in jobs:
+        engine, _ = engine_of(rank, world_size, [*SMALL, *overrides])
+        sizes: list[int] = []
+
+        def pack(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(tensor.numel() if tensor.dtype == torch.float32 else 0)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = engine.train_step(batch_of(0, rank, world_size), 0).loss
+        engine.close()
+        found.append((float(loss), sum(sizes)))
+    return found
+
+
+def test_logits_are_kept_where_there_is_room_and_captions_are_taken_as_different():
+    apart = "loss.same_caption_positive=false"
+    jobs = [[apart], [apart, "loss.stash_mib=0"], [], ["loss.stash_mib=0"]]
+    for kept, not_kept, together, same in run_gloo(_kept, 2, jobs, timeout_s=120):
+        logits = GLOBAL_BATCH_SIZE // 2 * GLOBAL_BATCH_SIZE
+        assert kept[1] - not_kept[1] == logits and together[1] == same[1]
+        assert kept[0] == pytest.approx(not_kept[0], rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,14 @@ def test_exported_files_have_the_modes_of_the_umask(tmp_path):
     assert (tmp_path / "out").stat().st_mode & 0o777 == 0o755
 
 
+def test_what_a_killed_export_left_goes_with_the_next_one(tmp_path):
+    left = tmp_path / ".out.0123abcd.tmp"
+    left.mkdir()
+    (left / "model.safetensors").touch()
+    export(small_config(), tmp_path / "out", "native")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_hugging_face_folder_is_complete(tmp_path):
     transformers = pytest.importorskip("transformers")
     export(small_config(), tmp_path / "out", "huggingface")
