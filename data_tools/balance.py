@@ -90,17 +90,18 @@ def decide(
     Each call of `batches` gives the query ids of all candidates, as list arrays.
     """
     s = config.expected_survival
-    t = config.max_per_query
-    if config.tail_share > 0:
-        t = smallest(lambda t: tail_share(counts, t, s) >= config.tail_share, _largest(counts, s))
-    elif config.target_pairs > 0:
+    share, pairs = config.tail_share, config.target_pairs
+    if share is not None:
+        t = smallest(lambda t: tail_share(counts, t, s) >= share, _largest(counts, s))
+    elif pairs is not None:
         t = smallest(
             # rounded, because a sum of floats may miss a whole number by its last digits
-            lambda t: (
-                round(s * expected_kept(batches(), counts, t, s)[1], 6) >= config.target_pairs
-            ),
+            lambda t: round(s * expected_kept(batches(), counts, t, s)[1], 6) >= pairs,
             _largest(counts, s),
         )
+    else:
+        assert config.max_per_query is not None  # the configuration was refused otherwise
+        t = config.max_per_query
     candidates, mean, variance = expected_kept(batches(), counts, t, s)
     return Decision(
         max_per_query=t,
@@ -214,7 +215,7 @@ def summary(decision: Decision, config: BalanceConfig) -> str:
         f"  kept {decision.kept:,} pairs, expected {decision.expected_kept:,.0f} "
         f"+- {decision.expected_kept_sd:,.0f}{survive}",
     ]
-    if round(s * decision.expected_kept, 6) < config.target_pairs:
+    if config.target_pairs and round(s * decision.expected_kept, 6) < config.target_pairs:
         lines.append(
             f"  balance.target_pairs = {config.target_pairs:,} is more than the candidates give: "
             "every pair is kept; add sources or queries for more"
@@ -225,7 +226,7 @@ def summary(decision: Decision, config: BalanceConfig) -> str:
 def chosen_max_per_query(config: BalanceConfig, paths: DatasetPaths) -> int:
     """Return t: the one of the configuration, or the one that the balance stage chose. DataError if
     the stage has not run."""
-    if config.max_per_query > 0:
+    if config.max_per_query is not None:
         return config.max_per_query
     try:
         return int(json.loads(decision_path(paths).read_text())["max_per_query"])

@@ -115,7 +115,7 @@ STAGES = (
     Stage(
         "pack",
         pack.run,
-        lambda job: (*_settings("pack")(job), job.pack.target_url),
+        lambda job: (*_settings("pack")(job), job.pack.target_url or ""),
         lambda p: p.manifest,
         pack.run_share,
     ),

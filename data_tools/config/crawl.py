@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Optional
 
-from data_tools.ground.fields import at_least, between, out_of_bounds
+from data_tools.ground.fields import at_least, between, more_than, null_hashed_as, out_of_bounds
 
 
 class ResizeMode(Enum):
@@ -109,14 +109,18 @@ class CrawlConfig:
     """Seconds for one URL in all: robots.txt, connecting, redirects, body and further attempts."""
     connect_timeout_s: float = at_least(0.1, default=5.0)
     """Seconds for one attempt to reach a host."""
-    min_bytes_per_s: int = at_least(0, default=1000)
-    """Bytes per second below which, over five seconds, a body is given up as a timeout. 0 gives up
-    none."""
+    min_bytes_per_s: Optional[int] = null_hashed_as(
+        0, at_least(1, default=1000, null="gives up none")
+    )
+    """Bytes per second below which, over five seconds, a body is given up as a timeout. Null gives
+    up none."""
     connections_per_host: int = at_least(1, default=8)
     """Simultaneous downloads from one host, per task."""
-    requests_per_host_per_s: float = at_least(0, default=10.0)
-    """Requests per second to one host, per task; a Crawl-delay in its robots.txt lowers it. 0 sets
-    no limit."""
+    requests_per_host_per_s: Optional[float] = null_hashed_as(
+        0.0, more_than(0, default=10.0, null="sets no limit")
+    )
+    """Requests per second to one host, per task; a Crawl-delay in its robots.txt lowers it. Null
+    sets no limit."""
     max_image_bytes: int = at_least(1, default=25_000_000)
     """Largest size of one body in bytes, both as sent and as inflated."""
     max_image_pixels: int = at_least(1, default=50_000_000)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import List, Optional
 
-from data_tools.ground.fields import at_least, between, out_of_bounds
+from data_tools.ground.fields import at_least, between, not_empty, null_hashed_as, out_of_bounds
 
 BITS = "give 0 to 8 of 64; with more, other pictures count as the same"
 
@@ -57,11 +57,11 @@ class CurateConfig:
     """Captions such as IMG_1234.jpg and DSC00012."""
     drop_boilerplate: bool = True
     """Captions that say nothing of the picture: data_tools/curate/boilerplate.txt."""
-    boilerplate_path: str = ""
-    """File with another list of boilerplate; empty uses the list above."""
-    unsafe_terms_path: str = ""
-    """A file with a term a line; a caption with one of them as whole words is rejected. No list is
-    brought along: what is unsafe depends on the use."""
+    boilerplate_path: Optional[str] = null_hashed_as("", not_empty(default=None))
+    """File with another list of boilerplate; null uses the list above."""
+    unsafe_terms_path: Optional[str] = null_hashed_as("", not_empty(default=None))
+    """File with one term per line; a caption with one of them as whole words is rejected. Null: no
+    list. None is brought along: what is unsafe depends on the use."""
     drop_mature: bool = True
     """Pairs that their source flags as mature."""
     min_side: Optional[int] = at_least(1, default=32)

@@ -38,6 +38,7 @@ from data_tools.config.search import SearchConfig
 from data_tools.config.sources import SourcesConfig
 from data_tools.ground.conf_dir import conf_dir
 from data_tools.ground.errors import error_chain
+from data_tools.ground.fields import hashable
 from data_tools.ground.overrides import Configuration
 
 CONF_DIR = conf_dir()
@@ -138,7 +139,7 @@ def validate(job: DatasetJob, until: str = "report") -> list[str]:
     found += report.problems(job.report) + plan.problems(job.plan)
     if job.search.deficit_only and not job.balance.max_per_query:
         found.append(
-            "search.deficit_only = True, balance.max_per_query = 0: which queries are short is "
+            "search.deficit_only = True, balance.max_per_query = null: which queries are short is "
             "known only with a fixed t; give balance.max_per_query (python -m data_tools.plan "
             "prints what balance.target_pairs or balance.tail_share come to)"
         )
@@ -148,7 +149,7 @@ def validate(job: DatasetJob, until: str = "report") -> list[str]:
 def data_settings(job: DatasetJob) -> dict[str, Any]:
     """Group -> settings that can change the data set. Location, speed and contact are left out:
     they do not change it."""
-    settings = dataclasses.asdict(job)
+    settings = hashable(job)
     for group, names in SETTINGS_WITHOUT_EFFECT_ON_DATA.items():
         if names is None:
             del settings[group]
@@ -167,11 +168,7 @@ def to_yaml(job: DatasetJob) -> str:
 def fingerprint(*parts: object) -> str:
     """16 hex digits over dataclasses and plain values: equal for equal settings."""
     plain = [
-        (
-            dataclasses.asdict(part)
-            if dataclasses.is_dataclass(part) and not isinstance(part, type)
-            else part
-        )
+        (hashable(part) if dataclasses.is_dataclass(part) and not isinstance(part, type) else part)
         for part in parts
     ]
     return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:16]

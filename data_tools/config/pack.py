@@ -6,7 +6,7 @@ from typing import Optional
 import fsspec
 from fsspec.utils import get_protocol
 
-from data_tools.ground.fields import at_least, out_of_bounds
+from data_tools.ground.fields import at_least, not_empty, null_hashed_as, out_of_bounds
 
 
 @dataclass(kw_only=True, slots=True)
@@ -24,9 +24,9 @@ class PackConfig:
     """Seed of the global shuffle: samples lie in the order of hash(seed, uid)."""
     processes: int = at_least(1, default=2)
     """Processes that write shards; the bytes do not depend on it."""
-    target_url: str = ""
+    target_url: Optional[str] = null_hashed_as("", not_empty(default=None, null="copies nothing"))
     """Folder or URL that the finished data set is copied to with fsspec, such as
-    s3://bucket/prefix; the manifest is copied last. Empty copies nothing."""
+    s3://bucket/prefix; the manifest is copied last. Null copies nothing."""
 
 
 def problems(config: PackConfig) -> list[str]:

@@ -1,9 +1,9 @@
 """Settings of the pools: tables of (url, caption) at hand."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Optional
 
-from data_tools.ground.fields import at_least, out_of_bounds
+from data_tools.ground.fields import at_least, not_empty, null_hashed_as, out_of_bounds
 
 
 @dataclass(kw_only=True, slots=True)
@@ -27,28 +27,31 @@ class PoolConfig:
     """Column that holds the address of the image."""
     caption_column: str = "caption"
     """Column that holds the caption."""
-    width_column: str = ""
-    """Column that holds the image's width in pixels; empty: none."""
-    height_column: str = ""
-    """Column that holds the image's height in pixels; empty: none."""
-    license_column: str = ""
-    """Column that holds the image's licence; empty: none."""
-    page_url_column: str = ""
-    """Column that holds the address of the page that shows the image; empty: none."""
-    mature_column: str = ""
-    """A truth value, a word (LAION's NSFW / UNSURE / UNLIKELY), or a score."""
+    width_column: Optional[str] = null_hashed_as("", not_empty(default=None, null="is none"))
+    """Column that holds the image's width in pixels; null: none."""
+    height_column: Optional[str] = null_hashed_as("", not_empty(default=None, null="is none"))
+    """Column that holds the image's height in pixels; null: none."""
+    license_column: Optional[str] = null_hashed_as("", not_empty(default=None, null="is none"))
+    """Column that holds the image's licence; null: none."""
+    page_url_column: Optional[str] = null_hashed_as("", not_empty(default=None, null="is none"))
+    """Column that holds the address of the page that shows the image; null: none."""
+    mature_column: Optional[str] = null_hashed_as("", not_empty(default=None, null="is none"))
+    """Column with a truth value, a word (LAION's NSFW / UNSURE / UNLIKELY), or a score; null:
+    none."""
     mature_above: float = at_least(0, default=0.5)
     """The score above which an image counts as mature."""
-    license: str = ""
+    license: Optional[str] = null_hashed_as("", not_empty(default=None, null="is unknown"))
     """Licence of every candidate whose license_column is empty or absent, as the pool's publisher
-    states it; empty: unknown."""
+    states it; null: unknown."""
     column_names: list[str] = field(default_factory=list)
     """Names of the columns, in their order, of csv and tsv files without a header line."""
     quoted: bool = True
     """csv, tsv: a cell in double quotes may hold the delimiter and line breaks. False where quotes
     are text (CC3M, CC12M)."""
-    records_field: str = ""
-    """json: the field that holds the list of rows; empty where the file is that list."""
+    records_field: Optional[str] = null_hashed_as(
+        "", not_empty(default=None, null="takes the file as the list")
+    )
+    """json: the field that holds the list of rows; null where the file is that list."""
 
 
 def problems(config: PoolConfig) -> list[str]:

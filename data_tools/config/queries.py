@@ -9,8 +9,9 @@ import os
 import re
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Optional
 
-from data_tools.ground.fields import at_least, out_of_bounds
+from data_tools.ground.fields import at_least, more_than, null_hashed_as, out_of_bounds
 
 # The files of WordNet's dict folder that hold nouns, and the categories that they are divided into
 # (lexnames(5WN)): number in the data files -> name.
@@ -65,8 +66,8 @@ class WordNetConfig:
     /usr/share/wordnet)."""
     lemmas: Lemmas = Lemmas.none
     """Which lemmas are queries: none, heads (the first of each synset, as MetaCLIP) or all."""
-    limit: int = at_least(0, default=0)
-    """Largest number of queries taken; 0: all."""
+    limit: Optional[int] = null_hashed_as(0, at_least(1, default=None, null="takes all"))
+    """Largest number of queries taken; null takes all."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -99,14 +100,14 @@ class UnigramsConfig:
     """Language of wordfreq's list, as an ISO code."""
     wordfreq_min_zipf: float = 1.62
     """log10 of occurrences per 1e9 words; 100 in 2.4e9 words is 1.62."""
-    limit: int = at_least(0, default=0)
-    """Queries taken at most, most frequent first; 0 = all."""
+    limit: Optional[int] = null_hashed_as(0, at_least(1, default=None, null="takes all"))
+    """Largest number of queries taken, most frequent first; null takes all."""
 
 
 @dataclass(kw_only=True, slots=True)
 class BigramsConfig:
-    limit: int = at_least(0, default=0)
-    """Pairs taken, best PMI first (MetaCLIP: 100,646); 0 = no bigrams."""
+    limit: Optional[int] = null_hashed_as(0, at_least(1, default=None, null="takes none"))
+    """Number of pairs taken, best PMI first (MetaCLIP: 100,646); null takes none."""
     min_pair_count: int = at_least(1, default=20)
     """Smallest number of times that a pair occurs in the text. PMI is highest for words seen once:
     this bound keeps that noise out."""
@@ -128,8 +129,8 @@ class TitlesConfig:
     from_text: bool = False
     """Take the titles in queries.text.paths too. They have no views: min_views does not apply, the
     longest articles come first."""
-    limit: int = at_least(0, default=0)
-    """Queries taken at most, most viewed first (MetaCLIP: 61,235); 0 = all."""
+    limit: Optional[int] = null_hashed_as(0, at_least(1, default=None, null="takes all"))
+    """Largest number of queries taken, most viewed first (MetaCLIP: 61,235); null takes all."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -144,14 +145,18 @@ class ComposedConfig:
     """Name of a field -> the words that it stands for."""
     noun_categories: list[str] = field(default_factory=list)
     """Noun categories of WordNet that {noun} stands for."""
-    noun_min_zipf: float = 0.0
+    noun_min_zipf: Optional[float] = null_hashed_as(
+        0.0, more_than(0, default=None, null="leaves out none")
+    )
     """Leave out nouns that are rarer: log10 of occurrences per 1e9 words, by wordfreq; a second
-    word counts as ten times rarer. 0 = none."""
+    word counts as ten times rarer. Null leaves out none."""
     noun_max_words: int = at_least(1, default=2)
     """Most words of a noun."""
-    limit: int = at_least(0, default=0)
-    """Phrases taken at most, the same number for each template as far as its grid reaches, chosen
-    by hash of (seed, words); 0 = up to queries.total."""
+    limit: Optional[int] = null_hashed_as(
+        0, at_least(1, default=None, null="takes them up to queries.total")
+    )
+    """Largest number of phrases, the same for each template as far as its grid reaches, chosen by
+    hash of (seed, words); null takes them up to queries.total."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -161,8 +166,8 @@ class QueriesConfig:
     skipped; or a .csv .tsv .parquet table; or a glob pattern of several."""
     column: str = "query"
     """Column that holds the query, in .csv, .tsv and .parquet files."""
-    total: int = at_least(0, default=0)
-    """Largest number of queries over all sources; the last sources are cut. 0: no limit."""
+    total: Optional[int] = null_hashed_as(0, at_least(1, default=None, null="sets no limit"))
+    """Largest number of queries over all sources; the last sources are cut. Null sets no limit."""
     seed: int = at_least(0, default=0)
     """Seed of the choice among composed phrases."""
     wordnet: WordNetConfig = field(default_factory=WordNetConfig)
@@ -206,7 +211,7 @@ def _sources(config: QueriesConfig) -> list[str]:
         "path": bool(config.path),
         "wordnet": config.wordnet.lemmas is not Lemmas.none,
         "unigrams": config.unigrams.counts is not WordCounts.none,
-        "bigrams": config.bigrams.limit != 0,
+        "bigrams": config.bigrams.limit is not None,
         "titles": bool(config.titles.paths) or config.titles.from_text,
         "composed": bool(config.composed.templates),
     }
@@ -243,7 +248,7 @@ def _missing_text(config: QueriesConfig) -> list[str]:
     needs = []
     if config.unigrams.counts is WordCounts.text:
         needs.append("queries.unigrams.counts=text")
-    if config.bigrams.limit > 0:
+    if config.bigrams.limit is not None and config.bigrams.limit > 0:
         needs.append("queries.bigrams")
     found = []
     if needs and not has_text:
@@ -272,8 +277,8 @@ def _composed(config: QueriesConfig) -> list[str]:
     found = []
     if not (composed.limit or config.total):
         found.append(
-            "queries.composed.limit = 0 and queries.total = 0: a grid of words can be endless; "
-            "give one of the two"
+            "queries.composed.limit = null and queries.total = null: a grid of words can be "
+            "endless; give one of the two"
         )
     if NOUN in noun_fields(composed) and not composed.noun_categories:
         found.append(

@@ -6,9 +6,9 @@ is then a setting, and goes on to the data set's card.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Optional
 
-from data_tools.ground.fields import at_least, between, out_of_bounds
+from data_tools.ground.fields import at_least, between, not_empty, null_hashed_as, out_of_bounds
 
 # Why a server may only be asked by who has a permission (sources.NAME.permission).
 PERMISSION_NEEDED = {
@@ -42,8 +42,11 @@ class CommonsConfig:
     """Simultaneous connections; Commons' etiquette allows 3 at most."""
     page_size: int = between(1, 50, default=50)
     """Results per request; Commons renders at most 50 thumbnails per request."""
-    thumbnail_width: int = 512
-    """Pixels; thumbnails spare upload.wikimedia.org. 0 asks for the original files."""
+    thumbnail_width: Optional[int] = null_hashed_as(
+        0, at_least(1, default=512, null="asks for the original files")
+    )
+    """Width of the thumbnails that are asked for, in pixels; they spare upload.wikimedia.org. Null
+    asks for the original files."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -61,9 +64,9 @@ class OpenverseConfig:
     """Requests per second over all connections. A key has 100 requests a minute."""
     results_per_query: int = between(1, 10_000, default=240)
     """The server's cap; more only by grant."""
-    license_type: str = ""
-    """One of commercial, modification and all-cc; of several, joined by commas, all must hold.
-    Empty allows every licence."""
+    license_type: Optional[str] = null_hashed_as("", not_empty(default=None))
+    """One of commercial, modification and all-cc; of several, joined by commas, all must hold. Null
+    allows every licence."""
 
 
 @dataclass(kw_only=True, slots=True)

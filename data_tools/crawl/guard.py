@@ -63,9 +63,9 @@ class GuardSettings:
     user_agent: str
     timeout_s: float
     connect_timeout_s: float
-    min_bytes_per_s: float
+    min_bytes_per_s: float | None
     connections_per_host: int
-    requests_per_host_per_s: float
+    requests_per_host_per_s: float | None
     max_image_bytes: int
     max_image_pixels: int
     min_image_side: int
@@ -109,9 +109,9 @@ class Guard:
         self._settings = settings
         limits = FetchLimits(
             settings.connections_per_host,
-            settings.requests_per_host_per_s,
+            settings.requests_per_host_per_s or 0.0,  # no limit
             settings.connect_timeout_s,
-            settings.min_bytes_per_s,
+            settings.min_bytes_per_s or 0.0,
         )
         policy = AddressPolicy(settings.allow_private)
         self._fetcher = Fetcher(policy, settings.user_agent, limits)

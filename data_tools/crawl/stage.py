@@ -27,6 +27,7 @@ from data_tools.crawl.guard import GuardSettings
 from data_tools.crawl.kept_rows import sorted_rows, source_of
 from data_tools.crawl.part import Part, crawl_part
 from data_tools.crawl.part_plan import Plan, make_plan
+from data_tools.ground.fields import hashable
 from data_tools.tables.schema import FATES, DataError, DatasetPaths
 from data_tools.work.identity import user_agent
 from data_tools.work.progress import StageProgress
@@ -127,9 +128,7 @@ def rows_to_retry(parts: list[Part]) -> Iterator[pa.Table]:
 def parts_of(plan: Plan, config: CrawlConfig, folder: Path, crawl_folder: Path) -> list[Part]:
     """The parts of a plan in `folder`, with fingerprints of their rows and of `config`."""
     settings = {
-        k: v
-        for k, v in dataclasses.asdict(config).items()
-        if k not in SETTINGS_WITHOUT_EFFECT_ON_PARTS
+        k: v for k, v in hashable(config).items() if k not in SETTINGS_WITHOUT_EFFECT_ON_PARTS
     }
     return [
         Part(

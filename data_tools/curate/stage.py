@@ -65,7 +65,7 @@ def inputs(job: DatasetJob) -> list[str]:
     """Return hashes of the outside files that the curated table depends on: of the content of the
     lists of terms, and of names, sizes and times of the evaluation sets, which may be gigabytes."""
     config = job.curate
-    lists = [config.boilerplate_path or str(captions.BOILERPLATE), config.unsafe_terms_path]
+    lists = [config.boilerplate_path or captions.BOILERPLATE, config.unsafe_terms_path]
     contents = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in lists if path]
     stamps = hashlib.sha256()
     for file in evaluation_files(config.evaluation_sets):

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_BOUND, _CHANGEABLE = "bound", "changeable"
+_BOUND, _CHANGEABLE, _HASHED = "bound", "changeable", "hashed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +119,26 @@ def changeable(field: T) -> T:
     assert isinstance(field, dataclasses.Field)
     field.metadata = MappingProxyType({**field.metadata, _CHANGEABLE: True})
     return field
+
+
+def null_hashed_as(value: Any, field: T) -> T:
+    """The same `field`; where it is null, `hashable` has `value`, which meant off before null did:
+    data folders of those versions keep their fingerprints."""
+    assert isinstance(field, dataclasses.Field)
+    field.metadata = MappingProxyType({**field.metadata, _HASHED: value})
+    return field
+
+
+def hashable(config: Any) -> dict[str, Any]:
+    """The plain values of a dataclass, as they go into fingerprints."""
+    values = dataclasses.asdict(config)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            values[field.name] = hashable(value)
+        elif value is None and _HASHED in field.metadata:
+            values[field.name] = field.metadata[_HASHED]
+    return values
 
 
 def _field(default: T, bound: Bound) -> T:

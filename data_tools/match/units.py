@@ -161,7 +161,7 @@ def _candidates(
     matched = with_uids(columns)
     counts.add(matched.counts)
     counts.matched += len(matched.columns["uid"])
-    return _as_candidates(matched.columns, settings.pool.license)
+    return _as_candidates(matched.columns, settings.pool.license or "")
 
 
 def _as_candidates(columns: dict[str, pa.Array], license: str) -> pa.RecordBatch:

@@ -76,7 +76,7 @@ def _nouns(category: str, config: ComposedConfig, wordnet: WordNet) -> list[Noun
         noun
         for noun in wordnet.nouns(category)
         if len(noun.text.split()) <= config.noun_max_words
-        and (config.noun_min_zipf <= 0 or zipf_of(noun.text) >= config.noun_min_zipf)
+        and (config.noun_min_zipf is None or zipf_of(noun.text) >= config.noun_min_zipf)
     ]
     if not nouns:
         raise DataError(

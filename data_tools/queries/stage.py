@@ -40,8 +40,8 @@ class Source:
 
     name: str
     queries: Queries
-    limit: int = 0
-    """0: no limit."""
+    limit: int | None = None
+    """None: no limit."""
     num_read: int = 0
     num_unusable: int = 0
     """Queries without a letter or digit."""
@@ -59,7 +59,7 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
         user = read_user_list(config)
         counts["lines"] = user.num_lines
         sources.append(
-            Source("file", iter(user.queries), 0, user.num_duplicates, 0, user.num_duplicates)
+            Source("file", iter(user.queries), None, user.num_duplicates, 0, user.num_duplicates)
         )
     folder = paths.root / "tables" / ".counts"
     shutil.rmtree(folder, ignore_errors=True)
@@ -76,7 +76,7 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
             "the sources gave no query: lower min_count, min_pair_count, min_views or "
             "wordfreq_min_zipf below queries"
         )
-    if table.num_rows < config.total:
+    if config.total and table.num_rows < config.total:
         print(
             f"queries: {table.num_rows:,} of queries.total = {config.total:,}: the sources have no "
             f"more; add one, raise a limit or lower a minimum",
@@ -100,7 +100,7 @@ def inputs(job: DatasetJob) -> list[str]:
     files += expand(config.titles.paths)
     if config.unigrams.counts is WordCounts.wordfreq:
         files.append(data_file(config.unigrams.wordfreq_language))
-    if config.composed.noun_min_zipf > 0 and noun_fields(config.composed):
+    if config.composed.noun_min_zipf is not None and noun_fields(config.composed):
         files.append(data_file("en"))
     return content_hashes(files, Path(job.out_dir) / ".queries_inputs.json")
 
@@ -111,7 +111,7 @@ def _needs_wordnet(config: QueriesConfig) -> bool:
 
 
 def _needs_text(config: QueriesConfig) -> bool:
-    counted = config.unigrams.counts is WordCounts.text or config.bigrams.limit > 0
+    counted = config.unigrams.counts is WordCounts.text or config.bigrams.limit is not None
     return counted or config.titles.from_text
 
 
@@ -153,9 +153,9 @@ def _titles(config: QueriesConfig, counts: TextCounts | None, folder: Path) -> Q
         yield from text_titles(counts.titles, folder, text.memory_limit_mib)
 
 
-def _merged(sources: list[Source], total: int) -> pa.Table:
-    """The table of the first `total` distinct queries (0: all), in the order of the sources. Sets
-    the counts of each source."""
+def _merged(sources: list[Source], total: int | None) -> pa.Table:
+    """The table of the first `total` distinct queries (None: all), in the order of the sources.
+    Sets the counts of each source."""
     kept: dict[str, tuple[str, str]] = {}
     for source in sources:
         budget = total - len(kept) if total else sys.maxsize

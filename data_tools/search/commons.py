@@ -47,7 +47,7 @@ class CommonsSource:
         self.concurrency = config.concurrency
         self.settings: dict[str, object] = {
             "endpoint": config.endpoint,
-            "thumbnail_width": config.thumbnail_width,
+            "thumbnail_width": config.thumbnail_width or 0,  # names cursor files of before
         }
         self._client = JsonClient(
             config.endpoint,

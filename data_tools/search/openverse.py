@@ -54,7 +54,7 @@ class OpenverseSource:
         self.concurrency = CONCURRENCY
         self.settings: dict[str, object] = {
             "endpoint": config.endpoint,
-            "license_type": config.license_type,
+            "license_type": config.license_type or "",  # names cursor files of before
             "results_per_query": config.results_per_query,
         }
         self._credentials = _credentials()

@@ -97,7 +97,7 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
 
 def target(job: DatasetJob) -> int:
     """Queries with fewer pool matches than this are asked for; 0 asks for all queries."""
-    return job.balance.max_per_query if job.search.deficit_only else 0
+    return (job.balance.max_per_query or 0) if job.search.deficit_only else 0
 
 
 def wanted_queries(job: DatasetJob, paths: DatasetPaths, names: Sequence[str]) -> Sequence[int]:

@@ -165,7 +165,7 @@ class TrainConfig:
     text_micro_batch_size: int | None = changeable(
         at_least(1, default=None, null="takes all at once")
     )
-    """As image_micro_batch_size, for texts."""
+    """As image_micro_batch_size, for texts; null takes all at once."""
     lr: float = more_than(0, default=1e-3)
     """Peak learning rate, reached after warm-up."""
     image_lr_scale: float = at_least(0, default=1.0)

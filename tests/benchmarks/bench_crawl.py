@@ -134,7 +134,7 @@ def run_ours(urls: list[str], folder: Path, web: Web, processes: int, threads: i
             "processes": processes,
             "threads": threads,
             "connections_per_host": threads,
-            "requests_per_host_per_s": 0.0,
+            "requests_per_host_per_s": None,
             "allow_private": [web.host, *web.dead],
         },
     }

@@ -111,7 +111,7 @@ def run(folder: Path, count: int) -> tuple[str, Path]:
                 "sources.contact=tests@example.org",
                 "balance.max_per_query=1000",
                 "crawl.image_size=96",
-                "crawl.requests_per_host_per_s=0",
+                "crawl.requests_per_host_per_s=null",
                 f"crawl.allow_private=[{hosts}]",
             ]
         )

@@ -95,13 +95,13 @@ def test_the_worked_example_has_its_tail(t):
 @pytest.mark.parametrize(("target", "t"), [(1, 1), (4, 1), (5, 2), (6, 2), (7, 3), (9, 6)])
 def test_the_worked_example_reaches_a_target(target, t):
     """9 pairs match at all, and dog's 6 are all kept only with t = 6."""
-    decision = decide(worked_example.QUERY_IDS, max_per_query=0, target_pairs=target)
+    decision = decide(worked_example.QUERY_IDS, max_per_query=None, target_pairs=target)
     assert decision.max_per_query == t
 
 
 @pytest.mark.parametrize(("share", "t"), [(0.06, 2), (0.3, 3), (0.32, 6), (0.99, 7)])
 def test_the_worked_example_reaches_a_tail_share(share, t):
-    assert decide(worked_example.QUERY_IDS, max_per_query=0, tail_share=share).max_per_query == t
+    assert decide(worked_example.QUERY_IDS, max_per_query=None, tail_share=share).max_per_query == t
 
 
 def test_expected_survival_keeps_so_many_more():
@@ -208,11 +208,14 @@ def test_the_decision_is_not_the_order_of_another_hash_of_the_uid():
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        ({"max_per_query": 0}, "t is to be chosen by something"),
-        ({"max_per_query": -1}, "balance.max_per_query = -1: must be >= 0"),
+        ({"max_per_query": None}, "t is to be chosen by something"),
+        ({"max_per_query": -1}, "balance.max_per_query = -1: must be >= 1"),
         ({"target_pairs": 5}, "max_per_query = 20000 and balance.target_pairs = 5: each decides t"),
-        ({"max_per_query": 0, "target_pairs": 5, "tail_share": 0.1}, "keep one"),
-        ({"max_per_query": 0, "tail_share": 1.0}, "balance.tail_share = 1.0: give 0 to below 1"),
+        ({"max_per_query": None, "target_pairs": 5, "tail_share": 0.1}, "keep one"),
+        (
+            {"max_per_query": None, "tail_share": 1.0},
+            "balance.tail_share = 1.0: give more than 0, below 1",
+        ),
         ({"expected_survival": 0.0}, "balance.expected_survival = 0.0: give more than 0"),
         ({"expected_survival": 1.1}, "balance.expected_survival = 1.1: give more than 0"),
     ],
@@ -223,7 +226,7 @@ def test_settings_that_contradict_are_refused(config, told):
 
 @pytest.mark.parametrize(
     "config",
-    [{}, {"max_per_query": 0, "target_pairs": 5}, {"max_per_query": 0, "tail_share": 0.06}],
+    [{}, {"max_per_query": None, "target_pairs": 5}, {"max_per_query": None, "tail_share": 0.06}],
 )
 def test_settings_that_fit_are_not_refused(config):
     assert problems(BalanceConfig(**config)) == []
@@ -232,7 +235,7 @@ def test_settings_that_fit_are_not_refused(config):
 def test_t_is_that_of_the_configuration_or_the_one_chosen(tmp_path):
     paths = DatasetPaths(tmp_path)
     assert balance.chosen_max_per_query(BalanceConfig(max_per_query=7), paths) == 7
-    chosen = BalanceConfig(max_per_query=0, tail_share=0.5)
+    chosen = BalanceConfig(max_per_query=None, tail_share=0.5)
     with pytest.raises(DataError, match="run python -m data_tools.build --stage balance first"):
         balance.chosen_max_per_query(chosen, paths)
     counts, _, _ = run_on(candidates([[0]] * 9 + [[1]] * 9 + [[2]]), tmp_path, tail_share=0.5)
@@ -289,7 +292,7 @@ def test_every_kept_row_matched_a_query_and_no_other_is_kept(matches, tmp_path_f
 
 @given(MATCHES, st.integers(1, 60), SURVIVAL)
 def test_bisection_finds_the_smallest_t_that_reaches_the_target(matches, target, s):
-    decision = decide(matches, max_per_query=0, target_pairs=target, expected_survival=s)
+    decision = decide(matches, max_per_query=None, target_pairs=target, expected_survival=s)
     t = decision.max_per_query
 
     def survivors(at):
@@ -305,7 +308,7 @@ def test_bisection_finds_the_smallest_t_that_reaches_the_target(matches, target,
 @given(MATCHES, st.floats(0.01, 0.99), SURVIVAL)
 def test_bisection_finds_the_smallest_t_with_the_tail_share(matches, share, s):
     counts = balance.count_per_query([lists(matches)])
-    t = decide(matches, max_per_query=0, tail_share=share, expected_survival=s).max_per_query
+    t = decide(matches, max_per_query=None, tail_share=share, expected_survival=s).max_per_query
     assert balance.tail_share(counts, t, s) >= share
     assert t == 1 or balance.tail_share(counts, t - 1, s) < share
 

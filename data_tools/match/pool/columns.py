@@ -23,14 +23,18 @@ def choose_columns(config: PoolConfig, present: Sequence[str]) -> tuple[dict[str
     """(role -> the file's column, the settings that name no column of the file)."""
     chosen, missing = {}, []
     for role in ROLES:
-        setting = f"{role}_column"
-        names = getattr(config, setting).split("|")
-        usable = [name for name in names if name == "" or name in present]
+        usable = [name for name in alternatives(config, role) if name == "" or name in present]
         if not usable:
+            setting = f"{role}_column"
             missing.append(f"sources.pool.{setting} = '{getattr(config, setting)}'")
         elif usable[0]:
             chosen[role] = usable[0]
     return chosen, missing
+
+
+def alternatives(config: PoolConfig, role: str) -> list[str]:
+    """The column names that may hold a role, in the order in which they are tried; "" is none."""
+    return (getattr(config, f"{role}_column") or "").split("|")
 
 
 def convert(config: PoolConfig, role: str, values: pa.Array) -> pa.Array:

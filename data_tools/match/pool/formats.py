@@ -175,7 +175,7 @@ def _json_rows(
     stream: Any = gzip.GzipFile(fileobj=raw) if file.is_gzip else io.BufferedReader(raw)
     if file.kind == ".jsonl":
         return line_rows(stream)
-    return list_rows(stream, config.records_field)
+    return list_rows(stream, config.records_field or "")
 
 
 def _json_batches(file: PoolFile, raw: IO[bytes], config: PoolConfig) -> Iterator[Batch]:

@@ -11,7 +11,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from data_tools.config import PoolConfig
-from data_tools.match.pool.columns import ROLES, convert
+from data_tools.match.pool.columns import ROLES, alternatives, convert
 from data_tools.tables.schema import DataError
 
 Row = dict[str, Any]
@@ -59,7 +59,7 @@ def list_rows(stream: IO[bytes], field: str) -> Iterator[Row | None]:
 
 def batch_of(rows: list[Row], config: PoolConfig) -> tuple[dict[str, pa.Array], int]:
     """(columns by role, number of rows left out because their URL or caption is no text)."""
-    names = {role: getattr(config, f"{role}_column").split("|") for role in ROLES}
+    names = {role: alternatives(config, role) for role in ROLES}
     lists: dict[str, list[bytes | None]] = {role: [] for role in ROLES}
     num_broken = 0
     for row in rows:

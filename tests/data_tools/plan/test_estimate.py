@@ -147,7 +147,7 @@ def test_the_download_follows_from_what_is_kept(overrides):
 
 
 def test_a_chosen_t_is_planned_with(overrides):
-    more = ["balance.max_per_query=0", "balance.target_pairs=7"]
+    more = ["balance.max_per_query=null", "balance.target_pairs=7"]
     assert run(overrides, *more, until="match")["pairs"]["max_per_query"] == 3
 
 
@@ -211,5 +211,5 @@ def test_a_deficit_needs_a_fixed_t(overrides):
     job = load_job(overrides)
     job.search.deficit_only = True
     assert validate(job) == []
-    job.balance = BalanceConfig(max_per_query=0, tail_share=0.06)
+    job.balance = BalanceConfig(max_per_query=None, tail_share=0.06)
     assert any("search.deficit_only = True" in problem for problem in validate(job))

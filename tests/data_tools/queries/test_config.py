@@ -35,7 +35,7 @@ def test_every_problem_at_once(tmp_path):
     config.text.max_keys_in_memory = config.text.memory_limit_mib = config.text.num_processes = 0
     found = told(config)
     for problem in [
-        "queries.total = -1: must be >= 0",
+        "queries.total = -1: must be >= 1",
         "queries.seed = -1",
         "queries.wordnet.limit = -2",
         "queries.unigrams.min_count = 0: must be >= 1",
@@ -81,7 +81,7 @@ def test_word_lists_and_categories(tmp_path):
     config.composed.templates = ["{noun}", "{colour} x"]
     config.composed.words = {"colour": ["red", " "], "animal": ["cat"]}
     found = told(config)
-    assert "queries.composed.limit = 0 and queries.total = 0" in found
+    assert "queries.composed.limit = null and queries.total = null" in found
     assert "queries.composed.noun_categories is empty" in found
     assert "words.colour = ['red', ' ']: give one word or more, none of them blank" in found
     assert "words.animal: the name stands for WordNet's nouns" in found

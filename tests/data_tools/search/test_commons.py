@@ -104,7 +104,7 @@ def test_fields_of_a_candidate(commons_source):
     )
     with serve([picture]) as commons:
         (small,) = commons_source(commons.endpoint).search("cat", 10)
-        (full,) = commons_source(commons.endpoint, thumbnail_width=0).search("cat", 10)
+        (full,) = commons_source(commons.endpoint, thumbnail_width=None).search("cat", 10)
     assert small.caption == "A cat & a dog"
     assert small.license == "CC BY-SA 4.0"
     assert small.license_url == "https://creativecommons.org/licenses/by-sa/4.0"
