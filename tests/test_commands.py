@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import shlex
 import subprocess
 import sys
 import typing
@@ -12,13 +14,13 @@ import pytest
 
 from data_tools.config import CONFIGURATION as DATASET
 from data_tools.ground import exit_codes
-from pipeline import launch
+from data_tools.ground.settings import Command, parse
+from pipeline import commands, launch
 from pipeline.config.composition import CONFIGURATION as TRAIN
 
 ROOT = Path(__file__).parents[1]
-FIELDS = {**dict.fromkeys(["build", "plan", "demo"], DATASET), "submit": TRAIN}
 
-# module with main(arguments) and COMMAND or the settings' names -> an unknown word, the nearest
+# module with main(arguments) -> an unknown word, the nearest name
 COMMANDS = {
     "data_tools.build": ("untill=crawl", "until"),
     "data_tools.plan.estimate": ("out_dri=x", "out_dir"),
@@ -31,18 +33,11 @@ COMMANDS = {
     "pipeline.metrics.workspace": ("projct=a/b", "project"),
     "slurm.submit": ("dry_rn=true", "dry_run"),
 }
-SETTINGS = {
-    "data_tools.build": "until stage task",
-    "data_tools.plan.estimate": "",
-    "data_tools.audit": "data decode processes output leave_out_bad",
-    "data_tools.subset": "manifest out_dir keep_share min_score samples_per_shard",
-    "data_tools.demo.flow": "demo.num_labels demo.styles demo.cache demo.first_port",
-    "pipeline.export.__main__": "run_dir out format step ema",
-    "pipeline.score.__main__": "model manifest batch_size threads device task",
-    "pipeline.data.keep_probability": "manifest",
-    "pipeline.metrics.workspace": "project",
-    "slurm.submit": "shards tasks dry_run",
-}
+
+
+def command_of(module: str) -> Command:
+    found = importlib.import_module(module)
+    return found._command(False) if module == "slurm.submit" else found.COMMAND
 
 
 def names_told(text: str) -> set[str]:
@@ -54,8 +49,9 @@ def test_help_names_every_setting(module, capsys):
     main = importlib.import_module(module).main
     assert main(["--help"]) == main(["-h"]) == exit_codes.DONE
     text = capsys.readouterr().out
-    assert set(SETTINGS[module].split()) <= names_told(text)
-    configuration = FIELDS.get(module.removesuffix(".estimate").removesuffix(".flow").split(".")[1])
+    own = {field.name for field in dataclasses.fields(command_of(module).settings)}
+    assert own <= names_told(text)
+    configuration = command_of(module).configuration
     if configuration:
         assert set(configuration.types) <= names_told(text)
         for name, choices in configuration.groups.items():
@@ -69,6 +65,12 @@ def test_an_unknown_setting_is_refused_with_the_nearest(module, capsys):
     word, nearest = COMMANDS[module]
     assert importlib.import_module(module).main([word]) == exit_codes.REFUSED
     assert f"{word.partition('=')[0]}; do you mean {nearest}?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [*map(command_of, COMMANDS), commands.TRAIN, commands.EVALUATE])
+def test_the_example_of_the_help_is_a_command_line_that_is_taken(command):
+    _, rest = parse(command, shlex.split(command.example))
+    assert rest == [] or command.configuration is not None
 
 
 @pytest.mark.parametrize("module", ["pipeline.train", "pipeline.evaluate"])

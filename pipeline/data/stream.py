@@ -149,7 +149,7 @@ class _Reader:
                 if not self._pass(number):
                     raise LoaderError("a whole pass over this rank's tars held no sample")
                 number += 1
-        except BaseException as error:  # noqa: B036 - raised again by `next`
+        except BaseException as error:  # raised again by `next`
             self._put(error)
 
     def _pass(self, number: int) -> int:

@@ -33,7 +33,7 @@ from pipeline.state import StepMetrics
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
-import deepspeed  # noqa: E402  isort: skip
+import deepspeed  # isort: skip
 
 # must happen before deepspeed joins the process group: on CPU it would compile a shared-memory op
 # for 100 s, and a killed build leaves a lock that every later start waits for

@@ -24,7 +24,7 @@ def export_weights(
     weights: dict[str, Tensor],
     config: ModelConfig,
     out: Path,
-    format: str,  # noqa: A002 - the user's word for it, on the command line too
+    format: str,  # the user's word for it, on the command line too
     *,
     max_logit_scale: float,
 ) -> str:

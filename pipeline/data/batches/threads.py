@@ -90,5 +90,5 @@ class ThreadWorkerPool:
                     first_position=work.first_position,
                 )
             )
-        except BaseException as error:  # noqa: B036 - raised again in the consumer, by `take`
+        except BaseException as error:  # raised again in the consumer, by `take`
             work.fail(error)

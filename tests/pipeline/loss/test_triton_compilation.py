@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("triton")
 
-from pipeline.loss.tile_shapes import CANDIDATES, SINGLE, TileShape  # noqa: E402
-from tests.pipeline.loss.ahead_of_time import (  # noqa: E402
+from pipeline.loss.tile_shapes import CANDIDATES, SINGLE, TileShape
+from tests.pipeline.loss.ahead_of_time import (
     ARCHITECTURES,
     CASES,
     Case,

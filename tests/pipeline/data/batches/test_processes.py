@@ -399,13 +399,13 @@ class Cuda:
         self.failure = failure
         self.locked = {}
 
-    def cudaHostRegister(self, address, num_bytes, flags):  # noqa: N802 - CUDA's name
+    def cudaHostRegister(self, address, num_bytes, flags):  # CUDA's name
         assert flags == 1
         if not self.failure:
             self.locked[address] = num_bytes
         return self.failure
 
-    def cudaHostUnregister(self, address):  # noqa: N802
+    def cudaHostUnregister(self, address):
         del self.locked[address]
 
 
