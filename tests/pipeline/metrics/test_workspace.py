@@ -97,7 +97,7 @@ def run_module(tmp_path: Path, **variables: str) -> tuple[int, str]:
 @pytest.mark.slow
 def test_without_a_key_or_a_server_the_command_says_so(tmp_path):
     code, text = run_module(tmp_path)
-    assert code == 1 and text.startswith("no W&B key of the right form is at hand")
+    assert code == 1 and text.startswith("error: no W&B key of the right form is at hand")
     key = "abcd" * 10
     code, text = run_module(tmp_path, WANDB_API_KEY=key, WANDB_BASE_URL="http://127.0.0.1:9")
     assert code == 1 and "W&B did not take the view for team/foxes" in text and key not in text
