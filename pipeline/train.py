@@ -45,7 +45,7 @@ def train(config: TrainJob) -> int:
         loader = open_loader(config, world)
         evaluation = Evaluation(config, world)
     checkpoints = CheckpointManager(config, world, loader.fingerprint)
-    metrics = MetricsProcessor(config, world)
+    metrics = MetricsProcessor(config, world, loader.num_samples)
     health = Health(config.health)
     engine = build_engine(config, world)
     watchdog = Watchdog(config.run_dir, world.rank, 60 * config.health.stall_minutes)
