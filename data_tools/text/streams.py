@@ -39,6 +39,10 @@ OTHER_KINDS = {
 }
 
 
+class RecodingError(ValueError):
+    """A text in utf-16 or utf-32 that is broken."""
+
+
 def other_kind(head: bytes) -> str:
     """What a file with these first bytes is, and what to do; "" if it may be text."""
     return next((words for magic, words in OTHER_KINDS.items() if head.startswith(magic)), "")
@@ -61,7 +65,7 @@ def decompressed(stream: IO[bytes]) -> io.BufferedReader:
 
 def utf8(stream: io.BufferedReader) -> io.BufferedReader:
     """A text's bytes as UTF-8, without a byte order mark; utf-16 and utf-32 are recoded. Where
-    lines end with CR alone, as on old Macs, they end with LF. Reading raises ValueError where a
+    lines end with CR alone, as on old Macs, they end with LF. Reading raises RecodingError where a
     recoded text is broken. Bytes that are not UTF-8 are left as they are."""
     head = stream.peek(READ_BYTES)
     bom = next((mark for mark in BOMS if head.startswith(mark)), b"")
@@ -122,7 +126,7 @@ class _Recoded(_Changed):
         try:
             text = self._decoder.decode(piece, final=not piece)
         except UnicodeDecodeError as error:
-            raise ValueError(f"it is no whole {self._encoding} text ({error.reason})") from None
+            raise RecodingError(f"it is no whole {self._encoding} text ({error.reason})") from None
         return text.encode(errors="surrogatepass")
 
 
