@@ -177,7 +177,7 @@ def _check_quotes(path: Path) -> None:
     with opened_text(path) as file:
         for row in text_rows(file, Layout(b",", quoted=True)):
             if row.swallowing:
-                shown = row.content.decode(errors="replace").strip()[:80]
+                shown = row.content.partition(b"\n")[0].decode(errors="replace").strip()[:80]
                 raise DataError(
                     f"{path}: line {row.quote_line}: a double quote begins a cell that swallows "
                     f"{row.last_line - row.quote_line} line(s): {row.swallowing} ({shown!r}). "

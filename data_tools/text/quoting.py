@@ -17,7 +17,6 @@ QUOTE = b'"'
 URL = re.compile(rb'"?\s*https?://\S', re.IGNORECASE)
 # A line without an end must not fill the memory: what is longer counts as several lines.
 LONGEST_LINE_BYTES = 64 << 20
-KEPT_BYTES = 200
 
 
 @dataclass
@@ -29,7 +28,7 @@ class TextRow:
     last_line: int
     num_cells: int
     content: bytes
-    """All of its bytes if it is one line, else its first line."""
+    """Its bytes, with the line end; of a row that is longer, the first LONGEST_LINE_BYTES."""
     swallowing: str = ""
     """Why a cell over several lines is no cell, but a stray quote; "" if it is one."""
     quote_line: int = 0
@@ -69,6 +68,8 @@ class _Reader:
         self._opened = 0  # the line of the open quote; 0: none is open
         self._first_cell = 0  # the number of the cell that the open quote began
         self._rows_inside = 0
+        self._lines: list[bytes] = []  # of the row
+        self._size = 0
 
     def add(self, number: int, line: bytes) -> TextRow | None:
         if self._row is None:
@@ -76,7 +77,11 @@ class _Reader:
                 return None
             if not self._layout.quoted or QUOTE not in line:
                 return TextRow(number, number, line.count(self._layout.delimiter) + 1, line)
-            self._row = TextRow(number, number, 1, line)
+            self._row = TextRow(number, number, 1, b"")
+            self._lines, self._size = [], 0
+        if self._size < LONGEST_LINE_BYTES:
+            self._lines.append(line)
+            self._size += len(line)
         self._scan(number, line)
         return self._ended(number) if not self._opened else None
 
@@ -91,7 +96,7 @@ class _Reader:
     def _ended(self, number: int) -> TextRow | None:
         row, self._row, self._opened = self._row, None, 0
         if row is not None:
-            row.last_line = number
+            row.last_line, row.content = number, b"".join(self._lines)
         return row
 
     def _scan(self, number: int, line: bytes) -> None:

@@ -14,7 +14,7 @@ from data_tools.match.pool.clean import RowCounts
 from data_tools.match.pool.columns import choose_columns, convert, is_list
 from data_tools.match.pool.csv_rows import DELIMITERS, column_names, numbered_rows, quoted
 from data_tools.match.pool.files import PoolFile, open_file, open_text
-from data_tools.match.pool.json_rows import json_rows, what_is_wrong
+from data_tools.match.pool.json_rows import faults
 from data_tools.tables.schema import DataError
 
 WHAT_TO_DO = (
@@ -120,10 +120,7 @@ def _csv_faults(file: PoolFile, config: PoolConfig) -> Iterator[str]:
 
 def _json_faults(file: PoolFile, config: PoolConfig) -> Iterator[str]:
     with open_text(file, config) as stream:
-        for number, row in enumerate(json_rows(file, stream, config), start=1):
-            wrong = what_is_wrong(row, config)
-            if wrong:
-                yield f"row {number:,}: {wrong}"
+        yield from faults(file, stream, config)
 
 
 def _parquet_faults(file: PoolFile, config: PoolConfig, part: int, num_parts: int) -> Iterator[str]:

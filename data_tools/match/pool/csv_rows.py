@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import re
+import sys
 from collections.abc import Callable, Iterator
-from typing import IO
+from contextlib import contextmanager
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,48 +27,80 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 def column_names(file: PoolFile, config: PoolConfig) -> list[str]:
-    """The columns in their order, from the header or the settings; empty for a file without a
-    byte."""
+    """The columns in their order, from the header or the settings; empty for an empty file."""
+    return _header(file, config)[0]
+
+
+def _header(file: PoolFile, config: PoolConfig) -> tuple[list[str], bool]:
+    """(the columns, whether there are rows)."""
     with open_text(file, config) as stream:
-        if not stream.peek(1):
-            return []
-        return list(_open_csv(file, stream, config, None, lambda row: "skip").schema.names)
+        rows = text_rows(stream, Layout(DELIMITERS[file.kind].encode(), quoted(file, config)))
+        first = next(rows, None)
+        if first is None:
+            return [], False
+        if config.column_names:
+            return config.column_names, True
+        return _names(file, config, first), next(rows, None) is not None
+
+
+def _names(file: PoolFile, config: PoolConfig, header: TextRow) -> list[str]:
+    try:
+        text = header.content.decode().rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        bad = header.content[error.start : error.start + 12]
+        raise FileError(f"its header is not UTF-8 ({bad!r}): save the file as UTF-8") from None
+    delimiter = DELIMITERS[file.kind]
+    if not quoted(file, config):
+        return text.split(delimiter)
+    return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [""])
 
 
 def csv_batches(file: PoolFile, config: PoolConfig) -> Iterator[Batch]:
     """Yield the rows of a file. FileError names the line where a quote swallows others."""
     # the header is read before the file is opened for its rows, because some file systems give the
     # same stream to all who open a file
-    names = column_names(file, config)
-    if not names:
+    names, has_rows = _header(file, config)
+    if not has_rows:
         return
     chosen, _ = choose_columns(config, names)
     read = sorted(set(chosen.values()))
-    quotes = _Quotes(file, config, names)
-    broken = _Broken()
-    with open_text(file, config) as stream:
-        # cells of columns that are not read are not seen: their lines are
-        counted = _Lines(stream) if quotes.matter and len(read) < len(names) else None
-        try:
-            for block in _open_csv(file, counted or stream, config, read, broken.skip):
-                for piece in _pieces(block, quotes):
-                    yield converted(config, {role: piece[name] for role, name in chosen.items()})
-        except (pa.ArrowException, OSError):
-            quotes.look("")  # an open quote is what pyarrow's "straddling object" mostly means
+    watch = _Watch(file, config, names)
+    try:
+        with open_text(file, config) as stream, _quiet_handler():
+            for block in watch.blocks(stream, read, also_lines=len(read) < len(names)):
+                yield from _batches(block, chosen, config)
+    except pa.ArrowInvalid:
+        watch.look()  # an open quote is what pyarrow's "straddling object" mostly means
+        if watch.is_past_help():
             raise
-    if quotes.matter and broken.over_lines:
-        quotes.look("a broken row")
-    if counted is not None:
-        header = 0 if config.column_names else 1
-        quotes.compare(counted.lines, quotes.num_rows + broken.num_rows + header)
-    yield Batch({}, broken.num_rows)
+        # pyarrow cannot pass on a broken row that is not UTF-8 (arrow 26: UnicodeDecodeError in its
+        # handler): read again without such rows, from where it was
+        with open_text(file, config) as stream:
+            for block in watch.blocks_again(stream, read):
+                yield from _batches(block, chosen, config)
+    yield Batch({}, watch.num_broken)
 
 
-def _pieces(block: pa.RecordBatch, quotes: _Quotes) -> Iterator[pa.RecordBatch]:
-    if quotes.matter:
-        quotes.check(block)
+@contextmanager
+def _quiet_handler() -> Iterator[None]:
+    """Without the traceback that pyarrow prints when it cannot pass a row to its handler."""
+    before = sys.unraisablehook
+
+    def hook(event: Any) -> None:
+        if not isinstance(event.exc_value, UnicodeDecodeError):
+            before(event)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def _batches(block: pa.RecordBatch, chosen: dict[str, str], config: PoolConfig) -> Iterator[Batch]:
     for start in range(0, block.num_rows, BATCH_ROWS):
-        yield block.slice(start, BATCH_ROWS)
+        piece = block.slice(start, BATCH_ROWS)
+        yield converted(config, {role: piece[name] for role, name in chosen.items()})
 
 
 def quoted(file: PoolFile, config: PoolConfig) -> bool:
@@ -93,37 +128,73 @@ def numbered_rows(file: PoolFile, config: PoolConfig, names: list[str]) -> Itera
         yield from rows
 
 
-class _Broken:
-    """Counts the rows that have more or fewer cells than the header."""
-
-    def __init__(self) -> None:
-        self.num_rows = 0
-        self.over_lines = False
-
-    def skip(self, row: pyarrow.csv.InvalidRow) -> str:
-        self.num_rows += 1
-        self.over_lines |= "\n" in row.text
-        return "skip"
-
-
-class _Quotes:
-    """Watches for cells over several lines that are several rows. What is suspicious is looked up
-    in the text once; nothing else costs a second reading."""
+class _Watch:
+    """Reads a file's blocks, counts broken rows, and watches for cells over several lines that are
+    several rows. What is suspicious is looked up in the text once; nothing else costs a second
+    reading."""
 
     def __init__(self, file: PoolFile, config: PoolConfig, names: list[str]) -> None:
-        self.matter = quoted(file, config)
-        self.num_rows = 0
+        self.num_broken = 0
         self._file, self._config, self._names = file, config, names
+        self._quoted = quoted(file, config)
+        self._num_rows = 0
         self._num_line_ends = 0
+        self._broken_over_lines = False
         self._looked = False
         delimiter = re.escape(DELIMITERS[file.kind])
         self._suspicious = re.compile(
             rf'(?:\A|[\r\n]|{delimiter})"?\s*https?://'.encode(), re.IGNORECASE
         )
 
-    def check(self, block: pa.RecordBatch) -> None:
+    def blocks(
+        self, stream: io.BufferedReader, read: list[str], also_lines: bool
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield the blocks of rows. `also_lines`: there are columns that are not read; a quote in
+        their cells shows in the number of lines only."""
+        lines = _Lines(stream) if self._quoted and also_lines else None
+        for block in _open_csv(self._file, lines or stream, self._config, read, self._skip):
+            self._num_rows += block.num_rows
+            if self._quoted:
+                self._check(block)
+            yield block
+        num_rows = self._num_rows + self.num_broken + (0 if self._config.column_names else 1)
+        uncounted = lines is not None and lines.lines > num_rows + self._num_line_ends
+        if uncounted or self._broken_over_lines:
+            self.look()
+
+    def blocks_again(self, stream: io.BufferedReader, read: list[str]) -> Iterator[pa.RecordBatch]:
+        """Yield the blocks behind those that `blocks` gave, without the rows that are broken and
+        not UTF-8, which are counted."""
+        behind, self.num_broken = self._num_rows, 0
+        whole = io.BufferedReader(_Whole(self._whole_rows(stream)), BLOCK_BYTES)
+        for block in _open_csv(self._file, whole, self._config, read, self._skip):
+            rest = block.slice(min(behind, block.num_rows))
+            behind -= block.num_rows - rest.num_rows
+            yield rest
+
+    def is_past_help(self) -> bool:
+        """Whether the file has no row that is broken and not UTF-8."""
+        with open_text(self._file, self._config) as stream:
+            rows = text_rows(stream, layout_of(self._file, self._config, self._names))
+            return not any(self._hinders(row) for row in rows)
+
+    def look(self) -> None:
+        """Raise a FileError with the line of the first quote that swallows lines, if there is
+        one."""
+        if self._looked or not self._quoted:
+            return
+        self._looked = True
+        for row in numbered_rows(self._file, self._config, self._names):
+            if row.swallowing:
+                raise FileError(_stray_quote(row))
+
+    def _skip(self, row: pyarrow.csv.InvalidRow) -> str:
+        self.num_broken += 1
+        self._broken_over_lines |= "\n" in row.text
+        return "skip"
+
+    def _check(self, block: pa.RecordBatch) -> None:
         """Look at the cells of a block that hold line ends."""
-        self.num_rows += block.num_rows
         for column in block.columns:
             content = column.buffers()[2]
             # one search over all bytes of the column: most blocks have no line end in a cell
@@ -133,26 +204,29 @@ class _Quotes:
                 self._num_line_ends += cell.count(b"\n")
                 # the end of a cell that never closes is the end of the file
                 if cell.endswith(b"\n") or self._suspicious.search(cell):
-                    self.look("a cell")
+                    self.look()
 
-    def compare(self, num_lines: int, num_explained: int) -> None:
-        """Look at the text if the file has more lines than its rows take."""
-        if num_lines > num_explained + self._num_line_ends:
-            self.look("the number of lines")
+    def _hinders(self, row: TextRow) -> bool:
+        return row.num_cells != len(self._names) and not _is_utf8(row.content)
 
-    def look(self, _why: str) -> None:
-        """Raise a FileError with the line of the first quote that swallows lines, if there is
-        one."""
-        if self._looked or not self.matter:
-            return
-        self._looked = True
-        for row in numbered_rows(self._file, self._config, self._names):
-            if row.swallowing:
-                raise FileError(_stray_quote(row))
+    def _whole_rows(self, stream: io.BufferedReader) -> Iterator[bytes]:
+        for row in text_rows(stream, layout_of(self._file, self._config, self._names)):
+            if self._hinders(row):
+                self.num_broken += 1
+            else:
+                yield row.content
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _stray_quote(row: TextRow) -> str:
-    shown = row.content.decode(errors="replace").strip()[:80]
+    shown = row.content.partition(b"\n")[0].decode(errors="replace").strip()[:80]
     num_lines = row.last_line - row.quote_line
     holds_rows = "looks like" in row.swallowing
     keep = "; sources.pool.quoted=true if the cell is right" if holds_rows else ""
@@ -186,11 +260,29 @@ class _Lines(io.RawIOBase):
         return content
 
 
+class _Whole(io.RawIOBase):
+    """A stream of the rows of an iterator."""
+
+    def __init__(self, rows: Iterator[bytes]) -> None:
+        self._rows = rows
+        self._ready = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._ready = self._ready or next(self._rows, b"")
+        size = min(len(buffer), len(self._ready))
+        buffer[:size] = self._ready[:size]
+        self._ready = self._ready[size:]
+        return size
+
+
 def _open_csv(
     file: PoolFile,
     stream: IO[bytes] | _Lines,
     config: PoolConfig,
-    columns: list[str] | None,
+    columns: list[str],
     on_invalid_row: Callable[[pyarrow.csv.InvalidRow], str],
 ) -> pyarrow.csv.CSVStreamingReader:
     """Open a csv or tsv file. Columns are read as bytes, so that a caption that is not UTF-8 costs
@@ -210,8 +302,8 @@ def _open_csv(
             invalid_row_handler=on_invalid_row,
         ),
         convert_options=pyarrow.csv.ConvertOptions(
-            include_columns=columns or [],
-            column_types={name: pa.binary() for name in columns or []},
+            include_columns=columns,
+            column_types={name: pa.binary() for name in columns},
             check_utf8=False,
         ),
     )

@@ -25,6 +25,17 @@ from data_tools.text.streams import decompressed, other_kind, utf8
 VERSION_FIELDS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
 FORMATS = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
+# What libraries say of a broken file, and what it means
+MEANINGS = {
+    "Truncated compressed stream": "its compressed bytes end early",
+    "ended before the end-of-stream marker": "its compressed bytes end early",
+    "inflate failed": "its compressed bytes are broken, or others follow them",
+    "decompress failed": "its compressed bytes are broken, or others follow them",
+    "Corrupt input data": "its compressed bytes are broken",
+    "magic bytes not found in footer": "it is no whole parquet file: cut off, or another format",
+    "Parquet file size is 0": "it is empty, and so no parquet file",
+    "straddling object": "a row is longer than 16 MiB",
+}
 CONNECT_TIMEOUT_S = 30
 READ_TIMEOUT_S = 60
 REMOTE_BLOCK_BYTES = 8 << 20
@@ -67,7 +78,7 @@ def find_files(config: PoolConfig) -> list[PoolFile]:
         try:
             matching = _expand(pattern, config.storage_options)
         except Exception as error:  # whatever the file system behind the address raises
-            problems.append(f"sources.pool.paths: {pattern!r} cannot be listed: {_reason(error)}")
+            problems.append(f"sources.pool.paths: {pattern!r} cannot be listed: {reason(error)}")
             continue
         if not matching:
             problems.append(f"sources.pool.paths: {pattern!r} matches no file")
@@ -118,7 +129,7 @@ def reading(file: PoolFile) -> Iterator[None]:
         aiohttp.ClientError,
     ) as error:
         raise DataError(
-            f"{file.name} cannot be read to its end: {_reason(error)}; replace it, or leave it out "
+            f"{file.name} cannot be read to its end: {reason(error)}; replace it, or leave it out "
             "of sources.pool.paths"
         ) from error
 
@@ -161,5 +172,10 @@ def _file_system(address: str, options: dict[str, Any]) -> tuple[Any, str]:
     return fsspec.core.url_to_fs(address, **options)
 
 
-def _reason(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+def reason(error: BaseException) -> str:
+    """What an error of a library means, with its own words in brackets."""
+    text = str(error) or type(error).__name__
+    for words, meaning in MEANINGS.items():
+        if words in text:
+            return f"{meaning} ({text})"
+    return text

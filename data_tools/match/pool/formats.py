@@ -20,7 +20,7 @@ from data_tools.match.pool.columns import (
     repeated,
 )
 from data_tools.match.pool.csv_rows import BATCH_ROWS, DELIMITERS, column_names, csv_batches
-from data_tools.match.pool.files import FORMATS, FileError, PoolFile, open_file, open_text
+from data_tools.match.pool.files import FORMATS, FileError, PoolFile, open_file, open_text, reason
 from data_tools.match.pool.json_rows import batch_of, json_rows
 
 JSON_BATCH_ROWS = 4096
@@ -44,15 +44,15 @@ def problems_of(file: PoolFile, config: PoolConfig) -> list[str]:
         return [f"{file.name} is not readable as {file.kind}: {error}"]
     except Exception as error:  # whatever the file system behind the address raises
         return [
-            f"{file.name} is not readable as {file.kind}: {error}; write it again, or leave it out "
-            "of sources.pool.paths"
+            f"{file.name} is not readable as {file.kind}: {reason(error)}; write it again, or "
+            "leave it out of sources.pool.paths"
         ]
     if present is None:  # no rows, no columns
         return []
     chosen, missing = choose_columns(config, present.names)
     if missing:
         lacks = f"{file.name} has no column for {', '.join(missing)}"
-        has = ", ".join(name or "one without a name" for name in present.names)
+        has = ", ".join(_shown(name) for name in present.names)
         return [
             f"{lacks}; it has {has}: set these to its names, take a layout (pool=laion), "
             "or name the columns of a file without header (sources.pool.column_names)"
@@ -66,6 +66,12 @@ def problems_of(file: PoolFile, config: PoolConfig) -> list[str]:
         for role, name in chosen.items()
         if (kind := _other_than_text(role, present.field(name).type)) is not None
     ]
+
+
+def _shown(name: str) -> str:
+    if not name:
+        return "one without a name"
+    return name if name.isprintable() else repr(name)[:60]
 
 
 def _other_than_text(role: str, kind: pa.DataType) -> pa.DataType | None:

@@ -31,14 +31,58 @@ def json_rows(
 ) -> Iterator[Row | None]:
     """Yield the rows of a file; None for what is no row. Raises FileError for a document in which
     no list of rows is found, or which ends early or is broken."""
-    if file.kind == ".json" and config.records_field:
-        return list_rows(stream, config.records_field)
-    begins = stream.peek(READ_BYTES).lstrip()[:1]
-    if begins == b"[":
-        return list_rows(stream, "")
-    if file.kind == ".jsonl" or not begins:
+    if _is_list(file, stream, config):
+        return list_rows(stream, (config.records_field or "") if file.kind == ".json" else "")
+    if file.kind == ".jsonl" or not stream.peek(READ_BYTES).strip():
         return line_rows(stream)
     return _lines_named_json(stream, config)
+
+
+def faults(file: PoolFile, stream: io.BufferedReader, config: PoolConfig) -> Iterator[str]:
+    """Yield where an unreadable row is, and why it is."""
+    if not _is_list(file, stream, config):
+        for number, line in enumerate(_lines(stream), start=1):
+            wrong = _what_is_wrong_with_line(line, config) if line.strip() else ""
+            if wrong:
+                yield f"line {number:,} {wrong}"
+        return
+    for number, row in enumerate(json_rows(file, stream, config), start=1):
+        wrong = "is no JSON object" if row is None else _what_is_wrong(row, config)
+        if wrong:
+            yield f"item {number:,} of its list {wrong}"
+
+
+def _is_list(file: PoolFile, stream: io.BufferedReader, config: PoolConfig) -> bool:
+    if file.kind == ".json" and config.records_field:
+        return True
+    return stream.peek(READ_BYTES).lstrip()[:1] == b"["
+
+
+def _what_is_wrong_with_line(line: bytes, config: PoolConfig) -> str:
+    if len(line) == MAX_ROW_BYTES:
+        return "is longer than 16 MiB"
+    try:
+        row = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        return f"is not UTF-8 ({line[error.start : error.start + 12]!r})"
+    except (ValueError, RecursionError) as error:
+        return f"is no JSON ({error}): {line[:40]!r}"
+    if not isinstance(row, dict):
+        return f"is a {type(row).__name__}, not an object"
+    return _what_is_wrong(row, config)
+
+
+def _what_is_wrong(row: Row, config: PoolConfig) -> str:
+    """Why a row is unreadable; "" if it is not."""
+    for role, read in (("url", _encoded), ("caption", _captions)):
+        value = _value(row, alternatives(config, role))
+        try:
+            read(value)
+        except TypeError as error:
+            return f"has a {role} that is {error}"
+        except UnicodeEncodeError:
+            return f"has a {role} that is not UTF-8, or holds half of a surrogate pair"
+    return ""
 
 
 def _lines_named_json(stream: IO[bytes], config: PoolConfig) -> Iterator[Row | None]:
@@ -173,21 +217,6 @@ def batch_of(rows: list[Row], config: PoolConfig) -> Batch:
         if any(names[role])
     }
     return Batch(columns, num_broken, num_more)
-
-
-def what_is_wrong(row: Row | None, config: PoolConfig) -> str:
-    """Why a row is unreadable; "" if it is not."""
-    if row is None:
-        return "it is no JSON object"
-    for role, read in (("url", _encoded), ("caption", _captions)):
-        value = _value(row, alternatives(config, role))
-        try:
-            read(value)
-        except TypeError as error:
-            return f"its {role} is {error}"
-        except UnicodeEncodeError:
-            return f"its {role} is not UTF-8, or holds half of a surrogate pair"
-    return ""
 
 
 class _Window:

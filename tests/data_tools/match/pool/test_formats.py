@@ -49,7 +49,8 @@ def test_every_problem_of_a_file_is_told(tmp_path):
     assert "b.parquet has no column for sources.pool.caption_column = 'caption'; it has url" in told
     assert "c.jsonl has no column for" in told and "it has href" in told
     assert "d.xlsx: unknown format" in told
-    for name in ("e.parquet", "f.csv", "g.csv.gz", "i.json"):
+    assert "g.csv.gz has no column for" in told and "it has no gzip" in told
+    for name in ("e.parquet", "f.csv", "i.json"):
         assert f"{name} is not readable" in told
     assert "h.parquet: the column caption (caption) holds int64, not text" in told
     assert "records_field" in told
