@@ -169,10 +169,8 @@ def _batches(unit: Unit, pool: PoolConfig) -> Iterator[Batch]:
 def _candidates(
     batch: Batch, settings: MatchSettings, matcher: QueryMatcher, account: Account
 ) -> pa.RecordBatch:
+    account.note(batch)
     counts = account.counts
-    counts.rows += batch.num_broken - batch.num_more_captions
-    counts.more_captions += batch.num_more_captions
-    counts.unreadable += batch.num_broken
     if not batch.columns:
         return pa.RecordBatch.from_pylist([], CANDIDATES)
     rows = usable(batch.columns, settings.match.max_caption_chars)

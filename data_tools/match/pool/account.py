@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from data_tools.config import PoolConfig
 from data_tools.match.pool.clean import RowCounts
-from data_tools.match.pool.columns import choose_columns, convert, is_list
+from data_tools.match.pool.columns import Batch, choose_columns, convert, is_list
 from data_tools.match.pool.csv_rows import DELIMITERS, column_names, numbered_rows, quoted
 from data_tools.match.pool.files import PoolFile, open_file, open_text
 from data_tools.match.pool.json_rows import faults
@@ -23,6 +23,10 @@ WHAT_TO_DO = (
 )
 
 
+# What the footers of earlier versions lack
+ADDED = ("largest_cell", "in_quotes", "first_bad")
+
+
 @dataclass
 class Account:
     """The rows of a file, or of a part of it."""
@@ -30,13 +34,23 @@ class Account:
     counts: RowCounts = field(default_factory=RowCounts)
     largest_cell: int = 0
     """Bytes of the longest URL or caption."""
+    in_quotes: int = 0
+    """Captions that begin and end with a double quote in a file whose quotes are read as text."""
     first_bad: str = ""
     """Where and what the first unreadable row is; "" if there is none."""
+
+    def note(self, batch: Batch) -> None:
+        """Count what is not among the columns of a batch; `usable` counts those."""
+        self.counts.rows += batch.num_broken - batch.num_more_captions
+        self.counts.more_captions += batch.num_more_captions
+        self.counts.unreadable += batch.num_broken
+        self.in_quotes += batch.num_in_quotes
 
     def add(self, other: Account) -> None:
         """Add another part of the file; `other` lies behind."""
         self.counts.add(other.counts)
         self.largest_cell = max(self.largest_cell, other.largest_cell)
+        self.in_quotes += other.in_quotes
         self.first_bad = self.first_bad or other.first_bad
 
     def as_json(self) -> dict[str, Any]:
@@ -45,6 +59,7 @@ class Account:
         return {
             **asdict(self.counts),
             "largest_cell": self.largest_cell,
+            "in_quotes": self.in_quotes,
             "first_bad": self.first_bad,
         }
 
@@ -52,8 +67,8 @@ class Account:
     def from_json(cls, stored: dict[str, Any]) -> Account:
         """The account that `as_json` gave; what an earlier version did not keep is 0 or empty."""
         known = {name: stored[name] for name in vars(RowCounts()) if name in stored}
-        largest, bad = int(stored.get("largest_cell", 0)), str(stored.get("first_bad", ""))
-        return cls(RowCounts(**known), largest, bad)
+        more = {name: stored[name] for name in ADDED if name in stored}
+        return cls(RowCounts(**known), **more)
 
     def line(self, name: str) -> str:
         """One line for the user."""
@@ -64,6 +79,11 @@ class Account:
             share = f"{100 * counts.unreadable / rows:.2g} %"
             first = f", the first: {self.first_bad}" if self.first_bad else ""
             parts.append(f"{counts.unreadable:,} unreadable ({share}{first})")
+        if self.in_quotes:
+            parts.append(
+                f"{self.in_quotes:,} captions stand in quotes, which are kept as text "
+                "(sources.pool.quoted=true takes them off)"
+            )
         if counts.more_captions:
             parts.append(f"{counts.more_captions:,} more captions in lists")
         if counts.null:
@@ -106,10 +126,12 @@ def first_unreadable(file: PoolFile, config: PoolConfig, part: int = 0, num_part
 def _csv_faults(file: PoolFile, config: PoolConfig) -> Iterator[str]:
     names = column_names(file, config)
     header = "sources.pool.column_names" if config.column_names else "the header"
+    seen_quotes = False
     for row in numbered_rows(file, config, names):
+        seen_quotes |= b'"' in row.content
         if row.num_cells != len(names):
-            in_quotes = b'"' in row.content and not quoted(file, config)
-            hint = " (if cells stand in quotes: sources.pool.quoted=true)" if in_quotes else ""
+            unread = seen_quotes and not quoted(file, config)
+            hint = " (if cells stand in quotes: sources.pool.quoted=true)" if unread else ""
             yield f"line {row.line:,} has {row.num_cells} cells, {header} {len(names)}{hint}"
         try:
             row.content.decode()

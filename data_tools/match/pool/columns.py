@@ -30,6 +30,8 @@ class Batch:
     """Broken rows."""
     num_more_captions: int = 0
     """A row with several captions becomes several rows; how many more these are than the rows."""
+    num_in_quotes: int = 0
+    """Captions that begin and end with a double quote, where quotes are text by default."""
 
 
 def choose_columns(config: PoolConfig, present: Sequence[str]) -> tuple[dict[str, str], list[str]]:

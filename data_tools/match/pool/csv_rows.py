@@ -65,10 +65,13 @@ def csv_batches(file: PoolFile, config: PoolConfig) -> Iterator[Batch]:
     chosen, _ = choose_columns(config, names)
     read = sorted(set(chosen.values()))
     watch = _Watch(file, config, names)
+    doubtful = config.quoted is None and not quoted(file, config)
     try:
         with open_text(file, config) as stream, _quiet_handler():
             for block in watch.blocks(stream, read, also_lines=len(read) < len(names)):
                 yield from _batches(block, chosen, config)
+                if doubtful:
+                    yield Batch({}, num_in_quotes=_num_in_quotes(block[chosen["caption"]]))
     except pa.ArrowInvalid:
         watch.look()  # an open quote is what pyarrow's "straddling object" mostly means
         if watch.is_past_help():
@@ -107,6 +110,11 @@ def quoted(file: PoolFile, config: PoolConfig) -> bool:
     """Whether double quotes begin and end cells in this file: where the setting is null, they do
     in csv, and are text in tsv, which is mostly written without them."""
     return file.kind == ".csv" if config.quoted is None else config.quoted
+
+
+def _num_in_quotes(cells: pa.Array) -> int:
+    both = pc.and_(pc.starts_with(cells, '"'), pc.ends_with(cells, '"'))
+    return pc.sum(both).as_py() or 0
 
 
 def layout_of(file: PoolFile, config: PoolConfig, names: list[str]) -> Layout:
