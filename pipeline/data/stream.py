@@ -8,20 +8,26 @@ tars, so some samples come again and others of the interrupted pass do not come.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import queue
 import random
+import stat
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple, Union
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import numpy as np
 import torch
+from webdataset.gopen import gopen, rewrite_url
 from webdataset.shardlists import expand_urls
-from webdataset.tariterators import tarfile_samples
+from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from pipeline.config import DataConfig
 from pipeline.data.batches.batch import Batch
@@ -35,6 +41,17 @@ _IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 # Encoded samples from which the next one is drawn: 60 MB per rank at 30 kB per image.
 _SHUFFLE_BUFFER = 2000
 _QUEUE_SIZE = 256
+# What the exit codes of curl, with which webdataset reads HTTP, mean.
+_CURL = {
+    6: "the host is not found",
+    7: "no connection to the host",
+    18: "the answer ends before its stated length",
+    22: "the server answers with an error (HTTP 400 or above)",
+    28: "the server does not answer in time",
+    35: "no secure connection to the host",
+    56: "the connection broke off",
+    60: "the host's certificate is not valid",
+}
 # Missing tars that a message lists, at most.
 SHOWN = 10
 
@@ -117,15 +134,18 @@ class StreamLoader(Loader):
 def _refuse_missing(urls: list[str]) -> None:
     """Raises LoaderError, at the start, for local tars that cannot be opened."""
     problems = []
-    for url in urls:
-        path = url.removeprefix("file:")
-        if ":" in path.partition("/")[0]:  # pipe:..., https://...
+    for url in map(rewrite_url, urls):
+        parts = urlparse(url)
+        if url == "-" or parts.scheme not in ("", "file"):
             continue
+        path = url2pathname(parts.path) if parts.scheme else url
         try:
-            with open(path, "rb"):
-                pass
+            is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+            number = errno.EISDIR if is_folder else 0 if os.access(path, os.R_OK) else errno.EACCES
         except OSError as error:
-            problems.append(f"{path}: {error.strerror} (errno {error.errno})")
+            number = error.errno or errno.EIO
+        if number:
+            problems.append(f"{path}: {os.strerror(number)} (errno {number})")
     if problems:
         shown = "\n  ".join(problems[:SHOWN])
         more = f"\n  (+{len(problems) - SHOWN} more)" if len(problems) > SHOWN else ""
@@ -182,8 +202,8 @@ class _Count:
         if not usable:
             first = "\n  ".join(self._faults.examples[:5]) or "the tars hold no sample at all"
             raise LoaderError(
-                f"a whole pass over this rank's {ended.num_tars} tars of data.stream held no usable "
-                f"sample. The first faults:\n  {first}\nGive tars whose samples have an image "
+                f"a whole pass over this rank's {ended.num_tars} tars of data.stream held no "
+                f"usable sample. The first faults:\n  {first}\nGive tars whose samples have an image "
                 f"({', '.join(_IMAGE_SUFFIXES)}) and a caption (txt) that can be read"
             )
 
@@ -263,17 +283,32 @@ class _Reader:
         self._put((number, _PassEnd(num_items, len(share))))
 
     def _read(self, urls: list[str]) -> Iterator[RawSample | SampleError]:
-        broken: list[SampleError] = []
         for url in urls:
+            broken: list[str] = []
 
-            def note(error: Exception, url: str = url) -> bool:
-                broken.append(SampleError(f"tar cannot be read on: {error!r}", "", url, -1))
+            def note(error: Exception, broken: list[str] = broken) -> bool:
+                # webdataset adds the stream and the URL to the arguments
+                broken.append(str(error.args[0] if error.args else repr(error)))
                 return True
 
-            for members in tarfile_samples(iter([{"url": url}]), handler=note):
-                yield _raw(members)
-            yield from broken
-            broken.clear()
+            try:
+                stream = gopen(url)
+                members = tar_file_expander([{"url": url, "stream": stream}], handler=note)
+                for sample in group_by_keys(members, handler=note):
+                    yield _raw(sample)
+                stream.close()
+            except (OSError, ValueError) as error:
+                broken.insert(0, _why(error, getattr(stream, "status", None), url))
+            if broken:
+                yield SampleError(f"tar cannot be read on: {broken[0]}", "", url, -1)
+
+
+def _why(error: Exception, status: int | None, url: str) -> str:
+    """Say what kept a tar from being read; `status` is the exit code of the command that read it."""
+    if status is None:
+        return str(error)
+    meaning = _CURL.get(status) if url.startswith(("http:", "https:")) else None
+    return meaning or f"its command ended with exit code {status}"
 
 
 def _raw(members: dict[str, object]) -> RawSample | SampleError:
