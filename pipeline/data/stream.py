@@ -203,8 +203,9 @@ class _Count:
             first = "\n  ".join(self._faults.examples[:5]) or "the tars hold no sample at all"
             raise LoaderError(
                 f"a whole pass over this rank's {ended.num_tars} tars of data.stream held no "
-                f"usable sample. The first faults:\n  {first}\nGive tars whose samples have an image "
-                f"({', '.join(_IMAGE_SUFFIXES)}) and a caption (txt) that can be read"
+                f"usable sample. The first faults:\n  {first}\n"
+                f"Give tars whose samples have an image ({', '.join(_IMAGE_SUFFIXES)}) and a "
+                f"caption (txt) that can be read"
             )
 
 
@@ -304,7 +305,7 @@ class _Reader:
 
 
 def _why(error: Exception, status: int | None, url: str) -> str:
-    """Say what kept a tar from being read; `status` is the exit code of the command that read it."""
+    """Say what kept a tar from being read; `status`: exit code of the command that read it."""
     if status is None:
         return str(error)
     meaning = _CURL.get(status) if url.startswith(("http:", "https:")) else None

@@ -56,7 +56,7 @@ def open_dataset(location: str, rank: int = 0, world_size: int = 1) -> DataSet:
     share = manifest.shards[rank::world_size]
     if isinstance(storage, RemoteStorage):
         share = share[:_MAX_REMOTE_CHECKS]
-    refuse_broken(location, problems + _missing_or_changed(share, storage))
+    refuse_broken(location, problems + _missing_or_changed(share, storage), manifest)
     return DataSet(folder or ".", manifest, storage, manifest.num_samples)
 
 

@@ -181,8 +181,8 @@ def scan_end(tar: Path) -> int:
 def test_a_tar_cut_between_two_members_is_truncated(tmp_path):
     tar = write_tar(tmp_path / "a.tar", good("one"))
     tar.write_bytes(tar.read_bytes()[: scan_end(tar)])
-    scan = scan_tar(tar)
-    assert scan.broken and "has no end mark" in scan.problems[0]
+    scan = scan_tar(tar, decode=True)
+    assert scan.broken and "has no end mark" in str(scan.faults[0])
 
 
 def test_garbage_among_the_members_is_found(tmp_path):
@@ -194,8 +194,8 @@ def test_garbage_among_the_members_is_found(tmp_path):
         file.seek(place)
         file.write(b"garbage!" * 64)
     assert [info.name for info in tarfile.open(tar)] == ["one.jpg", "one.txt"]
-    scan = scan_tar(tar)
-    assert scan.broken and "is damaged: what follows byte" in scan.problems[0]
+    scan = scan_tar(tar, decode=True)
+    assert scan.broken and "is damaged: what follows byte" in str(scan.faults[0])
 
 
 def test_an_image_that_does_not_decode_is_told(tmp_path, capsys):
