@@ -154,7 +154,7 @@ def load_manifest(path: Path | str) -> Manifest:
             f"first)"
         )
     manifest, problems = parse_manifest(path.read_bytes(), path.parent, str(path))
-    refuse_broken(str(path), problems + _missing_or_changed(manifest), manifest)
+    refuse_broken(str(path), problems + _missing_or_changed(manifest), remedy(manifest, str(path)))
     return manifest
 
 
@@ -188,12 +188,12 @@ def parse_manifest(text: bytes, root: Path, location: str) -> tuple[Manifest, li
     return manifest, problems
 
 
-def refuse_broken(location: str, problems: list[str], manifest: Manifest) -> None:
-    """ManifestError with the first few problems, if there are any."""
+def refuse_broken(location: str, problems: list[str], fix: str) -> None:
+    """ManifestError with the first few problems, if there are any, and how to fix them."""
     if problems:
         shown = "\n  ".join(problems[:SHOWN])
         more = f"\n  (+{len(problems) - SHOWN} more)" if len(problems) > SHOWN else ""
-        raise ManifestError(f"{location}:\n  {shown}{more}\n{remedy(manifest, location)}")
+        raise ManifestError(f"{location}:\n  {shown}{more}\n{fix}")
 
 
 def remedy(manifest: Manifest, location: str | None = None, bad_samples: bool = False) -> str:
