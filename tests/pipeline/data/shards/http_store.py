@@ -80,20 +80,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _range(self, content: bytes, start: int, stop: int, fault: str) -> None:
         total = len(content)
-        if fault == "other range":
-            start, stop = start + 512, min(stop + 512, total)
-        if fault == "longer range":
-            stop = min(stop + 700, total)
-        if fault == "shorter range":
-            stop -= (stop - start) // 2
+        shifts = {
+            "other range": (512, 512),
+            "longer range": (0, 700),
+            "shorter range": (0, -((stop - start) // 2)),
+        }
+        first, last = shifts.get(fault, (0, 0))
+        start, stop = start + first, min(stop + last, total)
         body = content[start:stop]
-        given = f"bytes {start}-{stop - 1}/{total}"
-        headers = {"Content-Range": given}
-        if fault == "wrong total":
-            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{total * 3}"
-        elif fault == "total below":
-            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{stop - 1}"
-        elif fault == "no content range":
+        totals = {"wrong total": total * 3, "total below": stop - 1}
+        headers = {"Content-Range": f"bytes {start}-{stop - 1}/{totals.get(fault, total)}"}
+        if fault == "no content range":
             headers = {}
         elif fault == "odd content range":
             headers["Content-Range"] = "pages 1-2/3"
@@ -101,10 +98,11 @@ class _Handler(BaseHTTPRequestHandler):
             body = gzip.compress(body)
             headers["Content-Encoding"] = "gzip"
         if fault == "short body":
-            return self._send(206, body[: len(body) // 2], len(body), **headers)
-        if fault == "long body":
-            return self._chunked(body + bytes(1 << 16), headers)
-        self._send(206, body, **headers)
+            self._send(206, body[: len(body) // 2], len(body), **headers)
+        elif fault == "long body":
+            self._chunked(body + bytes(1 << 16), headers)
+        else:
+            self._send(206, body, **headers)
 
     def _send(self, status: int, body: bytes, length: int | None = None, **headers: str) -> None:
         self.send_response(status)
