@@ -4,12 +4,14 @@ budget."""
 from __future__ import annotations
 
 import asyncio
+import http.client
 import ssl
 import time
 from collections.abc import Awaitable
 from typing import TypeVar
 
 import aiohttp
+from aiohttp.http_exceptions import TransferEncodingError
 
 from data_tools.crawl.addresses import AddressRefused
 from data_tools.crawl.hosts import HostBusy
@@ -51,6 +53,8 @@ class FetchError(Exception):
         self.retry_after_s = retry_after_s
         """Seconds to wait before another attempt. 0: another attempt can help, but the server did
         not say when. None: it can't help."""
+        self.is_odd = False
+        """The answer broke a rule of HTTP; a client that takes it less strictly may read it."""
 
     def __str__(self) -> str:
         return f"{self.status} {self.detail}".strip()
@@ -84,8 +88,17 @@ def named(error: Exception) -> FetchError:
         return FetchError("failed:connect", "no answer to the attempt to connect")
     for kinds, status, retry_after_s in _NAMES:
         if isinstance(error, kinds):
-            return FetchError(status, f"{error}" or repr(error), retry_after_s=retry_after_s)
+            made = FetchError(status, f"{error}" or repr(error), retry_after_s=retry_after_s)
+            made.is_odd = _is_odd(error)
+            return made
     return FetchError("rejected:bad_url", f"{error!r}")
+
+
+def _is_odd(error: Exception) -> bool:
+    """Whether it is aiohttp's parser that stopped; of chunks, it says so in the cause."""
+    return isinstance(error, aiohttp.ClientResponseError) or isinstance(
+        error.__cause__, TransferEncodingError
+    )
 
 
 # The first match counts, so subclasses stand before their base classes.
@@ -97,5 +110,6 @@ _NAMES: list[tuple[type[Exception] | tuple[type[Exception], ...], str, float | N
     ((aiohttp.ClientSSLError, ssl.SSLError), "failed:tls", None),
     (aiohttp.ClientConnectorError, "failed:connect", 0.0),
     ((aiohttp.ClientPayloadError, aiohttp.ClientConnectionError, OSError), "failed:read", 0.0),
-    (aiohttp.ClientError, "failed:protocol", None),
+    (http.client.IncompleteRead, "failed:read", 0.0),
+    ((aiohttp.ClientError, http.client.HTTPException), "failed:protocol", None),
 ]

@@ -33,14 +33,16 @@ from aiohttp import web
 from yarl import URL
 
 from data_tools.crawl.addresses import AddressPolicy
-from data_tools.crawl.fetch import Fetcher, FetchLimits, FetchRequest, Headers
+from data_tools.crawl.fetch import Fetcher
 from data_tools.crawl.fetch_error import Budget, FetchError
+from data_tools.crawl.fetch_request import FetchLimits, FetchRequest, Headers
 from data_tools.crawl.images import (
     CheckedImage,
     ImageLimits,
     ImageRefused,
     check_image,
     is_plain_jpeg,
+    looks_like_image,
 )
 from data_tools.crawl.opt_out import check_robots_tags, check_tdm_reservation
 from data_tools.crawl.robots import RobotsGate
@@ -121,6 +123,7 @@ class Guard:
             settings.max_image_bytes,
             check_url=self._check_url,
             check_headers=self._check_headers,
+            recognises=looks_like_image,
         )
         self._sizes = ImageLimits(
             settings.max_image_pixels,
