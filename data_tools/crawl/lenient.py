@@ -58,6 +58,7 @@ class LenientClient:
         self._headers = {**headers, "Connection": "close"}
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="lenient")
         self._tls = ssl.create_default_context()
+        self._tls.set_alpn_protocols(["http/1.1"])
 
     async def get(self, url: URL, request: FetchRequest) -> Answer | str:
         """The answer, or the address that it redirects to. Raises FetchError, AddressRefused,
