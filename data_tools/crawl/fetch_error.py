@@ -11,7 +11,7 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 import aiohttp
-from aiohttp.http_exceptions import TransferEncodingError
+from aiohttp.http_exceptions import ContentLengthError, TransferEncodingError
 
 from data_tools.crawl.addresses import AddressRefused
 from data_tools.crawl.hosts import HostBusy
@@ -95,9 +95,9 @@ def named(error: Exception) -> FetchError:
 
 
 def _is_odd(error: Exception) -> bool:
-    """Whether it is aiohttp's parser that stopped; of chunks, it says so in the cause."""
+    """Whether it is aiohttp's parser that stopped; of a body, it says so in the cause."""
     return isinstance(error, aiohttp.ClientResponseError) or isinstance(
-        error.__cause__, TransferEncodingError
+        error.__cause__, (TransferEncodingError, ContentLengthError)
     )
 
 

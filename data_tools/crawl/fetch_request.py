@@ -35,6 +35,10 @@ def _any_content(content: bytes) -> bool:
     return True
 
 
+def _never_whole(content: bytes) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class FetchRequest:
     """How a URL is to be fetched."""
@@ -49,6 +53,9 @@ class FetchRequest:
     recognises: Callable[[bytes], bool] = _any_content
     """Whether a body is of the kind that was asked for. Such a body is taken whatever
     Content-Encoding says about it, and with any status of 200 to 299."""
+    is_complete: Callable[[bytes], bool] = _never_whole
+    """Whether a body of that kind ends where it should. Such a body is taken although
+    Content-Length states more bytes."""
 
 
 @dataclass(frozen=True)

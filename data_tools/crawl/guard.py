@@ -41,6 +41,7 @@ from data_tools.crawl.images import (
     ImageLimits,
     ImageRefused,
     check_image,
+    is_complete_image,
     is_plain_jpeg,
     looks_like_image,
 )
@@ -124,6 +125,7 @@ class Guard:
             check_url=self._check_url,
             check_headers=self._check_headers,
             recognises=looks_like_image,
+            is_complete=is_complete_image,
         )
         self._sizes = ImageLimits(
             settings.max_image_pixels,

@@ -84,6 +84,15 @@ def looks_like_image(content: bytes) -> bool:
     return content.startswith(_BEGINNINGS) or in_box or content[4:8] == b"ftyp"
 
 
+def is_complete_image(content: bytes) -> bool:
+    """Whether a JPEG, PNG or GIF ends with the mark of its end."""
+    if content.startswith(b"\xff\xd8\xff"):
+        return content.endswith(b"\xff\xd9")
+    if content.startswith(b"\x89PNG"):
+        return content.endswith(b"IEND\xaeB`\x82")
+    return content.startswith(b"GIF8") and content.endswith(b"\0;")
+
+
 def is_plain_jpeg(content: bytes) -> bool:
     """Whether check_image takes only about 0.1 ms for this image, as for most images of the web."""
     return (

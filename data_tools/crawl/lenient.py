@@ -161,7 +161,7 @@ class _Talk:
                     before, since = len(body), time.monotonic()
         except TimeoutError:
             raise too_slow(slowest, response.status) from None
-        if response.length:
+        if response.length and not request.is_complete(bytes(body)):
             raise http.client.IncompleteRead(b"", response.length)
         return bytes(body), False
 

@@ -103,6 +103,7 @@ FETCHED: dict[str, dict[str, bytes]] = {
         "a length with +": ok(b"Content-Length: +%d" % NUM, has_length=False),
         "a length with a point": ok(b"Content-Length: %d.00" % NUM, has_length=False),
         "no length": ok(has_length=False),
+        "a length too large": ok(b"Content-Length: %d" % (NUM + 40), has_length=False),
         "bytes behind the length": ok(body=PICTURE + b"<!-- 12 ms -->", has_length=False).replace(
             b"Connection: close", LENGTH
         ),
@@ -171,7 +172,10 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         "failed:protocol",
     ),
     "1,500 headers": (ok(*(b"X-%d: y" % n for n in range(1500))), "failed:protocol"),
-    "a shorter body": (ok(b"Content-Length: %d" % (NUM + 9), has_length=False), "failed:read"),
+    "half a body": (
+        ok(LENGTH, body=PICTURE[:HALF], has_length=False),
+        "failed:read",
+    ),
     "chunks, cut": (chunked(CHUNKED)[:-200], "failed:read"),
     "heads without end": (b"HTTP/1.1 100 Continue\r\nA : b\r\n\r\n" * 20_000, "failed:protocol"),
     "a part of the file": (
@@ -260,6 +264,7 @@ UNREACHABLE: dict[str, bytes] = {
     "429": ok(body=b"", first=b"HTTP/1.1 429 Too Many Requests"),
     "999": ok(body=b"", first=b"HTTP/1.1 999 Request denied"),
     "no HTTP": b"SSH-2.0-OpenSSH_9.7\r\n",
+    "half a file": ok(b"Content-Length: 99", body=ALLOWING, has_length=False),
     "bytes of an encoding that we have not": ok(
         b"Content-Encoding: zstd", body=b"\x28\xb5\x2f\xfd" + bytes(range(40))
     ),
