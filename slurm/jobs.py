@@ -73,7 +73,8 @@ def training_submission(overrides: list[str]) -> Submission:
 def shards_submission(words: list[str], tasks: str = "") -> Submission:
     """`cluster=` and `cluster.*` say where it runs, all other words are data_tools.build's.
 
-    `tasks` is "64", or "64%16" for at most 16 at a time: arrays for match, crawl and pack.
+    `tasks` is "64", or "64%16" for at most 16 at a time: arrays for match, crawl, each round that
+    asks again, and pack.
     """
     ours = [word for word in words if word.partition("=")[0].split(".")[0] == "cluster"]
     overrides = [word for word in words if word not in ours]
@@ -93,26 +94,28 @@ def shards_submission(words: list[str], tasks: str = "") -> Submission:
         problems.append(str(error))
     if tasks and not re.fullmatch(r"[1-9]\d*(%[1-9]\d*)?", tasks):
         problems.append(f"--tasks {tasks}: give N, or N%M for at most M at a time, such as 64%16")
-    folder, with_pool = "", False
+    folder, with_pool, rounds = "", False, 0
     try:
         job = data_tools.config.load_job(overrides)
         folder, with_pool = job.out_dir, job.sources.pool.enabled
+        rounds = data_tools.config.crawl.retry_rounds(job.crawl)
     except data_tools.config.ConfigError as error:
         problems.insert(0, str(error))
     if problems:
         raise ConfigError("\n  ".join(problems))
     script = _script("shards.sbatch")
     steps = []
-    for name, array, module in _chain(tasks, with_pool):
+    for name, array, module in _chain(tasks, with_pool, rounds):
         options = sbatch_options(cluster, Path(folder).resolve(), Path.cwd(), array)
         steps.append(Step(name, ["sbatch", *options, str(script), folder, *module, *overrides]))
     setup = setup_script(cluster, sys.executable)
     return Submission(Path(folder), script, tuple(steps), setup, None)
 
 
-def _chain(tasks: str, with_pool: bool) -> list[tuple[str, str, list[str]]]:
+def _chain(tasks: str, with_pool: bool, rounds: int) -> list[tuple[str, str, list[str]]]:
     """(name, array, module and its flags). An array does what divides; the build after it takes
-    that for done and puts it together."""
+    that for done and puts it together. A round of the crawl that asks again can begin when all
+    tasks have done the round before, so it is an array of its own."""
     if not tasks:
         return [("build", "", [BUILD])]
     number, _, at_a_time = tasks.partition("%")
@@ -125,6 +128,7 @@ def _chain(tasks: str, with_pool: bool) -> list[tuple[str, str, list[str]]]:
         *(match if with_pool else []),
         ("balance", "", [BUILD, "--until", "balance"]),
         ("crawl", array, [BUILD, "--stage", "crawl"]),
+        *((f"retry {n}", array, [BUILD, "--stage", "crawl"]) for n in range(1, rounds + 1)),
         ("rebalance", "", [BUILD, "--until", "rebalance"]),
         ("pack", array, [BUILD, "--stage", "pack"]),
         ("report", "", [BUILD]),

@@ -118,7 +118,8 @@ class Fetcher:
             await budget.spend(request.check_url(target))
             name = host_name(target)
             try:
-                async with self.turns.of(name):
+                async with self.turns.of(name, budget.wait_left) as waited_s:
+                    budget.wait_left -= waited_s
                     answer = await budget.spend(self._get_once(target, request, client))
             except HostBusy as error:
                 raise named(error) from None

@@ -14,7 +14,7 @@ import aiohttp
 from aiohttp.http_exceptions import ContentLengthError, TransferEncodingError
 
 from data_tools.crawl.addresses import AddressRefused
-from data_tools.crawl.hosts import HostBusy
+from data_tools.crawl.hosts import MAX_WAIT_S, HostBusy
 
 Result = TypeVar("Result")
 # Failures that may be gone later: a retry round asks for these URLs again. Not for missing pages,
@@ -61,11 +61,11 @@ class FetchError(Exception):
 
 
 class Budget:
-    """Seconds that one URL may still spend on the network. The wait for its host's turn is our own
-    doing and does not count; HostTurns bounds it."""
+    """Seconds that one URL may still spend on the network. The wait for its hosts' turns is our own
+    doing and has seconds of its own: `wait_left`, for all redirects together."""
 
-    def __init__(self, seconds: float) -> None:
-        self.left = seconds
+    def __init__(self, seconds: float, wait_s: float = MAX_WAIT_S) -> None:
+        self.left, self.wait_left = seconds, wait_s
 
     async def spend(self, work: Awaitable[Result]) -> Result:
         """Await `work` and subtract the time that it took. Raises FetchError "failed:timeout" if no

@@ -77,6 +77,8 @@ class GuardSettings:
     respect_robots_txt: bool
     respect_tdm_reservation: bool
     allow_private: list[str]
+    host_wait_s: float
+    """Seconds that one URL may wait for the turns of its hosts."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ class Guard:
     async def _fetch(self, part: Part, number: int) -> tuple[GuardFate, bytes | None]:
         http_status = None
         try:
-            budget = Budget(self._settings.timeout_s)
+            budget = Budget(self._settings.timeout_s, self._settings.host_wait_s)
             response = await self._fetcher.get(part.urls[number], budget, self._request)
             http_status = response.http_status
             image, digest = await self._check(response.content)

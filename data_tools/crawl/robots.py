@@ -41,13 +41,16 @@ class RobotsGate:
 
     async def check(self, url: URL) -> None:
         """Raise FetchError "rejected:robots" if the site forbids this address."""
-        rules = await self._rules.get(url)
+        rules, delay_s = await self._rules.get(url)
+        if delay_s:
+            self._fetcher.turns.slow_down(host_name(url), delay_s)
         if not rules.can_fetch(str(url), self._product):
             raise FetchError(
                 "rejected:robots", f"robots.txt of {url.host} forbids {url.raw_path}"[:200]
             )
 
-    async def _load(self, url: URL) -> Protego:
+    async def _load(self, url: URL) -> tuple[Protego, float]:
+        """The rules, and the Crawl-delay in seconds (0: none)."""
         request = FetchRequest(MAX_ROBOTS_BYTES, whole=False, recognises=looks_like_text)
         try:
             response = await self._fetcher.get(
@@ -55,7 +58,7 @@ class RobotsGate:
             )
         except FetchError as error:
             if _has_none(error):
-                return Protego.parse("")
+                return Protego.parse(""), 0.0
             if error.http_status or error.status in _UNREACHABLE:
                 raise FetchError(
                     "failed:robots_unreachable", f"robots.txt: {error}", error.http_status
@@ -70,10 +73,7 @@ class RobotsGate:
             rules = await asyncio.to_thread(Protego.parse, text)
         except Exception as error:  # whatever a hostile file provokes in the parser
             raise FetchError("failed:robots_unreachable", f"robots.txt: {error!r}") from error
-        delay_s = rules.crawl_delay(self._product)
-        if delay_s:
-            self._fetcher.turns.slow_down(host_name(url), float(delay_s))
-        return rules
+        return rules, float(rules.crawl_delay(self._product) or 0.0)
 
 
 def _has_none(error: FetchError) -> bool:
