@@ -6,12 +6,13 @@ No float leaves the host: normalisation happens on the device, inside the image 
 
 from __future__ import annotations
 
-import io
 import math
 
 import cv2
 import numpy as np
 from PIL import Image
+
+from pipeline.data.samples.decode import decode_rgb
 
 CROP_RATIO = (3 / 4, 4 / 3)
 """Width over height of the random crop; torchvision's and CLIP's."""
@@ -113,15 +114,13 @@ def write_planes(image: np.ndarray, out: np.ndarray) -> None:
 
 
 def eval_transform(data: bytes, image_size: int) -> np.ndarray:
-    """Encoded image -> uint8 (3, image_size, image_size): CLIP's own transform, by the library CLIP
-    used (Pillow).
+    """Encoded image -> uint8 (3, image_size, image_size): the pixels that training decodes, through
+    CLIP's own transform by the library CLIP used (Pillow).
 
-    Short side to image_size by antialiased bicubic, centre crop. Colours are converted first (CLIP
-    resizes first, which for palette images means nearest neighbour). EXIF rotation is not applied,
-    as in CLIP. Raises OSError or ValueError.
+    Short side to image_size by antialiased bicubic, centre crop. Evaluation and `pipeline.score`
+    see pictures by it. Raises DecodeError.
     """
-    with Image.open(io.BytesIO(data)) as encoded:
-        image = encoded.convert("RGB")
+    image = Image.fromarray(decode_rgb(data))
     width, height = image.size
     short = min(width, height)
     size = (image_size * width // short, image_size * height // short)
