@@ -1,6 +1,7 @@
 """What a command line asks Slurm for: one job, or for a data set a chain of them.
 
 training    train.sbatch, one job of all ranks
+evaluation  evaluate.sbatch, one job of all ranks: evaluation.py
 data set    shards.sbatch, one job; with `--tasks N` arrays where the work divides:
             (with a pool: queries -> match (array) ->) search ... balance -> crawl (array)
                 -> curate, rebalance -> pack (array) -> report
@@ -17,7 +18,7 @@ import data_tools.config
 from data_tools.ground.overrides import Configuration
 from pipeline.config import ClusterConfig, ConfigError, TrainJob, composition
 from pipeline.config.composition import job_of_arguments, load_cluster
-from slurm.options import cluster_problems, sbatch_options, setup_script
+from slurm.options import SETUP_FILE, cluster_problems, sbatch_options, setup_script
 
 BUILD = "data_tools.build"
 
@@ -39,7 +40,12 @@ class Submission:
     steps: tuple[Step, ...]
     setup: str
     train: TrainJob | None
-    """None for a dataset job, whose configuration data_tools.build writes itself."""
+    """None where nothing is frozen: a dataset job, whose configuration data_tools.build writes
+    itself, and an evaluation, which reads that of the run."""
+    setup_file: str = SETUP_FILE
+    """Name of the file in `folder` that every rank sources."""
+    alone: bool = True
+    """Whether it is refused while the folder's last job is queued or runs."""
 
 
 def configuration(shards: bool) -> Configuration:
@@ -62,7 +68,7 @@ def training_submission(overrides: list[str]) -> Submission:
     if problems:
         raise ConfigError("the training job is not valid:\n  " + "\n  ".join(problems))
     grace_s = job.cluster.signal_before_s - 10  # the rest is for the requeue itself
-    folder, script = Path(job.run_dir), _script("train.sbatch")
+    folder, script = Path(job.run_dir), sbatch_script("train.sbatch")
     options = sbatch_options(job.cluster, folder.resolve(), Path.cwd())
     command = ["sbatch", *options, str(script), job.run_dir, str(grace_s)]
     return Submission(
@@ -101,7 +107,7 @@ def shards_submission(words: list[str], tasks: str = "") -> Submission:
         problems.insert(0, str(error))
     if problems:
         raise ConfigError("\n  ".join(problems))
-    script = _script("shards.sbatch")
+    script = sbatch_script("shards.sbatch")
     steps = []
     for name, array, module in _chain(tasks, with_pool):
         options = sbatch_options(cluster, Path(folder).resolve(), Path.cwd(), array)
@@ -131,7 +137,7 @@ def _chain(tasks: str, with_pool: bool) -> list[tuple[str, str, list[str]]]:
     ]
 
 
-def _script(name: str) -> Path:
+def sbatch_script(name: str) -> Path:
     return Path(__file__).resolve().with_name(name)
 
 

@@ -9,6 +9,7 @@ folder/dataset_type.txt     absent: classification; or "retrieval"
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -110,7 +111,7 @@ def load_eval_set(
     samples = [sample for shard in shards for sample in shard]
     _check_samples(folder, samples, len(classnames))
     return EvalSet(
-        name=folder.name,
+        name=Path(os.path.abspath(folder)).name,
         kind=kind,
         classnames=classnames,
         templates=templates,
