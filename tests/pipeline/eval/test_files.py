@@ -78,12 +78,8 @@ def test_the_report_has_every_set_that_was_scored(tmp_path):
 
 
 TORN = [
-    '{"step": 20, "resu',
-    "",
-    "[]",
-    '{"results": []}',
+    *('{"step": 20, "resu', "", "[]", '{"results": []}', "\x00"),
     '{"step": 20, "results": {"birds": {"top1": 1}}}',
-    "\x00",
 ]
 
 
