@@ -7,15 +7,17 @@ python -m data_tools.audit somebodys/webdataset/ --leave-out-bad
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_tools.dataset.audit import audit, open_data_set
-from data_tools.dataset.manifest import ManifestError
+from data_tools.dataset.foreign import Indexed
+from data_tools.dataset.manifest import Manifest, ManifestError
 from data_tools.ground import exit_codes
 from data_tools.ground.command_line import run
+from data_tools.ground.printable import printable
 from data_tools.ground.settings import Command
 from data_tools.tables.schema import DataError
 
@@ -34,7 +36,8 @@ class AuditSettings:
     """Folder for the manifest and the indexes of tars that have none; null puts them beside the
     tars."""
     leave_out_bad: bool = False
-    """For tars without a manifest: make one of the samples that are whole, and name the others."""
+    """For tars without a manifest: make one of the samples that are whole, and name the others.
+    Every image is decoded for it, unless decode=0."""
 
 
 def _check(given: Mapping[str, Any]) -> list[str]:
@@ -65,31 +68,62 @@ def main(arguments: list[str]) -> int:
 
 
 def _audit(settings: AuditSettings, _: list[str]) -> int:
-    manifest, left_out, is_new = open_data_set(
-        settings.data, settings.output, settings.processes, settings.leave_out_bad
+    opened = open_data_set(
+        settings.data,
+        settings.output,
+        settings.processes,
+        leave_out_bad=settings.leave_out_bad,
+        num_decoded=settings.decode,
     )
-    problems = []
-    if manifest is not None:
-        problems = audit(manifest, settings.decode, settings.processes, checksums=not is_new)
-    _show("left out" if manifest is not None else "error", left_out)
+    if opened.indexed is not None:
+        _tell_indexed(opened.indexed, settings.leave_out_bad)
+    manifest = opened.manifest
     if manifest is None:
-        print(
-            "error: no manifest is made; --leave-out-bad makes one without these", file=sys.stderr
-        )
         return exit_codes.FAILED
-    _show("error", problems)
-    if problems:
-        return exit_codes.FAILED
+    if opened.indexed is None:
+        audited = audit(manifest, settings.decode, settings.processes, folder=opened.folder)
+        _show("note", [*audited.notes, *_left_out_before(manifest)])
+        _show("error", audited.problems)
+        if audited.problems:
+            return exit_codes.FAILED
     print(
-        f"{settings.data}: {manifest.num_samples:,} samples in {len(manifest.shards):,} shards, "
-        f"{manifest.num_bytes:,} bytes: checksums, counts and offsets hold"
+        f"{printable(str(settings.data))}: {manifest.num_samples:,} samples in "
+        f"{len(manifest.shards):,} shards, {manifest.num_bytes:,} bytes: checksums, counts and "
+        f"offsets hold"
     )
     return exit_codes.DONE
 
 
+def _tell_indexed(indexed: Indexed, leave_out_bad: bool) -> None:
+    made = indexed.manifest is not None
+    _show("note", indexed.notes)
+    _show("left out" if made else "error", indexed.faults)
+    _show("error", indexed.problems)
+    if made and indexed.faults:
+        _show("left out", [f"in all {_counted(indexed.reasons.most_common())}"])
+    if not made:
+        can_help = indexed.num_usable and not leave_out_bad
+        advice = "; --leave-out-bad makes one without these" if can_help else ""
+        print(f"error: no manifest is made{advice}", file=sys.stderr)
+
+
+def _left_out_before(manifest: Manifest) -> list[str]:
+    if not manifest.left_out.samples:
+        return []
+    return [f"left out when the manifest was made: {_counted(manifest.left_out.samples)}"]
+
+
+def _counted(reasons: Iterable[tuple[str, int]]) -> str:
+    """ "3: 2 x has no image, 1 x the caption is empty"."""
+    reasons = list(reasons)
+    total = sum(count for _, count in reasons)
+    shown = ", ".join(f"{count:,} x {printable(reason)}" for reason, count in reasons)
+    return f"{total:,}: {shown}"
+
+
 def _show(word: str, problems: list[str]) -> None:
     for problem in problems[:SHOWN_PROBLEMS]:
-        print(f"{word}: {problem}", file=sys.stderr)
+        print(f"{word}: {printable(problem)}", file=sys.stderr)
     if len(problems) > SHOWN_PROBLEMS:
         print(f"{word}: and {len(problems) - SHOWN_PROBLEMS:,} more", file=sys.stderr)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from data_tools.ground import command_line, exit_codes, settings
-from pipeline.commands import command_of
+from pipeline.commands import TRAIN
 from pipeline.config import ConfigError, TrainJob
 from pipeline.config.composition import freeze, job_of_arguments, load_frozen
 from pipeline.signals import STOP_SIGNALS, hold_stop_signals
@@ -40,8 +40,7 @@ RankMain = Callable[[TrainJob], "int | None"]
 def main(
     module: str, rank_main: RankMain, arguments: list[str], *, stops_at_checkpoint: bool = False
 ) -> int:
-    """Entry of `python -m pipeline.train` and `python -m pipeline.evaluate`, for launchers and for
-    ranks.
+    """Entry of `python -m pipeline.train`, for launchers and for ranks.
 
     `--config RUN_DIR/config.yaml`: be one rank. Anything else: Hydra overrides; compose, validate,
     freeze, launch. With `stops_at_checkpoint` the ranks hold STOP_SIGNALS back, and `rank_main`
@@ -54,7 +53,7 @@ def main(
     try:
         if stops_at_checkpoint:
             hold_stop_signals()
-        exit_now(_run_rank(rank_main, load_frozen(arguments[1])))
+        exit_now(run_rank(rank_main, load_frozen(arguments[1])))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return exit_codes.REFUSED
@@ -74,7 +73,7 @@ def launch(module: str, arguments: list[str], *, stops_at_checkpoint: bool = Fal
         ranks = job.cluster.ranks_per_node
         exit_now(launch_ranks(module, freeze(job), ranks, stops_at_checkpoint))
 
-    return command_line.run(command_of(module), arguments, start)
+    return command_line.run(TRAIN, arguments, start)
 
 
 def launch_unless_rank(
@@ -102,7 +101,7 @@ def exit_now(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _run_rank(rank_main: RankMain, job: TrainJob) -> int:
+def run_rank(rank_main: RankMain, job: TrainJob) -> int:
     """Run one rank and return its exit code.
 
     The rank where an error of ours was raised prints its message in one line; any other error, a
@@ -127,7 +126,16 @@ def _run_rank(rank_main: RankMain, job: TrainJob) -> int:
 def launch_ranks(
     module: str, config_path: Path, num_ranks: int, stops_at_checkpoint: bool = False
 ) -> int:
-    """Start `num_ranks` processes of `python -m module --config config_path` and wait for them.
+    """Start `num_ranks` processes of `python -m module --config config_path` and wait for them;
+    returns the exit code."""
+    words = ["--config", str(config_path)]
+    return start_ranks(module, words, config_path.parent, num_ranks, stops_at_checkpoint)
+
+
+def start_ranks(
+    module: str, words: list[str], run_dir: Path, num_ranks: int, stops_at_checkpoint: bool = False
+) -> int:
+    """Start `num_ranks` processes of `python -m module`, each with `words`, and wait for them.
 
     When one fails, the others get SIGTERM, and SIGKILL after GRACE_S, so that no rank waits for one
     that is gone. SIGTERM and SIGUSR1 are passed on, SIGINT as SIGTERM; a second SIGINT kills. Ranks
@@ -136,7 +144,7 @@ def launch_ranks(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", module, "--config", str(config_path)]
+    command = [sys.executable, "-m", module, *words]
     # A terminal sends Ctrl-C to the ranks too, but only this process is to answer it. Signals are
     # blocked before exec, so that one during the seconds of `import torch` is neither lost nor
     # kills a rank.
@@ -151,7 +159,7 @@ def launch_ranks(
         _die_with(launcher)
 
     ranks_word = "rank" if num_ranks == 1 else "ranks"
-    _print_line(f"starting {num_ranks} {ranks_word} of {module}, run_dir {config_path.parent}")
+    _print_line(f"starting {num_ranks} {ranks_word} of {module}, run_dir {run_dir}")
     ranks: list[subprocess.Popen[bytes]] = []
     for rank in range(num_ranks):
         environment = os.environ | {
@@ -164,10 +172,8 @@ def launch_ranks(
         ranks.append(subprocess.Popen(command, env=environment, preexec_fn=before_exec))
     code = _Watch(ranks, received, stops_at_checkpoint).until_all_ended()
     if code == exit_codes.STOPPED:
-        _print_line(
-            f"checkpoint saved; go on with: python -m {module} run_dir={config_path.parent}"
-        )
-    stacks = config_path.parent / "stacks"
+        _print_line(f"checkpoint saved; go on with: python -m {module} run_dir={run_dir}")
+    stacks = run_dir / "stacks"
     written = [file.stat() for file in stacks.glob("rank_*")]
     if any(file.st_size and file.st_mtime >= started_at for file in written):
         _print_line(f"stacks of the stuck ranks: {stacks}")

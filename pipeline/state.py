@@ -47,6 +47,11 @@ class StepMetrics:
     top1: Tensor | None
     """(2,) Share of this rank's rows whose own partner is the nearest in the global batch, image to
     text and text to image. None between log steps and with the sigmoid loss."""
+    mean_cosines: Tensor | None
+    """(2,) Mean cosine of two of this rank's features, of images and of texts; NaN with one row.
+    None between log steps."""
+    caption_ids: Tensor
+    """(n,) int64; equal for equal captions of this rank's rows."""
     towers: DeviceTimer
     """Time of this rank's own work before it waits for the others: shows which rank is the
     straggler and which ones it delays."""

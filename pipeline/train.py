@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from data_tools.ground import exit_codes
 from pipeline import launch
@@ -45,7 +44,7 @@ def train(config: TrainJob) -> int:
         loader = open_loader(config, world)
         evaluation = Evaluation(config, world)
     checkpoints = CheckpointManager(config, world, loader.fingerprint)
-    metrics = MetricsProcessor(config, world)
+    metrics = MetricsProcessor(config, world, loader.num_samples)
     health = Health(config.health)
     engine = build_engine(config, world)
     watchdog = Watchdog(config.run_dir, world.rank, 60 * config.health.stall_minutes)
@@ -55,6 +54,10 @@ def train(config: TrainJob) -> int:
         if state.step:
             world.tell(f"goes on from step {state.step}, {state.samples_seen} samples seen")
         metrics.start(state)
+        evaluation.forget_after(state.step)
+        if evaluation.owed(state.step):
+            world.tell(f"step {state.step} was not evaluated before the stop: scoring it now")
+            evaluate_towers(evaluation, engine, watchdog, metrics, state)
         batches = loader.batches(state.samples_seen, world.device)
         asked_to_stop = False
         while state.step < config.train.steps and not asked_to_stop:
@@ -78,22 +81,23 @@ def train(config: TrainJob) -> int:
                 if sick:
                     state = roll_back(checkpoints, engine, health, state)
                     metrics.start(state)
+                    evaluation.forget_after(state.step)
                     batches = loader.batches(state.samples_seen, world.device)
                     world.tell(f"{sick}: back to step {state.step}, with later samples")
                     continue
             if done or asked_to_stop or checkpoints.due(state):
                 with metrics.clock_stopped():
                     checkpoints.save(engine, state)
-            if done or (config.eval.every_steps and state.step % config.eval.every_steps == 0):
-                with metrics.clock_stopped():
-                    results = evaluate_towers(evaluation, engine, watchdog, state.step)
-                metrics.log_eval(state, results)
+            if evaluation.due(state.step) and not asked_to_stop:
+                evaluate_towers(evaluation, engine, watchdog, metrics, state)
+        # a stop has no time for an evaluation: the next start makes it up
+        owed = asked_to_stop and evaluation.owed(state.step)
         checkpoints.close(upload=not asked_to_stop)  # a grace time is too short for an upload
         metrics.close()
         engine.close()
 
     world.barrier()  # ranks end together: Slurm ends those that are left 30 s after the first
-    if state.step != config.train.steps:
+    if state.step != config.train.steps or owed:
         return exit_codes.STOPPED
     world.tell(next_steps(config))
     return 0
@@ -117,13 +121,18 @@ def roll_back(
 
 
 def evaluate_towers(
-    evaluation: Evaluation, engine: ClipEngine, watchdog: Watchdog, step: int
-) -> dict[str, dict[str, Any]]:
-    """Scores of the towers as they are now, or of their averages if the run keeps them."""
-    with engine.evaluating():
-        return evaluation.run(
-            watchdog.beating(engine.encode_image), watchdog.beating(engine.encode_text), step
+    evaluation: Evaluation,
+    engine: ClipEngine,
+    watchdog: Watchdog,
+    metrics: MetricsProcessor,
+    state: TrainState,
+) -> None:
+    """Score the towers as they are now, or their averages if the run keeps them, and log that."""
+    with metrics.clock_stopped(), engine.evaluating():
+        results = evaluation.run(
+            watchdog.beating(engine.encode_image), watchdog.beating(engine.encode_text), state.step
         )
+    metrics.log_eval(state, results)
 
 
 def open_loader(config: TrainJob, world: World) -> Loader:

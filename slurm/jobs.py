@@ -1,6 +1,7 @@
 """What a command line asks Slurm for: one job, or for a data set a chain of them.
 
 training    train.sbatch, one job of all ranks
+evaluation  evaluate.sbatch, one job of all ranks: evaluation.py
 data set    shards.sbatch, one job; with `--tasks N` arrays where the work divides:
             (with a pool: queries -> match (array) ->) search ... balance -> crawl (array)
                 -> curate, rebalance -> pack (array) -> report
@@ -17,7 +18,7 @@ import data_tools.config
 from data_tools.ground.overrides import Configuration
 from pipeline.config import ClusterConfig, ConfigError, TrainJob, composition
 from pipeline.config.composition import job_of_arguments, load_cluster
-from slurm.options import cluster_problems, sbatch_options, setup_script
+from slurm.options import SETUP_FILE, cluster_problems, sbatch_options, setup_script
 
 BUILD = "data_tools.build"
 
@@ -39,7 +40,12 @@ class Submission:
     steps: tuple[Step, ...]
     setup: str
     train: TrainJob | None
-    """None for a dataset job, whose configuration data_tools.build writes itself."""
+    """None where nothing is frozen: a dataset job, whose configuration data_tools.build writes
+    itself, and an evaluation, which reads that of the run."""
+    setup_file: str = SETUP_FILE
+    """Name of the file in `folder` that every rank sources."""
+    alone: bool = True
+    """Whether it is refused while the folder's last job is queued or runs."""
 
 
 def configuration(shards: bool) -> Configuration:
@@ -62,7 +68,7 @@ def training_submission(overrides: list[str]) -> Submission:
     if problems:
         raise ConfigError("the training job is not valid:\n  " + "\n  ".join(problems))
     grace_s = job.cluster.signal_before_s - 10  # the rest is for the requeue itself
-    folder, script = Path(job.run_dir), _script("train.sbatch")
+    folder, script = Path(job.run_dir), sbatch_script("train.sbatch")
     options = sbatch_options(job.cluster, folder.resolve(), Path.cwd())
     command = ["sbatch", *options, str(script), job.run_dir, str(grace_s)]
     return Submission(
@@ -73,7 +79,8 @@ def training_submission(overrides: list[str]) -> Submission:
 def shards_submission(words: list[str], tasks: str = "") -> Submission:
     """`cluster=` and `cluster.*` say where it runs, all other words are data_tools.build's.
 
-    `tasks` is "64", or "64%16" for at most 16 at a time: arrays for match, crawl and pack.
+    `tasks` is "64", or "64%16" for at most 16 at a time: arrays for match, crawl, each round that
+    asks again, and pack.
     """
     ours = [word for word in words if word.partition("=")[0].split(".")[0] == "cluster"]
     overrides = [word for word in words if word not in ours]
@@ -93,26 +100,28 @@ def shards_submission(words: list[str], tasks: str = "") -> Submission:
         problems.append(str(error))
     if tasks and not re.fullmatch(r"[1-9]\d*(%[1-9]\d*)?", tasks):
         problems.append(f"--tasks {tasks}: give N, or N%M for at most M at a time, such as 64%16")
-    folder, with_pool = "", False
+    folder, with_pool, rounds = "", False, 0
     try:
         job = data_tools.config.load_job(overrides)
         folder, with_pool = job.out_dir, job.sources.pool.enabled
+        rounds = data_tools.config.crawl.retry_rounds(job.crawl)
     except data_tools.config.ConfigError as error:
         problems.insert(0, str(error))
     if problems:
         raise ConfigError("\n  ".join(problems))
-    script = _script("shards.sbatch")
+    script = sbatch_script("shards.sbatch")
     steps = []
-    for name, array, module in _chain(tasks, with_pool):
+    for name, array, module in _chain(tasks, with_pool, rounds):
         options = sbatch_options(cluster, Path(folder).resolve(), Path.cwd(), array)
         steps.append(Step(name, ["sbatch", *options, str(script), folder, *module, *overrides]))
     setup = setup_script(cluster, sys.executable)
     return Submission(Path(folder), script, tuple(steps), setup, None)
 
 
-def _chain(tasks: str, with_pool: bool) -> list[tuple[str, str, list[str]]]:
+def _chain(tasks: str, with_pool: bool, rounds: int) -> list[tuple[str, str, list[str]]]:
     """(name, array, module and its flags). An array does what divides; the build after it takes
-    that for done and puts it together."""
+    that for done and puts it together. A round of the crawl that asks again can begin when all
+    tasks have done the round before, so it is an array of its own."""
     if not tasks:
         return [("build", "", [BUILD])]
     number, _, at_a_time = tasks.partition("%")
@@ -125,13 +134,14 @@ def _chain(tasks: str, with_pool: bool) -> list[tuple[str, str, list[str]]]:
         *(match if with_pool else []),
         ("balance", "", [BUILD, "--until", "balance"]),
         ("crawl", array, [BUILD, "--stage", "crawl"]),
+        *((f"retry {n}", array, [BUILD, "--stage", "crawl"]) for n in range(1, rounds + 1)),
         ("rebalance", "", [BUILD, "--until", "rebalance"]),
         ("pack", array, [BUILD, "--stage", "pack"]),
         ("report", "", [BUILD]),
     ]
 
 
-def _script(name: str) -> Path:
+def sbatch_script(name: str) -> Path:
     return Path(__file__).resolve().with_name(name)
 
 

@@ -15,8 +15,9 @@ SHORTEST_WARNING_S = 30
 LONGEST_WARNING_S = 65535  # sbatch's own limit
 
 
-def cluster_problems(cluster: ClusterConfig) -> list[str]:
-    """What only Slurm minds, as `field = value: what is wrong, what to do`."""
+def cluster_problems(cluster: ClusterConfig, *, warned: bool = True) -> list[str]:
+    """What only Slurm minds, as `field = value: what is wrong, what to do`. warned: whether the job
+    is to be warned before its time limit."""
     problems = []
     if cluster.cpus_per_rank < 1:
         problems.append(f"cluster.cpus_per_rank = {cluster.cpus_per_rank}: must be >= 1")
@@ -32,7 +33,7 @@ def cluster_problems(cluster: ClusterConfig) -> list[str]:
             "more than zero (in YAML between quotes: 24:00:00 is the number 86400 there)"
         )
     longest = min(LONGEST_WARNING_S, (limit_s or LONGEST_WARNING_S) - 1)
-    if not SHORTEST_WARNING_S <= cluster.signal_before_s <= longest:
+    if warned and not SHORTEST_WARNING_S <= cluster.signal_before_s <= longest:
         problems.append(
             f"cluster.signal_before_s = {cluster.signal_before_s}: give {SHORTEST_WARNING_S} to "
             f"{longest} (seconds before the end of cluster.time_limit = {cluster.time_limit})"
@@ -60,13 +61,20 @@ def time_limit_s(text: str) -> int | None:
 
 
 def sbatch_options(
-    cluster: ClusterConfig, folder: Path, working_dir: Path, array: str = ""
+    cluster: ClusterConfig,
+    folder: Path,
+    working_dir: Path,
+    array: str = "",
+    *,
+    name: str = "",
+    warned: bool = True,
 ) -> list[str]:
-    """`folder` is the job's own, absolute; its name becomes the job's. What is not asked for is the
-    site's default. `array` is "0-63" or "0-63%16": at most 16 tasks at a time."""
+    """`folder` is the job's own, absolute; its name becomes the job's unless `name` is given. What
+    is not asked for is the site's default. `array` is "0-63" or "0-63%16": at most 16 tasks at a
+    time. `warned`: before the time limit, a USR1 to the batch shell."""
     asked = {"partition": cluster.partition, "account": cluster.account, "qos": cluster.qos}
     options = {
-        "job-name": folder.name,
+        "job-name": name or folder.name,
         "nodes": cluster.nodes,
         "ntasks-per-node": cluster.ranks_per_node,
         "cpus-per-task": cluster.cpus_per_rank,
@@ -74,7 +82,7 @@ def sbatch_options(
         "time": cluster.time_limit,
         **{name: value for name, value in asked.items() if value},
         # B: only the batch shell is warned; it tells the ranks, then requeues the job
-        "signal": f"B:USR1@{cluster.signal_before_s}",
+        **({"signal": f"B:USR1@{cluster.signal_before_s}"} if warned else {}),
         "open-mode": "append",  # else Slurm truncates the output of a requeued job
         "chdir": working_dir,  # the paths of a configuration may be relative
         "output": str(folder / "slurm-").replace("%", "%%") + ("%A_%a" if array else "%j") + ".out",

@@ -1,7 +1,9 @@
-"""Compose, validate, freeze, submit: the training or dataset job of a command line, as a Slurm job.
+"""Compose, validate, freeze, submit: the training, dataset job or evaluation of a command line, as
+a Slurm job.
 
     python -m slurm.submit experiment=... cluster=multi_node cluster.partition=gpu   train
     python -m slurm.submit run_dir=runs/mine                                go on with that run
+    python -m slurm.submit --evaluate run_dir=runs/mine         score its newest checkpoint
     python -m slurm.submit --shards queries.path=... out_dir=... cluster.time_limit=8:00:00
     python -m slurm.submit --shards --tasks 64 ...          the same as a chain with arrays
     ... --dry-run                                               print what would be submitted
@@ -27,10 +29,11 @@ from typing import Any
 from data_tools.ground.aside import write_text_aside
 from data_tools.ground.command_line import run
 from data_tools.ground.settings import Command
+from pipeline.commands import EvaluateSettings, check_step
 from pipeline.config import ConfigError
 from pipeline.config.composition import freeze
+from slurm.evaluation import evaluation_submission
 from slurm.jobs import Step, Submission, configuration, shards_submission, training_submission
-from slurm.options import SETUP_FILE
 
 SLURM_TIMEOUT_S = 60.0
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -59,7 +62,7 @@ def dry_run(submission: Submission) -> str:
     lines = "\n".join(commands)
     return (
         f"{lines}\n\n"
-        f"# {submission.folder / SETUP_FILE}\n{submission.setup}\n"
+        f"# {submission.folder / submission.setup_file}\n{submission.setup}\n"
         f"# {submission.script}\n{submission.script.read_text()}"
     )
 
@@ -83,13 +86,15 @@ def submit(submission: Submission) -> list[str]:
     Raises ConfigError, or SlurmError with what sbatch said.
     """
     folder = submission.folder
-    _refuse_while_queued(folder)
+    if submission.alone:
+        _refuse_while_queued(folder)
     was_there = folder.exists()
-    earlier = {path: _content(path) for path in (folder / "config.yaml", folder / SETUP_FILE)}
+    setup_file = folder / submission.setup_file
+    earlier = {path: _content(path) for path in (folder / "config.yaml", setup_file)}
     if submission.train is not None:
         freeze(submission.train)
     folder.mkdir(parents=True, exist_ok=True)
-    write_text_aside(folder / SETUP_FILE, submission.setup)
+    write_text_aside(setup_file, submission.setup)
     try:
         jobs = _submit_steps(submission.steps)
     except SlurmError:
@@ -210,22 +215,33 @@ class SubmitSettings:
     tasks: str = ""
     """With shards: N, or N%M for at most M at a time, such as 64%16: match, crawl and pack as
     arrays of N tasks. Empty is one job."""
+    evaluate: bool = False
+    """Submit an evaluation of an earlier run (the words of pipeline.evaluate) instead."""
     dry_run: bool = False
     """Print what would be submitted; submit and write nothing."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SubmitEvaluationSettings(SubmitSettings, EvaluateSettings):
+    """Those of the evaluation too."""
+
+
 def _check(given: Mapping[str, Any]) -> list[str]:
+    problems = check_step(given)
     if given.get("tasks") and given.get("shards") is False:
-        return [f"--tasks {given['tasks']}: only a data set is divided; add --shards"]
-    return []
+        problems.append(f"--tasks {given['tasks']}: only a data set is divided; add --shards")
+    if given.get("evaluate") and given.get("shards"):
+        problems.append("--evaluate --shards: a job is one of them; leave one out")
+    return problems
 
 
-def _command(shards: bool) -> Command[SubmitSettings]:
+def _command(shards: bool, evaluate: bool = False) -> Command[SubmitSettings]:
     return Command(
         name="slurm.submit",
-        purpose="Check, freeze and submit a training or, with --shards, a dataset job to Slurm. "
-        "Runs on a login node: needs neither torch nor a GPU.",
-        settings=SubmitSettings,
+        purpose="Check, freeze and submit a training or, with --shards, a dataset job to Slurm; "
+        "with --evaluate, the evaluation of an earlier run. Runs on a login node: needs neither "
+        "torch nor a GPU.",
+        settings=SubmitEvaluationSettings if evaluate else SubmitSettings,
         example="experiment=vit_b_32 data.manifest=data/mine/manifest.json run_dir=runs/mine "
         "cluster=multi_node cluster.partition=gpu",
         check=_check,
@@ -238,17 +254,24 @@ def _command(shards: bool) -> Command[SubmitSettings]:
 def main(arguments: list[str]) -> int:
     """Exit code 0 when submitted, 1 when Slurm refused, 2 for a refused command line or
     configuration."""
-    builds = ("--shards", "--shards=true", "shards=true")
-    shards = any(word in builds for word in arguments)
-    return run(_command(shards), arguments, _submit)
+    command = _command(_asked("shards", arguments), _asked("evaluate", arguments))
+    return run(command, arguments, _submit)
+
+
+def _asked(name: str, arguments: list[str]) -> bool:
+    return any(word in (f"--{name}", f"--{name}=true", f"{name}=true") for word in arguments)
+
+
+def _submission(settings: SubmitSettings, overrides: list[str]) -> Submission:
+    if isinstance(settings, SubmitEvaluationSettings):
+        return evaluation_submission(overrides, settings)
+    if settings.shards:
+        return shards_submission(overrides, settings.tasks)
+    return training_submission(overrides)
 
 
 def _submit(settings: SubmitSettings, overrides: list[str]) -> None:
-    submission = (
-        shards_submission(overrides, settings.tasks)
-        if settings.shards
-        else training_submission(overrides)
-    )
+    submission = _submission(settings, overrides)
     if settings.dry_run:
         print(dry_run(submission), end="")
         return

@@ -15,7 +15,7 @@ import pytest
 from data_tools.config import CONFIGURATION as DATASET
 from data_tools.ground import exit_codes
 from data_tools.ground.settings import Command, parse
-from pipeline import commands, launch
+from pipeline import commands, launch, launch_evaluation
 from pipeline.config.composition import CONFIGURATION as TRAIN
 
 ROOT = Path(__file__).parents[1]
@@ -75,14 +75,19 @@ def test_the_example_of_the_help_is_a_command_line_that_is_taken(command):
 
 @pytest.mark.parametrize("module", ["pipeline.train", "pipeline.evaluate"])
 def test_the_commands_that_start_ranks(module, capsys):
-    def rank_main(job):
+    def rank_main(*of_rank):
         raise AssertionError("nothing is to be started")
 
-    assert launch.main(module, rank_main, ["--help"]) == exit_codes.DONE
+    def main(words):
+        if module == "pipeline.evaluate":
+            return launch_evaluation.main(rank_main, words)
+        return launch.main(module, rank_main, words)
+
+    assert main(["--help"]) == exit_codes.DONE
     text = capsys.readouterr().out
     assert set(TRAIN.types) <= names_told(text) and f"Usage: python -m {module}" in text
     for word in ("train.warmup_step=3", "--train.warmup_step=3"):
-        assert launch.main(module, rank_main, [word]) == exit_codes.REFUSED
+        assert main([word]) == exit_codes.REFUSED
         assert "do you mean train.warmup_steps?" in capsys.readouterr().err
 
 

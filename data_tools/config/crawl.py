@@ -4,7 +4,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Optional
 
-from data_tools.ground.fields import at_least, between, more_than, null_hashed_as, out_of_bounds
+from data_tools.ground.fields import (
+    at_least,
+    between,
+    more_than,
+    not_hashed,
+    null_hashed_as,
+    out_of_bounds,
+)
 
 
 class ResizeMode(Enum):
@@ -101,10 +108,17 @@ class CrawlConfig:
     no CPU: with 32, a list with a tenth of slow sites is fetched at the pace of those."""
     samples_per_part: int = at_least(1, default=10000)
     """URLs that one run of img2dataset takes; the unit of resuming a crawl."""
-    retry_rounds: int = at_least(0, default=0)
+    retry_rounds: Optional[int] = null_hashed_as(
+        0, at_least(0, default=None, null="asks once more, as 1 does")
+    )
     """Rounds after all parts in which the URLs are crawled again that failed for a reason that may
-    pass (timeout, no connection, HTTP 429 or 5xx). 0 tries none again; raise it to try once
-    more."""
+    pass (timeout, no connection, a busy host, HTTP 429 or 5xx). Null, the default, is one round; a
+    data set that was finished when the default was 0 stays as it is. 0 tries none again."""
+    max_host_wait_s: float = not_hashed(at_least(0, default=600.0))
+    """Seconds that a URL waits at most, in the last round, for its host's turn: a Crawl-delay of
+    20 s in robots.txt and 30 URLs of that host in a part are 580 s. URLs that would wait longer are
+    failed:host_busy, and the summary and the report name their hosts. In the rounds before the last
+    a URL waits 60 s at most, because the next round asks for it again."""
     timeout_s: float = at_least(0.1, default=20.0)
     """Seconds for one URL in all: robots.txt, connecting, redirects, body and further attempts."""
     connect_timeout_s: float = at_least(0.1, default=5.0)
@@ -133,7 +147,8 @@ class CrawlConfig:
     max_image_aspect: float = at_least(1, default=20.0)
     """Longer side over shorter."""
     stall_timeout_s: float = at_least(1, default=300.0)
-    """img2dataset is stopped, and the part reported, when nothing was finished for this long."""
+    """img2dataset is stopped, and the part reported, when nothing was finished for this long; the
+    time that a URL may wait for its host's turn comes on top."""
     allow_private: list[str] = field(default_factory=list)
     """host:port pairs that may be fetched although their address is private or loopback. Everything
     else private is refused."""
@@ -142,6 +157,11 @@ class CrawlConfig:
     respect_tdm_reservation: bool = True
     """The header tdm-reservation: 1 and the file /.well-known/tdmrep.json, by which a site reserves
     text and data mining."""
+
+
+def retry_rounds(config: CrawlConfig) -> int:
+    """Rounds after the first."""
+    return 1 if config.retry_rounds is None else config.retry_rounds
 
 
 def problems(config: CrawlConfig) -> list[str]:

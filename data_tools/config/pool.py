@@ -8,8 +8,8 @@ from data_tools.ground.fields import at_least, not_empty, null_hashed_as, out_of
 
 @dataclass(kw_only=True, slots=True)
 class PoolConfig:
-    """Parquet, csv, tsv, jsonl or json, also .gz of the last four. conf/pool/ has the columns of
-    published pools: pool=laion.
+    """Parquet, csv, tsv, jsonl or json, also .gz .zst .bz2 .xz of the last four. conf/pool/ has the
+    columns of published pools: pool=laion.
 
     A column is named as the files have it. `URL|url` takes the first of the two that a file has, so
     that one job can read pools of several layouts; an empty name is no column, so that `WIDTH|` may
@@ -45,9 +45,10 @@ class PoolConfig:
     states it; null: unknown."""
     column_names: list[str] = field(default_factory=list)
     """Names of the columns, in their order, of csv and tsv files without a header line."""
-    quoted: bool = True
-    """csv, tsv: a cell in double quotes may hold the delimiter and line breaks. False where quotes
-    are text (CC3M, CC12M)."""
+    quoted: Optional[bool] = null_hashed_as(True, field(default=None))
+    """csv, tsv: true: a cell in double quotes may hold the delimiter and line breaks. False: quotes
+    are text (CC3M, CC12M). Null: as true for csv, where a cell that swallows whole rows stops the
+    job, and as false for tsv."""
     records_field: Optional[str] = null_hashed_as(
         "", not_empty(default=None, null="takes the file as the list")
     )

@@ -75,8 +75,8 @@ class TextConfig:
     """Text whose words and pairs of words are counted."""
 
     paths: list[str] = field(default_factory=list)
-    """Files or glob patterns, also .gz .bz2 .xz: plain text (.txt), Wikipedia dumps (.xml), what
-    wikiextractor --json wrote (.jsonl .json wiki_NN)."""
+    """Files or glob patterns, also .gz .zst .bz2 .xz: plain text (.txt), Wikipedia dumps (.xml),
+    what wikiextractor --json wrote (.jsonl .json wiki_NN)."""
     wordnet_glosses: bool = False
     """Count WordNet's definitions and examples too (1.46 million words)."""
     max_keys_in_memory: int = at_least(1, default=4_000_000)
@@ -117,7 +117,7 @@ class BigramsConfig:
 class TitlesConfig:
     paths: list[str] = field(default_factory=list)
     """Files or glob patterns of title and views: .txt (title, tab, views; no header), .csv .tsv
-    .parquet (named columns), Wikimedia's pageviews-* files; also .gz .bz2 .xz."""
+    .parquet (named columns), Wikimedia's pageviews-* files; also .gz .zst .bz2 .xz."""
     title_column: str = "title"
     """Column that holds the title, in .csv, .tsv and .parquet files."""
     views_column: str = "views"
@@ -162,8 +162,9 @@ class ComposedConfig:
 @dataclass(kw_only=True, slots=True)
 class QueriesConfig:
     path: str = ""
-    """The user's queries: text file of one a line, UTF-8, blank lines and lines that start with #
-    skipped; or a .csv .tsv .parquet table; or a glob pattern of several."""
+    """The user's queries: text file of one a line, in Unicode, blank lines and lines that start
+    with # skipped; or a .csv .tsv .parquet table; or a glob pattern of several. Text, csv and tsv
+    also as .gz .zst .bz2 .xz."""
     column: str = "query"
     """Column that holds the query, in .csv, .tsv and .parquet files."""
     total: Optional[int] = null_hashed_as(0, at_least(1, default=None, null="sets no limit"))

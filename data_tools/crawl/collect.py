@@ -9,6 +9,8 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_tools.config import CrawlConfig
+from data_tools.crawl.cut_hosts import CutHosts
 from data_tools.crawl.fetch_error import PASSING
 from data_tools.crawl.part import Part
 from data_tools.tables.schema import (
@@ -21,10 +23,11 @@ from data_tools.tables.schema import (
 )
 
 
-def collect(rounds: list[list[Part]], paths: DatasetPaths) -> dict[str, int]:
-    """Write fetched.parquet and the fates of the stage, part by part; returns the counts. Raises
-    DataError if no image came."""
+def collect(rounds: list[list[Part]], paths: DatasetPaths, config: CrawlConfig) -> dict[str, int]:
+    """Write fetched.parquet and the fates of the stage, part by part, and print which hosts were
+    cut; returns the counts. Raises DataError if no image came."""
     counts: Counter[str] = Counter()
+    cut = CutHosts()
     retried = recovered = 0
     with table_writer(paths.fates("crawl"), FATES) as fates:
         for number, parts in enumerate(rounds):
@@ -38,6 +41,8 @@ def collect(rounds: list[list[Part]], paths: DatasetPaths) -> dict[str, int]:
                     passing = pc.is_in(decided["status"], value_set=pa.array(sorted(PASSING)))
                     decided = decided.filter(pc.invert(passing))
                     by_status = _counted(decided)
+                else:
+                    cut.add(part.rows(), decided)
                 fates.write_table(decided)
                 counts += by_status
     if not counts[FETCHED_STATUS]:
@@ -51,8 +56,11 @@ def collect(rounds: list[list[Part]], paths: DatasetPaths) -> dict[str, int]:
         "failed": _sum(counts, "failed"),
         "rejected": _sum(counts, "rejected"),
     }
-    if len(rounds) > 1:
+    if retried:
         totals |= {"retried": retried, "recovered": recovered}
+    if cut.num_urls:
+        totals["urls_of_cut_hosts"] = cut.num_urls
+        print("\n".join(cut.lines(config)), flush=True)
     return totals
 
 
@@ -87,6 +95,10 @@ def _advice(counts: Counter[str]) -> str:
         "failed:robots_unreachable": "The sites' robots.txt can't be read: run again later",
         "failed:dns": "Does this machine resolve names and reach the internet?",
         "failed:connect": "Does this machine reach the internet, and do the servers run?",
+        "failed:host_busy": "The sites ask for long pauses (Crawl-delay): raise "
+        "crawl.max_host_wait_s",
+        "failed:http_429": "The sites ask for a pause: run again later, or lower "
+        "crawl.requests_per_host_per_s",
         "failed:timeout": "Does this machine reach the internet? Else raise crawl.timeout_s",
     }
     return advice.get(most, "Do the URLs still work? Open some of tables/kept.parquet")

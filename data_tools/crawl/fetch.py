@@ -9,23 +9,23 @@ aiohttp, so that each address on the way is checked. All that goes wrong is a Fe
 from __future__ import annotations
 
 import asyncio
-import email.utils
-import time
-from collections.abc import Awaitable, Callable, Mapping
+import http.client
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from urllib.parse import urljoin
 
 import aiohttp
-from multidict import CIMultiDictProxy
 from yarl import URL
 
 from data_tools.crawl.addresses import AddressPolicy, AddressRefused, CheckedResolver
+from data_tools.crawl.answer import content_of, judge
 from data_tools.crawl.body import read_body
 from data_tools.crawl.fetch_error import Budget, FetchError, named
+from data_tools.crawl.fetch_request import Answer, FetchLimits, FetchRequest
 from data_tools.crawl.hosts import HostBusy, HostTurns
+from data_tools.crawl.lenient import LenientClient
 from data_tools.tables.schema import canonical_url
 
-MAX_REDIRECTS = 5
+MAX_REDIRECTS = 10  # as urllib; RFC 9309 asks for five at least
 MAX_ATTEMPTS = 3
 # Longer URLs hold data and no address; no image of LAION-400M has one.
 MAX_URL_CHARS = 8192
@@ -33,9 +33,9 @@ MAX_URL_CHARS = 8192
 KEEP_ADDRESS_S = 300
 # A host that says "not before next month" is left alone for a day.
 MAX_CLOSED_S = 24 * 3600.0
-_REDIRECTS = {301, 302, 303, 307, 308}
-_TRANSIENT = {408, 429, 502, 503, 504}
-Headers = CIMultiDictProxy[str]
+
+_RAISED = (AddressRefused, aiohttp.ClientError, http.client.HTTPException, OSError, ValueError)
+Client = Callable[[URL, FetchRequest], Awaitable["Answer | str"]]
 
 
 @dataclass(frozen=True)
@@ -45,38 +45,6 @@ class Response:
     content: bytes
     http_status: int
     url: URL
-
-
-@dataclass(frozen=True)
-class FetchLimits:
-    """How fast a host is asked, and how slow it may be."""
-
-    connections_per_host: int
-    requests_per_host_per_s: float
-    """0: no limit."""
-    connect_timeout_s: float
-    min_bytes_per_s: float
-
-
-async def _any_url(url: URL) -> None:
-    """Accept every URL, as for robots.txt itself."""
-
-
-def _any_headers(headers: Headers) -> None:
-    """Accept every response."""
-
-
-@dataclass(frozen=True)
-class FetchRequest:
-    """How a URL is to be fetched."""
-
-    max_bytes: int
-    whole: bool = True
-    """False: a longer body is cut at max_bytes instead of refused."""
-    check_url: Callable[[URL], Awaitable[None]] = _any_url
-    """Awaited for each address on the way; raises FetchError if it must not be fetched."""
-    check_headers: Callable[[Headers], None] = _any_headers
-    """Called before the body is read; raises FetchError if the response must not be used."""
 
 
 class Fetcher:
@@ -89,38 +57,51 @@ class Fetcher:
     def __init__(self, policy: AddressPolicy, user_agent: str, limits: FetchLimits) -> None:
         self._policy, self._limits = policy, limits
         self.turns = HostTurns(limits.connections_per_host, limits.requests_per_host_per_s)
+        resolver = CheckedResolver(policy)
+        headers = {
+            "User-Agent": user_agent,
+            "Accept": "image/*,*/*;q=0.1",
+            # Images are compressed already. If a server compresses nonetheless, content_of
+            # decompresses, up to max_bytes.
+            "Accept-Encoding": "identity",
+        }
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                resolver=CheckedResolver(policy), limit=0, ttl_dns_cache=KEEP_ADDRESS_S
+                resolver=resolver, limit=0, ttl_dns_cache=KEEP_ADDRESS_S
             ),
-            headers={
-                "User-Agent": user_agent,
-                "Accept": "image/*,*/*;q=0.1",
-                # Images are compressed already. If a server compresses nonetheless, read_body
-                # decompresses, up to max_bytes.
-                "Accept-Encoding": "identity",
-            },
+            headers=headers,
             # the deadline of the whole request is its Budget
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect_timeout_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
         )
+        self._lenient = LenientClient(resolver, headers, limits)
 
     async def __aenter__(self) -> Fetcher:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._lenient.close()
         await self._session.close()
 
     async def get(self, url: str, budget: Budget, request: FetchRequest) -> Response:
-        """Fetch a URL, with up to MAX_ATTEMPTS attempts if they can help and the budget allows.
-        Raises FetchError."""
+        """Fetch a URL, with up to MAX_ATTEMPTS attempts if they can help and the budget allows. An
+        answer that aiohttp can't read is asked for again by the lenient client. Raises
+        FetchError."""
+        client: Client = self._strict
+        odd: FetchError | None = None
         for attempt in range(MAX_ATTEMPTS):
             try:
-                return await self._follow(url, budget, request)
+                return await self._follow(url, budget, request, client)
             except FetchError as error:
-                if error.retry_after_s is None or attempt == MAX_ATTEMPTS - 1:
+                is_last = attempt == MAX_ATTEMPTS - 1
+                if error.is_odd and not is_last:
+                    client, odd = self._lenient.get, error
+                    continue
+                if odd is not None and odd.retry_after_s is None and error.status == "failed:read":
+                    raise odd from error  # it broke off where aiohttp's parser had stopped
+                if error.retry_after_s is None or is_last:
                     raise
                 wait_s = max(error.retry_after_s, 0.5 * 2**attempt)
                 if wait_s >= budget.left:
@@ -129,14 +110,17 @@ class Fetcher:
                 await asyncio.sleep(wait_s)
         raise RuntimeError("not reached: the last attempt returns or raises")
 
-    async def _follow(self, url: str, budget: Budget, request: FetchRequest) -> Response:
+    async def _follow(
+        self, url: str, budget: Budget, request: FetchRequest, client: Client
+    ) -> Response:
         for _ in range(MAX_REDIRECTS + 1):
             target = parse_url(url)
             await budget.spend(request.check_url(target))
             name = host_name(target)
             try:
-                async with self.turns.of(name):
-                    answer = await budget.spend(self._get_once(target, request))
+                async with self.turns.of(name, budget.wait_left) as waited_s:
+                    budget.wait_left -= waited_s
+                    answer = await budget.spend(self._get_once(target, request, client))
             except HostBusy as error:
                 raise named(error) from None
             except FetchError as error:
@@ -151,22 +135,27 @@ class Fetcher:
             "failed:too_many_redirects", f"more than {MAX_REDIRECTS}, the last to {url}"
         )
 
-    async def _get_once(self, url: URL, request: FetchRequest) -> Response | str:
+    async def _get_once(self, url: URL, request: FetchRequest, client: Client) -> Response | str:
         """The response, or the address that it redirects to."""
         try:
             self._policy.check_literal(url.host or "", url.port or 0)
-            async with self._session.get(url, allow_redirects=False) as response:
-                if response.status in _REDIRECTS:
-                    return urljoin(str(url), response.headers.get("Location", ""))
-                if response.status != 200:
-                    raise _http_error(response.status, response.reason or "", response.headers)
-                request.check_headers(response.headers)
-                content = await read_body(
-                    response, request.max_bytes, self._limits.min_bytes_per_s, request.whole
-                )
-                return Response(content, response.status, url)
-        except (AddressRefused, aiohttp.ClientError, OSError, ValueError) as error:
+            answer = await client(url, request)
+        except _RAISED as error:
             raise named(error) from error
+        if isinstance(answer, str):
+            return answer
+        return Response(await content_of(answer, request), answer.status, url)
+
+    async def _strict(self, url: URL, request: FetchRequest) -> Answer | str:
+        async with self._session.get(url, allow_redirects=False) as response:
+            status, reason, headers = response.status, response.reason or "", response.headers
+            target = judge(url, status, reason, headers, request)
+            if target:
+                return target
+            body = await read_body(
+                response, request.max_bytes, self._limits.min_bytes_per_s, request.whole
+            )
+            return Answer(status, reason, headers, *body)
 
 
 def host_name(url: URL) -> str:
@@ -189,21 +178,3 @@ def parse_url(url: str) -> URL:
     if not host or not port:
         raise FetchError("rejected:bad_url", "no host")
     return parsed
-
-
-def _http_error(status: int, reason: str, headers: Mapping[str, str]) -> FetchError:
-    retry_after_s = None
-    if status in _TRANSIENT:
-        retry_after_s = _retry_after(headers.get("Retry-After", ""))
-    return FetchError(f"failed:http_{status}", reason, status, retry_after_s)
-
-
-def _retry_after(value: str) -> float:
-    """Seconds from now that a Retry-After header asks for, in either of its forms (RFC 9110,
-    10.2.3); 0 if it is absent or unreadable."""
-    if value.strip().isdecimal():
-        return float(value[:18])
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (TypeError, ValueError, OverflowError):
-        return 0.0

@@ -4,15 +4,17 @@ budget."""
 from __future__ import annotations
 
 import asyncio
+import http.client
 import ssl
 import time
 from collections.abc import Awaitable
 from typing import TypeVar
 
 import aiohttp
+from aiohttp.http_exceptions import ContentLengthError, TransferEncodingError
 
 from data_tools.crawl.addresses import AddressRefused
-from data_tools.crawl.hosts import HostBusy
+from data_tools.crawl.hosts import MAX_WAIT_S, HostBusy
 
 Result = TypeVar("Result")
 # Failures that may be gone later: a retry round asks for these URLs again. Not for missing pages,
@@ -51,17 +53,19 @@ class FetchError(Exception):
         self.retry_after_s = retry_after_s
         """Seconds to wait before another attempt. 0: another attempt can help, but the server did
         not say when. None: it can't help."""
+        self.is_odd = False
+        """The answer broke a rule of HTTP; a client that takes it less strictly may read it."""
 
     def __str__(self) -> str:
         return f"{self.status} {self.detail}".strip()
 
 
 class Budget:
-    """Seconds that one URL may still spend on the network. The wait for its host's turn is our own
-    doing and does not count; HostTurns bounds it."""
+    """Seconds that one URL may still spend on the network. The wait for its hosts' turns is our own
+    doing and has seconds of its own: `wait_left`, for all redirects together."""
 
-    def __init__(self, seconds: float) -> None:
-        self.left = seconds
+    def __init__(self, seconds: float, wait_s: float = MAX_WAIT_S) -> None:
+        self.left, self.wait_left = seconds, wait_s
 
     async def spend(self, work: Awaitable[Result]) -> Result:
         """Await `work` and subtract the time that it took. Raises FetchError "failed:timeout" if no
@@ -84,8 +88,17 @@ def named(error: Exception) -> FetchError:
         return FetchError("failed:connect", "no answer to the attempt to connect")
     for kinds, status, retry_after_s in _NAMES:
         if isinstance(error, kinds):
-            return FetchError(status, f"{error}" or repr(error), retry_after_s=retry_after_s)
+            made = FetchError(status, f"{error}" or repr(error), retry_after_s=retry_after_s)
+            made.is_odd = _is_odd(error)
+            return made
     return FetchError("rejected:bad_url", f"{error!r}")
+
+
+def _is_odd(error: Exception) -> bool:
+    """Whether it is aiohttp's parser that stopped; of a body, it says so in the cause."""
+    return isinstance(error, aiohttp.ClientResponseError) or isinstance(
+        error.__cause__, (TransferEncodingError, ContentLengthError)
+    )
 
 
 # The first match counts, so subclasses stand before their base classes.
@@ -97,5 +110,6 @@ _NAMES: list[tuple[type[Exception] | tuple[type[Exception], ...], str, float | N
     ((aiohttp.ClientSSLError, ssl.SSLError), "failed:tls", None),
     (aiohttp.ClientConnectorError, "failed:connect", 0.0),
     ((aiohttp.ClientPayloadError, aiohttp.ClientConnectionError, OSError), "failed:read", 0.0),
-    (aiohttp.ClientError, "failed:protocol", None),
+    (http.client.IncompleteRead, "failed:read", 0.0),
+    ((aiohttp.ClientError, http.client.HTTPException), "failed:protocol", None),
 ]

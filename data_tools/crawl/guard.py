@@ -33,14 +33,17 @@ from aiohttp import web
 from yarl import URL
 
 from data_tools.crawl.addresses import AddressPolicy
-from data_tools.crawl.fetch import Fetcher, FetchLimits, FetchRequest, Headers
+from data_tools.crawl.fetch import Fetcher
 from data_tools.crawl.fetch_error import Budget, FetchError
+from data_tools.crawl.fetch_request import FetchLimits, FetchRequest, Headers
 from data_tools.crawl.images import (
     CheckedImage,
     ImageLimits,
     ImageRefused,
     check_image,
+    is_complete_image,
     is_plain_jpeg,
+    looks_like_image,
 )
 from data_tools.crawl.opt_out import check_robots_tags, check_tdm_reservation
 from data_tools.crawl.robots import RobotsGate
@@ -74,6 +77,8 @@ class GuardSettings:
     respect_robots_txt: bool
     respect_tdm_reservation: bool
     allow_private: list[str]
+    host_wait_s: float
+    """Seconds that one URL may wait for the turns of its hosts."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,8 @@ class Guard:
             settings.max_image_bytes,
             check_url=self._check_url,
             check_headers=self._check_headers,
+            recognises=looks_like_image,
+            is_complete=is_complete_image,
         )
         self._sizes = ImageLimits(
             settings.max_image_pixels,
@@ -167,7 +174,7 @@ class Guard:
     async def _fetch(self, part: Part, number: int) -> tuple[GuardFate, bytes | None]:
         http_status = None
         try:
-            budget = Budget(self._settings.timeout_s)
+            budget = Budget(self._settings.timeout_s, self._settings.host_wait_s)
             response = await self._fetcher.get(part.urls[number], budget, self._request)
             http_status = response.http_status
             image, digest = await self._check(response.content)

@@ -18,6 +18,8 @@ from PIL import Image
 Image.MAX_IMAGE_PIXELS = None
 # Only these: Pillow also "opens" PostScript (by running Ghostscript) and scientific formats.
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
+# How files of these formats begin: JPEG, PNG, GIF, TIFF, BMP.
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"BM")
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -74,6 +76,21 @@ class CheckedImage:
     width: int
     height: int
     turned: bool = False
+
+
+def looks_like_image(content: bytes) -> bool:
+    """Whether a body begins as a file of one of FORMATS does; no compressed stream does."""
+    in_box = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
+    return content.startswith(_BEGINNINGS) or in_box or content[4:8] == b"ftyp"
+
+
+def is_complete_image(content: bytes) -> bool:
+    """Whether a JPEG, PNG or GIF ends with the mark of its end."""
+    if content.startswith(b"\xff\xd8\xff"):
+        return content.endswith(b"\xff\xd9")
+    if content.startswith(b"\x89PNG"):
+        return content.endswith(b"IEND\xaeB`\x82")
+    return content.startswith(b"GIF8") and content.endswith(b"\0;")
 
 
 def is_plain_jpeg(content: bytes) -> bool:

@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
 
-from data_tools.crawl.fetch import Headers
 from data_tools.crawl.fetch_error import FetchError
+from data_tools.crawl.fetch_request import Headers
 
 # img2dataset's default list; `noml` (Noml's proposal for machine learning); and `none`, which means
 # noindex, nofollow.

@@ -157,7 +157,8 @@ def _fetch(
             aside / "img2dataset.log",
             guard=guard,
             pulse=pulse,
-            stall_timeout_s=config.stall_timeout_s,
+            # while all that is left waits for a host's turn, nothing is finished
+            stall_timeout_s=config.stall_timeout_s + guard.host_wait_s,
         )
     to_guard.unlink()
     to_img2dataset.unlink()
@@ -202,7 +203,7 @@ def img2dataset_arguments(config: CrawlConfig, urls: Path, output: Path, num_url
         "encode_format": "jpg",
         "encode_quality": config.encode_quality,
         # the guard enforces the deadline of a URL; this one is only for a guard that hangs
-        "timeout": config.stall_timeout_s + config.timeout_s,
+        "timeout": config.stall_timeout_s + config.timeout_s + config.max_host_wait_s,
         "retries": 0,
         "max_shard_retry": 0,
         "disallowed_header_directives": [],

@@ -20,10 +20,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_tools.config import CrawlConfig, DatasetJob, fingerprint
+from data_tools.config.crawl import retry_rounds
 from data_tools.crawl.child_processes import GuardProcess, sigterm_raises
 from data_tools.crawl.collect import collect
 from data_tools.crawl.fetch_error import PASSING
 from data_tools.crawl.guard import GuardSettings
+from data_tools.crawl.hosts import MAX_WAIT_S
 from data_tools.crawl.kept_rows import sorted_rows, source_of
 from data_tools.crawl.part import Part, crawl_part
 from data_tools.crawl.part_plan import Plan, make_plan
@@ -48,7 +50,7 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
     """Crawl every kept pair, starting with the first part that does not exist yet. Returns the
     counts. Raises DataError if no image came."""
     rounds = _crawl(job, paths, ALL)
-    return collect(rounds, paths)
+    return collect(rounds, paths, job.crawl)
 
 
 def run_share(job: DatasetJob, paths: DatasetPaths, task: Task) -> dict[str, int]:
@@ -66,15 +68,19 @@ def run_share(job: DatasetJob, paths: DatasetPaths, task: Task) -> dict[str, int
 def _crawl(job: DatasetJob, paths: DatasetPaths, task: Task) -> list[list[Part]]:
     """The parts of each round that could begin; those of `task` exist afterwards."""
     rounds: list[list[Part]] = []
-    for number in range(job.crawl.retry_rounds + 1):
+    last = retry_rounds(job.crawl)
+    for number in range(last + 1):
         if number and not all(part.is_done for part in rounds[-1]):
             break
         rounds.append(_plan_round(job, paths, number, rounds[-1] if rounds else []))
-        _crawl_share(job, rounds[-1], task, "crawl" if number == 0 else f"retry {number}")
+        settings = guard_settings(job, is_last=number == last)
+        _crawl_share(job, settings, rounds[-1], task, "crawl" if number == 0 else f"retry {number}")
     return rounds
 
 
-def _crawl_share(job: DatasetJob, parts: list[Part], task: Task, name: str) -> None:
+def _crawl_share(
+    job: DatasetJob, settings: GuardSettings, parts: list[Part], task: Task, name: str
+) -> None:
     own = task.share(parts)
     for part in own:
         part.refuse_another()
@@ -85,7 +91,7 @@ def _crawl_share(job: DatasetJob, parts: list[Part], task: Task, name: str) -> N
         progress.advance(sum(part.num_rows for part in own if part.is_done))
         done = progress.done
         # a new guard for each round, because a guard remembers dead hosts and closed ones
-        with sigterm_raises(), GuardProcess(guard_settings(job)) as guard:
+        with sigterm_raises(), GuardProcess(settings) as guard:
             for part in todo:
                 crawl_part(part, job.crawl, guard, progress)
                 done += part.num_rows
@@ -152,8 +158,15 @@ def _refuse_more_parts(parts: list[Part], folder: Path) -> None:
             )
 
 
-def guard_settings(job: DatasetJob) -> GuardSettings:
-    """The job's settings that the guard needs."""
-    shared = {field.name for field in dataclasses.fields(GuardSettings)} - {"user_agent"}
+def guard_settings(job: DatasetJob, is_last: bool = False) -> GuardSettings:
+    """The job's settings that the guard needs. In the last round, whose URLs nobody asks for again,
+    they may wait long for their host's turn."""
+    own = {"user_agent", "host_wait_s"}
+    shared = {field.name for field in dataclasses.fields(GuardSettings)} - own
     crawl = {name: getattr(job.crawl, name) for name in shared}
-    return GuardSettings(user_agent=user_agent(job.sources.contact), **crawl)
+    longest = job.crawl.max_host_wait_s
+    return GuardSettings(
+        user_agent=user_agent(job.sources.contact),
+        host_wait_s=longest if is_last else min(MAX_WAIT_S, longest),
+        **crawl,
+    )

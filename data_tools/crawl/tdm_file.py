@@ -20,8 +20,10 @@ from urllib.parse import quote
 
 from yarl import URL
 
-from data_tools.crawl.fetch import Fetcher, FetchRequest
+from data_tools.crawl.answer import looks_like_text
+from data_tools.crawl.fetch import Fetcher
 from data_tools.crawl.fetch_error import Budget, FetchError
+from data_tools.crawl.fetch_request import FetchRequest
 from data_tools.crawl.origins import OncePerOrigin
 
 PATH = "/.well-known/tdmrep.json"
@@ -92,7 +94,7 @@ class TdmGate:
     async def _load(self, url: URL) -> list[Rule]:
         budget = Budget(self._timeout_s * SHARE_OF_TIME)
         try:
-            request = FetchRequest(MAX_BYTES)
+            request = FetchRequest(MAX_BYTES, recognises=looks_like_text)
             response = await self._fetcher.get(f"{url.origin()}{PATH}", budget, request)
         except FetchError as error:
             if 400 <= (error.http_status or 0) < 500 and error.http_status != 429:

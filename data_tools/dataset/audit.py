@@ -7,34 +7,63 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import cv2
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_tools.dataset.foreign import KINDS, index_foreign, is_foreign
+from data_tools.dataset.foreign import (
+    Indexed,
+    ignored_kinds,
+    ignored_notes,
+    index_foreign,
+    late_tars,
+)
 from data_tools.dataset.manifest import (
     INDEX,
     Manifest,
     ShardEntry,
     file_sha256,
     load_manifest,
+    remedy,
 )
+from data_tools.dataset.samples import KINDS, content_fault
+from data_tools.dataset.tar_scan import CheckedInfo
+from data_tools.tables.schema import DataError
 from data_tools.work.processes import in_processes
 from data_tools.work.progress import StageProgress
 
 
-def audit(
-    manifest: Manifest, num_decoded: int, processes: int = 1, checksums: bool = True
-) -> list[str]:
-    """Return a line for each problem, with the name of the file; an empty list if there is none.
+class Audited(NamedTuple):
+    """`problems`: what is wrong, `notes`: what was passed over; a line each, with the name of the
+    file. `num_bad_samples`: how many of the problems are samples that cannot be used."""
 
-    `num_decoded` samples, spread evenly over the data set, are read by the index and decoded.
-    `checksums=False` skips the checksums, where they have just been computed.
+    problems: list[str]
+    notes: list[str]
+    num_bad_samples: int
+
+
+def audit(
+    manifest: Manifest,
+    num_decoded: int,
+    processes: int = 1,
+    *,
+    checksums: bool = True,
+    folder: Path | None = None,
+) -> Audited:
+    """Compare a data set with its manifest.
+
+    Args:
+        num_decoded: samples, spread evenly over the data set, that are read by the index and
+            decoded.
+        checksums: False skips them, where they have just been computed.
+        folder: where the tars of a foreign data set lie, if it is not where the manifest's do.
     """
     problems = list(_folder_problems(manifest))
+    notes: list[str] = []
+    num_bad_samples = 0
     every = max(1, manifest.num_samples // max(num_decoded, 1))
 
     def units() -> Iterator[tuple[Manifest, ShardEntry, range, bool]]:
@@ -46,27 +75,37 @@ def audit(
             first += shard.num_samples
 
     with StageProgress("audit", total=len(manifest.shards)) as progress:
-        for shard_problems in in_processes(check_shard, units(), processes):
-            problems += shard_problems
+        for checked in in_processes(check_shard, units(), processes):
+            problems += checked.problems
+            notes += checked.notes
+            num_bad_samples += checked.num_bad_samples
             progress.advance()
-    return problems
+    if manifest.is_foreign and checksums:
+        problems += late_tars(manifest, folder)
+        if problems:
+            problems.append(remedy(manifest, bad_samples=num_bad_samples > 0))
+    return Audited(problems, notes, num_bad_samples)
 
 
-def check_shard(manifest: Manifest, shard: ShardEntry, wanted: range, checksums: bool) -> list[str]:
-    """Return the problems of one shard; the samples at the positions `wanted` are decoded."""
+def check_shard(manifest: Manifest, shard: ShardEntry, wanted: range, checksums: bool) -> Audited:
+    """Check one shard; the samples at the positions `wanted` are decoded."""
+    problems: list[str] = []
+    notes: list[str] = []
+    bad_samples: list[str] = []
     try:
-        problems = list(_checksum_problems(manifest, shard)) if checksums else []
-        problems += _shard_problems(manifest, shard)
-        problems += _sample_problems(manifest, shard, wanted)
+        if checksums:
+            problems += _checksum_problems(manifest, shard)
+        problems += _shard_problems(manifest, shard, notes)
+        bad_samples += _sample_problems(manifest, shard, wanted)
     except (OSError, pa.ArrowException, tarfile.TarError) as error:
-        problems = [f"{shard.path} can't be read: {error}"]
-    return problems
+        return Audited([f"{shard.path} can't be read: {error}"], [], 0)
+    return Audited(problems + bad_samples, notes, len(bad_samples))
 
 
 def _folder_problems(manifest: Manifest) -> Iterator[str]:
     """Check what readers without a manifest rely on: sizes.json, and the tars in the folder. Not
     for foreign shards, beside which tars may lie that were left out."""
-    if is_foreign(manifest):
+    if manifest.is_foreign:
         return
     folders = {manifest.shard_path(shard).parent for shard in manifest.shards}
     sizes = {manifest.shard_path(shard).name: shard.num_samples for shard in manifest.shards}
@@ -90,12 +129,14 @@ def _checksum_problems(manifest: Manifest, shard: ShardEntry) -> Iterator[str]:
         if actual != wanted:
             yield (
                 f"checksums differ from the manifest: {path} has sha256 {actual[:12]}..., the "
-                f"manifest {wanted[:12]}...: one of them was changed. Pack again or restore it"
+                f"manifest {wanted[:12]}...: one of them was changed"
+                + ("" if manifest.is_foreign else ". Pack again or restore it")
             )
 
 
-def _shard_problems(manifest: Manifest, shard: ShardEntry) -> Iterator[str]:
-    """Compare the index with the manifest, and the members of the tar with the index."""
+def _shard_problems(manifest: Manifest, shard: ShardEntry, notes: list[str]) -> Iterator[str]:
+    """Compare the index with the manifest, and the members of the tar with the index; `notes` grows
+    by what a foreign tar holds beside its samples."""
     schema = pq.read_schema(manifest.index_path(shard))
     if not set(INDEX.names) <= set(schema.names):
         yield f"{shard.index_path} has the columns {schema.names}, not {INDEX.names}"
@@ -105,8 +146,7 @@ def _shard_problems(manifest: Manifest, shard: ShardEntry) -> Iterator[str]:
         yield f"{shard.index_path} has {len(index)} rows, the manifest {shard.num_samples}"
     if len({row["key"] for row in index}) != len(index):
         yield f"{shard.index_path} has a key twice"
-    with tarfile.open(manifest.shard_path(shard), "r:") as archive:
-        places = {_plain_name(m.name): (m.offset_data, m.size) for m in archive if m.isreg()}
+    places = _places(manifest.shard_path(shard))
     indexed = 0
     for row in index:
         for part, extensions in KINDS.items():
@@ -114,16 +154,29 @@ def _shard_problems(manifest: Manifest, shard: ShardEntry) -> Iterator[str]:
             if place[1] == -1:
                 continue
             indexed += 1
-            if place not in [places.get(f"{row['key']}.{extension}") for extension in extensions]:
+            names = (f"{row['key']}.{extension}" for extension in extensions)
+            if not any(place in places.get(name, ()) for name in names):
                 yield f"{shard.path}: the {part} of {row['key']} is not where the index has it"
-    if indexed != len(places) and not is_foreign(manifest):
-        yield f"{shard.path} has {len(places)} members, its index {indexed}"
+    if manifest.is_foreign:
+        kinds = ignored_kinds(places, {row["key"] for row in index})
+        notes += ignored_notes(shard.path, kinds)
+        return
+    num_members = sum(map(len, places.values()))
+    if indexed != num_members:
+        yield f"{shard.path} has {num_members} members, its index {indexed}"
 
 
-def _plain_name(name: str) -> str:
-    """Return the name with its extension in lower case, as in KINDS."""
-    key, _, extension = name.rpartition(".")
-    return f"{key}.{extension.lower()}"
+def _places(tar: Path) -> dict[str, list[tuple[int, int]]]:
+    """(offset, size) of the members by name, their extensions in lower case as in KINDS. A foreign
+    tar may have a name twice."""
+    places: dict[str, list[tuple[int, int]]] = {}
+    with tarfile.open(tar, "r:", tarinfo=CheckedInfo) as archive:
+        for member in archive:
+            if member.isreg():
+                key, _, extension = member.name.rpartition(".")
+                name = f"{key}.{extension.lower()}"
+                places.setdefault(name, []).append((member.offset_data, member.size))
+    return places
 
 
 def _sample_problems(manifest: Manifest, shard: ShardEntry, wanted: range) -> Iterator[str]:
@@ -138,43 +191,58 @@ def _sample_problems(manifest: Manifest, shard: ShardEntry, wanted: range) -> It
                 for part in KINDS
                 if row[f"{part}_size"] >= 0
             }
-            problem = _undecodable(parts)
+            problem = content_fault(parts, decode=True)
             if problem:
                 yield f"{shard.path}: {row['key']}: {problem}"
 
 
-def _undecodable(parts: dict[str, bytes]) -> str:
-    """Return what cannot be decoded of a sample, or ""."""
-    image = np.frombuffer(parts.get("image", b""), np.uint8)
-    if not len(image) or cv2.imdecode(image, cv2.IMREAD_COLOR) is None:
-        return "the image does not decode"
-    try:
-        if not parts.get("text", b"").decode().strip():
-            return "the caption is empty"
-        if "json" in parts and not isinstance(json.loads(parts["json"]), dict):
-            return "the json is no object"
-    except ValueError as error:
-        return f"the text does not decode: {error}"
-    return ""
+@dataclass(frozen=True)
+class Opened:
+    """A data set to audit. `manifest` is None where none could be made; `indexed`: what making it
+    found, None where it was there."""
+
+    manifest: Manifest | None
+    indexed: Indexed | None
+    folder: Path | None
+    """Where its tars lie, if that was said."""
 
 
 def open_data_set(
-    target: Path, output: Path | None, processes: int, leave_out_bad: bool
-) -> tuple[Manifest | None, list[str], bool]:
+    target: Path,
+    output: Path | None,
+    processes: int,
+    *,
+    leave_out_bad: bool,
+    num_decoded: int,
+) -> Opened:
     """Open the data set at `target`, or make a manifest for the tars below it.
 
     Args:
         target: manifest.json, or a folder that holds it or tars.
         output: the folder for the manifest and the indexes that are made; None is `target`.
-
-    Returns (manifest, what is wrong with the tars, whether the manifest was made here); the
-    manifest is None where there are bad samples and they are not to be left out.
+        leave_out_bad: where there are bad samples, make a manifest without them, for which every
+            image is decoded, unless `num_decoded` is 0.
+        num_decoded: as `audit` takes it.
     """
     if target.is_dir() and (target / "manifest.json").is_file():
         target /= "manifest.json"
     if not target.is_dir():
-        return load_manifest(target), [], False
+        if target.suffix == ".tar" and target.is_file():
+            raise DataError(f"{target} is a tar: give the folder that holds it")
+        return Opened(load_manifest(target), None, None)
     output = output or target
     if (output / "manifest.json").is_file():
-        return load_manifest(output / "manifest.json"), [], False
-    return *index_foreign(target, output, processes, leave_out_bad), True
+        return Opened(load_manifest(output / "manifest.json"), None, target)
+
+    def check(manifest: Manifest) -> list[str]:
+        return audit(manifest, num_decoded, processes, checksums=False).problems
+
+    indexed = index_foreign(
+        target,
+        output,
+        processes,
+        leave_out_bad=leave_out_bad,
+        decode=leave_out_bad and num_decoded > 0,
+        check=check,
+    )
+    return Opened(indexed.manifest, indexed, target)

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shlex
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +22,15 @@ from typing import NamedTuple, get_type_hints
 
 import pyarrow as pa
 
+from data_tools.dataset.pictures import what_it_is
 from data_tools.ground.aside import write_text_aside
 
 FORMAT_VERSION = 1
 # Problems that a message lists, at most.
 SHOWN = 10
+# Begins config_fingerprint in place of the unknown configuration of tars that data_tools.audit made
+# a manifest for.
+FOREIGN = "adopted "
 
 # Offsets are of the member's data (after its 512-byte tar header), in bytes from the start of the
 # tar. A member that a sample lacks (such as the json in a foreign shard) has size -1.
@@ -58,6 +64,22 @@ class ShardEntry(NamedTuple):
     index_sha256: str
 
 
+class LeftOutTar(NamedTuple):
+    """A tar beside the shards that is not one of them. `path` is as a shard's."""
+
+    path: str
+    num_bytes: int
+    reason: str
+
+
+class LeftOut(NamedTuple):
+    """What data_tools.audit left out of the manifest that it made."""
+
+    tars: tuple[LeftOutTar, ...] = ()
+    samples: tuple[tuple[str, int], ...] = ()
+    """How many samples, members and tars were left out for a reason."""
+
+
 _KINDS = get_type_hints(ShardEntry)
 _TEXTS = tuple(name for name, kind in _KINDS.items() if kind is str)
 _COUNTS = tuple(name for name, kind in _KINDS.items() if kind is int)
@@ -71,6 +93,13 @@ class Manifest:
     root: Path
     config_fingerprint: str
     shards: tuple[ShardEntry, ...]
+    left_out: LeftOut = LeftOut()
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether data_tools.audit made the manifest: shards may hold members outside of
+        samples."""
+        return self.config_fingerprint.startswith(FOREIGN)
 
     @property
     def num_samples(self) -> int:
@@ -104,6 +133,11 @@ def save_manifest(manifest: Manifest, path: Path) -> None:
         "num_bytes": manifest.num_bytes,
         "shards": [shard._asdict() for shard in manifest.shards],
     }
+    if any(manifest.left_out):
+        content["left_out"] = {
+            "tars": [tar._asdict() for tar in manifest.left_out.tars],
+            "samples": dict(manifest.left_out.samples),
+        }
     write_text_aside(path, json.dumps(content, indent=1) + "\n")
 
 
@@ -120,7 +154,7 @@ def load_manifest(path: Path | str) -> Manifest:
             f"first)"
         )
     manifest, problems = parse_manifest(path.read_bytes(), path.parent, str(path))
-    refuse_broken(str(path), problems + _missing_or_changed(manifest))
+    refuse_broken(str(path), problems + _missing_or_changed(manifest), remedy(manifest, str(path)))
     return manifest
 
 
@@ -133,11 +167,14 @@ def parse_manifest(text: bytes, root: Path, location: str) -> tuple[Manifest, li
         content = json.loads(text)
         version = content["format_version"]
         shards = tuple(map(_checked_entry, content["shards"]))
-        manifest = Manifest(root, content["config_fingerprint"], shards)
+        left_out = _left_out(content.get("left_out", {}))
+        manifest = Manifest(root, content["config_fingerprint"], shards, left_out)
         totals = (content["num_samples"], content["num_bytes"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        what = what_it_is(text)
         raise ManifestError(
-            f"{location} is not a manifest of format {FORMAT_VERSION}: {error!r}"
+            f"{location} is not a manifest of format {FORMAT_VERSION}: "
+            + (f"it is {what}" if what not in ("", "JSON") else repr(error))
         ) from error
     problems = []
     if totals != (manifest.num_samples, manifest.num_bytes):
@@ -151,14 +188,38 @@ def parse_manifest(text: bytes, root: Path, location: str) -> tuple[Manifest, li
     return manifest, problems
 
 
-def refuse_broken(location: str, problems: list[str]) -> None:
-    """ManifestError with the first few problems, if there are any."""
+def refuse_broken(location: str, problems: list[str], fix: str) -> None:
+    """ManifestError with the first few problems, if there are any, and how to fix them."""
     if problems:
         shown = "\n  ".join(problems[:SHOWN])
         more = f"\n  (+{len(problems) - SHOWN} more)" if len(problems) > SHOWN else ""
-        raise ManifestError(
-            f"{location}:\n  {shown}{more}\npack the data set again, or restore the named files"
-        )
+        raise ManifestError(f"{location}:\n  {shown}{more}\n{fix}")
+
+
+def remedy(manifest: Manifest, location: str | None = None, bad_samples: bool = False) -> str:
+    """Say what to do about shards that are not as the manifest at `location` (by default in its
+    folder) has them, or that hold `bad_samples`."""
+    if not manifest.is_foreign:
+        return "pack the data set again, or restore the named files"
+    location = location or str(manifest.root / "manifest.json")
+    folder = os.path.dirname(location) or "."
+    absolute = [shard.path for shard in manifest.shards if os.path.isabs(shard.path)]
+    words = [folder]
+    if absolute:  # the tars lie elsewhere
+        common = os.path.commonpath([os.path.dirname(path) for path in absolute])
+        words = [common, f"output={folder}"]
+    if bad_samples or manifest.left_out.samples:
+        words.append("--leave-out-bad")
+    return (
+        f"put the files back as they were; or, to take them as they are now, delete "
+        f"{shlex.quote(location)} and make it anew: "
+        f"python -m data_tools.audit {shlex.join(words)}"
+    )
+
+
+def _left_out(content: dict) -> LeftOut:
+    tars = tuple(LeftOutTar(**tar) for tar in content.get("tars", ()))
+    return LeftOut(tars, tuple(content.get("samples", {}).items()))
 
 
 def _checked_entry(content: dict) -> ShardEntry:
@@ -210,6 +271,5 @@ def verify_checksums(manifest: Manifest) -> None:
             bad.append(shard.index_path)
     if bad:
         raise ManifestError(
-            f"checksums differ from the manifest: {', '.join(bad)}. Pack again or restore these "
-            f"files"
+            f"checksums differ from the manifest: {', '.join(bad)}: {remedy(manifest)}"
         )

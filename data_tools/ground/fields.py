@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_BOUND, _CHANGEABLE, _HASHED = "bound", "changeable", "hashed"
+_BOUND, _CHANGEABLE, _HASHED, _NOT_HASHED = "bound", "changeable", "hashed", "not hashed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +129,22 @@ def null_hashed_as(value: Any, field: T) -> T:
     return field
 
 
+def not_hashed(field: T) -> T:
+    """The same `field`, left out of `hashable`: it says how long or how often something is tried,
+    not what comes of it, and folders that were made before it existed keep their fingerprints."""
+    assert isinstance(field, dataclasses.Field)
+    field.metadata = MappingProxyType({**field.metadata, _NOT_HASHED: True})
+    return field
+
+
 def hashable(config: Any) -> dict[str, Any]:
     """The plain values of a dataclass, as they go into fingerprints."""
     values = dataclasses.asdict(config)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
+        if _NOT_HASHED in field.metadata:
+            del values[field.name]
+        elif dataclasses.is_dataclass(value):
             values[field.name] = hashable(value)
         elif value is None and _HASHED in field.metadata:
             values[field.name] = field.metadata[_HASHED]

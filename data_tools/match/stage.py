@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from data_tools.config import DatasetJob, PoolConfig
-from data_tools.match.pool import RowCounts, find_files, problems_of
+from data_tools.match.pool import Account, PoolFile, find_files, problems_of
 from data_tools.match.units import (
     MatchSettings,
     Unit,
-    counts_of,
-    match_unit,
+    account_of,
+    match_or_problem,
     plan_units,
     queries_digest,
 )
@@ -23,13 +23,19 @@ from data_tools.work.tasks import ALL, Task
 # Files that are checked at the same time: for a remote file a check is a request or two.
 CHECKS_AT_A_TIME = 8
 MAX_SHOWN_PROBLEMS = 20
+MAX_SHOWN_FILES = 20
 
 
 def inputs(config: PoolConfig) -> list[tuple[str, int, str]]:
     """Name, size and version of every file of the pools: the stage runs again when one changes."""
     if not config.enabled:
         return []
-    return [(file.name, file.size, file.version) for file in find_files(config)]
+    files = find_files(config)
+    found = [(file.name, file.size, file.version) for file in files]
+    # quoted=null is hashed as true, its default before: only tsv is read otherwise with true
+    if config.quoted and any(file.kind == ".tsv" for file in files):
+        found.append(("sources.pool.quoted=true", 0, ""))
+    return found
 
 
 def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
@@ -66,33 +72,57 @@ def _match(
     queries = paths.table("queries")
     digest = queries_digest(queries, job.match.case_sensitive)
     settings = MatchSettings(job.sources.pool, job.match, queries, digest)
-    done = {unit: _counts(unit, settings, paths.matched) for unit in own}
-    todo = [unit for unit, counts in done.items() if counts is None]
+    done = {unit: _account(unit, settings, paths.matched) for unit in own}
+    todo = [unit for unit, account in done.items() if account is None]
     _check(todo, job.sources.pool)
-    total = RowCounts()
-    for counts in done.values():
-        total.add(counts or RowCounts())
+    accounts = {unit: account for unit, account in done.items() if account is not None}
+    problems = []
     with StageProgress("match", total=len(own)) as progress:
         progress.update(len(own) - len(todo))
         work = [(unit, settings, paths.matched) for unit in todo]
-        for counts in in_processes(match_unit, work, job.match.processes):
-            total.add(counts)
+        for unit, found in zip(todo, in_processes(match_or_problem, work, job.match.processes)):
             progress.advance()
+            if isinstance(found, Account):
+                accounts[unit] = found
+            else:
+                problems.append(found)
+                if len(problems) == MAX_SHOWN_PROBLEMS:
+                    break
+    _raise_if_any(problems)
+    return _summed([(unit.file, accounts[unit]) for unit in own])
+
+
+def _summed(parts: list[tuple[PoolFile, Account]]) -> dict[str, int]:
+    """The counts of all units; prints a line per file."""
+    files: dict[PoolFile, Account] = {}
+    total = Account()
+    for file, account in parts:
+        files.setdefault(file, Account()).add(account)
+        total.add(account)
+    # the files with the most unreadable rows are shown first where there are too many
+    worst = sorted(files, key=lambda file: -files[file].counts.unreadable)[:MAX_SHOWN_FILES]
+    for file in files:
+        if file in worst:
+            print(files[file].line(file.name), flush=True)
+    if len(files) > len(worst):
+        print(f"pool: (+{len(files) - len(worst):,} more files)", flush=True)
+    rows = total.counts
     return {
-        "pool_units": len(own),
-        "pool_rows": total.rows,
-        "pool_null": total.null,
-        "pool_unreadable": total.unreadable,
-        "pool_not_http": total.not_http,
-        "pool_too_long": total.too_long,
-        "pool_unusable_urls": total.unusable_urls,
-        "pool_unmatched": total.unmatched,
-        "matched": total.matched,
+        "pool_units": len(parts),
+        "pool_rows": rows.rows,
+        "pool_more_captions": rows.more_captions,
+        "pool_null": rows.null,
+        "pool_unreadable": rows.unreadable,
+        "pool_not_http": rows.not_http,
+        "pool_too_long": rows.too_long,
+        "pool_unusable_urls": rows.unusable_urls,
+        "pool_unmatched": rows.unmatched,
+        "matched": rows.matched,
     }
 
 
-def _counts(unit: Unit, settings: MatchSettings, folder: Path) -> RowCounts | None:
-    return counts_of(folder / unit.table_name, settings.fingerprint(unit))
+def _account(unit: Unit, settings: MatchSettings, folder: Path) -> Account | None:
+    return account_of(folder / unit.table_name, settings.fingerprint(unit))
 
 
 def _check(units: list[Unit], config: PoolConfig) -> None:
@@ -102,6 +132,10 @@ def _check(units: list[Unit], config: PoolConfig) -> None:
         problems = [
             line for lines in pool.map(lambda f: problems_of(f, config), files) for line in lines
         ]
+    _raise_if_any(problems)
+
+
+def _raise_if_any(problems: list[str]) -> None:
     if problems:
         hidden = len(problems) - MAX_SHOWN_PROBLEMS
         more = [f"(+{hidden} more)"] if hidden > 0 else []

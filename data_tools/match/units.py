@@ -22,18 +22,22 @@ from data_tools.config import MatchConfig, PoolConfig, fingerprint
 from data_tools.ground.aside import written_aside
 from data_tools.match.matcher import QueryMatcher
 from data_tools.match.pool import (
+    Account,
     Batch,
     PoolFile,
-    RowCounts,
+    check_loss,
+    first_unreadable,
+    quoted,
     read_batches,
     reading,
     usable,
     with_uids,
 )
-from data_tools.tables.schema import CANDIDATES, QUERIES, read_table
+from data_tools.tables.schema import CANDIDATES, QUERIES, DataError, read_table
 
 # Raised when the same input gives another table, so that tables of older versions are not used.
 FORMAT = 1
+FORMAT_OF = {".json": 2, ".jsonl": 2}  # 2: lists of captions, utf-16, JSON Lines in .json
 FINGERPRINT, COUNTS = b"match_fingerprint", b"match_counts"
 ROW_GROUP_ROWS = 65_536
 # Columns in which values repeat. For the others a dictionary would be built and thrown away.
@@ -80,8 +84,13 @@ class MatchSettings:
         )
         for name in ("enabled", "paths", "storage_options"):
             del pool[name]
+        # where quotes do not matter, the setting is hashed as it was when it was true by default
+        pool["quoted"] = True if self.pool.quoted is None else self.pool.quoted
+        if unit.file.kind in (".csv", ".tsv"):
+            pool["quoted"] = quoted(unit.file, self.pool)
         kept = {name: match[name] for name in ("case_sensitive", "max_caption_chars")}
-        return fingerprint(FORMAT, unit, pool, kept, self.queries_digest)
+        number = FORMAT_OF.get(unit.file.kind, FORMAT)
+        return fingerprint(number, unit, pool, kept, self.queries_digest)
 
 
 def plan_units(files: list[PoolFile], unit_bytes: int) -> list[Unit]:
@@ -104,37 +113,52 @@ def queries_digest(queries: Path, case_sensitive: bool) -> str:
     return digest.hexdigest()
 
 
-def counts_of(table: Path, wanted_fingerprint: str) -> RowCounts | None:
-    """The counts in a unit's table; None if the table is absent or has another fingerprint."""
+def account_of(table: Path, wanted_fingerprint: str) -> Account | None:
+    """The account in a unit's table; None if the table is absent or has another fingerprint."""
     try:
         stored = pq.read_metadata(table).metadata or {}
     except (OSError, pa.ArrowException):
         return None
     if stored.get(FINGERPRINT) != wanted_fingerprint.encode():
         return None
-    return RowCounts(**json.loads(stored[COUNTS]))
+    return Account.from_json(json.loads(stored[COUNTS]))
 
 
-def match_unit(unit: Unit, settings: MatchSettings, folder: Path) -> RowCounts:
-    """Match the unit's captions and write its table (CANDIDATES) into `folder`. Returns its counts.
-    DataError names a file that cannot be read."""
+def match_or_problem(unit: Unit, settings: MatchSettings, folder: Path) -> Account | str:
+    """As `match_unit`; a file that cannot be read is returned as its message, so that the other
+    files are still matched, and the problems of all are told."""
+    try:
+        return match_unit(unit, settings, folder)
+    except DataError as error:
+        return str(error)
+
+
+def match_unit(unit: Unit, settings: MatchSettings, folder: Path) -> Account:
+    """Match the unit's captions and write its table (CANDIDATES) into `folder`. Returns what was
+    read. DataError names a file that cannot be read, or of which most rows are lost."""
     matcher = _matcher(settings.queries, settings.queries_digest, settings.match.case_sensitive)
-    counts = RowCounts()
+    account = Account()
     with (
         written_aside(folder / unit.table_name) as aside,
         pq.ParquetWriter(aside, CANDIDATES, compression="zstd", use_dictionary=REPEATING) as out,
     ):
         waiting: list[pa.RecordBatch] = []
         for batch in _batches(unit, settings.pool):
-            waiting.append(_candidates(batch, settings, matcher, counts))
+            waiting.append(_candidates(batch, settings, matcher, account))
             if sum(some.num_rows for some in waiting) >= ROW_GROUP_ROWS:
                 out.write_table(pa.Table.from_batches(waiting), ROW_GROUP_ROWS * 2)
                 waiting = []
         out.write_table(pa.Table.from_batches(waiting, CANDIDATES))
+        if account.counts.unreadable:
+            with reading(unit.file):
+                account.first_bad = first_unreadable(
+                    unit.file, settings.pool, unit.part, unit.num_parts
+                )
+        check_loss(unit.file, account)
         out.add_key_value_metadata(
-            {FINGERPRINT: settings.fingerprint(unit), COUNTS: json.dumps(vars(counts))}
+            {FINGERPRINT: settings.fingerprint(unit), COUNTS: json.dumps(account.as_json())}
         )
-    return counts
+    return account
 
 
 def _batches(unit: Unit, pool: PoolConfig) -> Iterator[Batch]:
@@ -143,14 +167,15 @@ def _batches(unit: Unit, pool: PoolConfig) -> Iterator[Batch]:
 
 
 def _candidates(
-    batch: Batch, settings: MatchSettings, matcher: QueryMatcher, counts: RowCounts
+    batch: Batch, settings: MatchSettings, matcher: QueryMatcher, account: Account
 ) -> pa.RecordBatch:
-    counts.rows += batch.num_broken
-    counts.unreadable += batch.num_broken
+    account.note(batch)
+    counts = account.counts
     if not batch.columns:
         return pa.RecordBatch.from_pylist([], CANDIDATES)
     rows = usable(batch.columns, settings.match.max_caption_chars)
     counts.add(rows.counts)
+    account.largest_cell = max(account.largest_cell, rows.largest_cell)
     matches = matcher.match_many(rows.columns["caption"])
     firsts = np.flatnonzero(np.diff(matches.row, prepend=-1))
     counts.unmatched += len(rows.columns["caption"]) - len(firsts)

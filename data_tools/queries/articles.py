@@ -21,7 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import IO
 
-from data_tools.queries.files import lines, opened, plain_name
+from data_tools.queries.files import lines, opened, opened_text, plain_name
 from data_tools.queries.optional import load
 from data_tools.tables.schema import DataError
 from data_tools.work.processes import prepare_worker
@@ -58,7 +58,7 @@ def read_articles(path: Path, num_processes: int = 1) -> Iterator[Article]:
 
 
 def _extracted(path: Path) -> Iterator[Article]:
-    with opened(path) as file:
+    with opened_text(path) as file:
         for number, line in enumerate(file, start=1):
             try:
                 row = json.loads(line)

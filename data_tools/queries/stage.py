@@ -21,7 +21,7 @@ from data_tools.queries.composed import phrases
 from data_tools.queries.files import content_hashes, expand
 from data_tools.queries.ngrams import TextCounts, bigrams, count_text, unigrams
 from data_tools.queries.titles import text_titles, viewed_titles
-from data_tools.queries.user_list import read_user_list
+from data_tools.queries.user_list import UserList, read_user_list
 from data_tools.queries.word_frequencies import data_file, frequent_words
 from data_tools.queries.wordnet import WordNet, wordnet_files
 from data_tools.tables.schema import QUERIES, DataError, DatasetPaths, write_table
@@ -55,6 +55,7 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
     config = job.queries
     counts: dict[str, int] = {}
     sources = []
+    user = UserList()
     if config.path:
         user = read_user_list(config)
         counts["lines"] = user.num_lines
@@ -71,6 +72,8 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
     generated = [source for source in sources if source.name != "file"]
     if generated or config.total:
         print(_account(sources), flush=True)
+    for file in user.files:
+        print(file.line(), flush=True)
     if not table.num_rows:
         raise DataError(
             "the sources gave no query: lower min_count, min_pair_count, min_views or "

@@ -9,11 +9,40 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_tools.config import QueriesConfig
-from data_tools.queries.files import expand, is_table, table_rows
+from data_tools.queries.files import expand, is_table, opened_text, plain_name, table_rows
 from data_tools.tables.schema import DataError
 from data_tools.text.fold import fold, has_word
 
 SHOWN = 10
+# A query is a word or a phrase. What is longer is a list that was written without line breaks, and
+# would be asked of every server.
+LONGEST_QUERY_CHARS = 10_000
+
+
+@dataclass
+class ListFile:
+    """What became of the lines or rows of one file; the other numbers add up to `num_rows`."""
+
+    path: Path
+    unit: str
+    """"line" or "row"."""
+    num_rows: int = 0
+    num_queries: int = 0
+    num_skipped: int = 0
+    """Blank ones, nulls, and comments."""
+    num_duplicates: int = 0
+    """Equal to an earlier one when case, width and white space do not count."""
+    largest: int = 0
+    """Characters of the longest."""
+
+    def line(self) -> str:
+        """One line for the user."""
+        return (
+            f"queries {self.path}: {self.num_rows:,} {self.unit}s in the file, "
+            f"{self.num_queries:,} queries read, {self.num_duplicates:,} repeat another (case and "
+            f"width apart), {self.num_skipped:,} blank or comment, longest {self.largest:,} "
+            "characters"
+        )
 
 
 @dataclass
@@ -22,34 +51,49 @@ class UserList:
 
     queries: list[tuple[str, str]] = field(default_factory=list)
     """(query, "FILE:LINE"), without duplicates."""
-    num_lines: int = 0
-    """All lines, also blank ones and comments."""
-    num_duplicates: int = 0
+    files: list[ListFile] = field(default_factory=list)
+
+    @property
+    def num_lines(self) -> int:
+        """All lines, also blank ones and comments."""
+        return sum(file.num_rows for file in self.files)
+
+    @property
+    def num_duplicates(self) -> int:
+        return sum(file.num_duplicates for file in self.files)
 
 
 def read_user_list(config: QueriesConfig) -> UserList:
     """Read the files of `queries.path`; duplicates within them are reported on stderr.
 
-    Raises one DataError that lists every bad line: not UTF-8, or without a letter or digit.
+    Raises one DataError that lists every bad line: not UTF-8, without a letter or digit, with a NUL
+    byte, or so long that it is no query.
     """
     user = UserList()
     first_place: dict[str, str] = {}
-    duplicates, problems = [], []
-    files = [Path(config.path)] if Path(config.path).exists() else expand([config.path])
-    for path in files:
-        named = f"{path.name} " if len(files) > 1 else ""
-        for place, number, query in _rows(path, config.column):
-            user.num_lines += 1
-            place = f"{named}{place} {number}"
-            if isinstance(query, bytes):
-                problems.append(f"{place} is not UTF-8 ({query[:40]!r}): save the file as UTF-8")
-            elif not query:
+    duplicates: list[str] = []
+    problems: list[str] = []
+    paths = [Path(config.path)] if Path(config.path).exists() else expand([config.path])
+    for path in paths:
+        file = ListFile(path, "row" if is_table(path) else "line")
+        user.files.append(file)
+        named = f"{path.name} " if len(paths) > 1 else ""
+        for number, query in _rows(path, config.column):
+            file.num_rows += 1
+            place = f"{named}{file.unit} {number}"
+            if not query:
+                file.num_skipped += 1
                 continue
-            elif not has_word(query):
-                problems.append(f"{place}: {query!r} has no letter or digit; remove it")
-            elif (folded := fold(query)) in first_place:
+            problem = _problem(query)
+            if problem or isinstance(query, bytes):
+                problems.append(f"{place} {problem}")
+                continue
+            file.largest = max(file.largest, len(query))
+            if (folded := fold(query)) in first_place:
+                file.num_duplicates += 1
                 duplicates.append(f"{place}: {query!r} repeats {first_place[folded]}")
             else:
+                file.num_queries += 1
                 first_place[folded] = place
                 user.queries.append((query, f"{path.name}:{number}"))
     if problems:
@@ -61,32 +105,54 @@ def read_user_list(config: QueriesConfig) -> UserList:
     if duplicates:
         counted = f"{len(duplicates)} duplicate(s) in {config.path}, left out:"
         print(f"{counted}\n  {_shown(duplicates)}", file=sys.stderr)
-    user.num_duplicates = len(duplicates)
     return user
 
 
-def _rows(path: Path, column: str) -> Iterator[tuple[str, int, str | bytes]]:
-    """Yield ("line" or "row", number from 1, query). The query is "" for a line to be skipped, and
-    bytes for one that is not UTF-8."""
+def _problem(query: str | bytes) -> str:
+    """What is wrong with a query, for behind its place; "" if nothing is."""
+    if isinstance(query, bytes):
+        return f"is not UTF-8 ({query[:40]!r}): save the file as UTF-8"
+    if "\0" in query:
+        return f"holds a NUL byte ({query[:40]!r}): write the file again, as text in UTF-8"
+    if len(query) > LONGEST_QUERY_CHARS:
+        return (
+            f"has {len(query):,} characters ({query[:40]!r} ...), a query at most "
+            f"{LONGEST_QUERY_CHARS:,}: write one query per line"
+        )
+    if "\n" in query:
+        return (
+            f"goes over several lines ({query[:40]!r}): a stray double quote? Write one query per "
+            "row"
+        )
+    return "" if has_word(query) else f"{query[:80]!r} has no letter or digit; remove it"
+
+
+def _rows(path: Path, column: str) -> Iterator[tuple[int, str | bytes]]:
+    """Yield (number from 1, query). The query is "" for a line to be skipped, and bytes for one
+    that is not UTF-8."""
     if is_table(path):
         for number, (cell,) in enumerate(table_rows(path, [column], "queries.column"), start=1):
-            yield "row", number, " ".join(cell.split())
+            # in a csv, lines in a cell may be other rows, see `_problem`; in parquet a row is a row
+            over_lines = path.suffix != ".parquet" and "\n" in cell.strip()
+            yield number, cell if over_lines else " ".join(cell.split())
         return
+    if Path(plain_name(path)).suffix in (".json", ".jsonl"):
+        raise DataError(
+            f"queries.path = {path}: JSON is not read as a list: write one query per line, or a "
+            ".csv, .tsv or .parquet table"
+        )
     for number, line in enumerate(_read_lines(path), start=1):
         try:
             query = " ".join(line.decode().split())
         except UnicodeDecodeError:
-            yield "line", number, line
+            yield number, line
         else:
-            yield "line", number, "" if query.startswith("#") else query
+            yield number, "" if query.startswith("#") else query
 
 
 def _read_lines(path: Path) -> list[bytes]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"queries.path = {path}: {error.strerror}; give a text file") from error
-    return content.removeprefix(b"\xef\xbb\xbf").splitlines()
+    with opened_text(path) as file:
+        return file.read().splitlines()
 
 
 def _shown(messages: list[str]) -> str:

@@ -17,7 +17,7 @@ from data_tools.config import ReportConfig
 from data_tools.dataset.manifest import Manifest
 from data_tools.report.captions import CaptionFacts, caption_facts
 from data_tools.report.coverage import Coverage, class_name_files, coverage
-from data_tools.tables.schema import PACKED, DatasetPaths, query_source
+from data_tools.tables.schema import CUT_FATES, PACKED, DatasetPaths, query_source
 from data_tools.tables.scratch import files_pattern, scratch_database, sql_text
 
 TOP_ROWS = 20
@@ -72,6 +72,8 @@ class Facts:
     sites: list[tuple[str, int, int, int]] = field(default_factory=list)
     """Host, candidates, failed or rejected pairs, packed pairs; the most packed first."""
     num_sites: int = 0
+    cut: list[tuple[str, str, int, str]] = field(default_factory=list)
+    """Host, fate, addresses left out because of the host, why in words; most addresses first."""
     coverage: list[Coverage] = field(default_factory=list)
 
     def total(self, *beginnings: str) -> int:
@@ -102,6 +104,7 @@ def collect_facts(paths: DatasetPaths, max_per_query: int, config: ReportConfig)
             licenses=_rows(database, _LICENSES),
             sites=_rows(database, _SITES),
             num_sites=_rows(database, f"SELECT count(DISTINCT {_HOST}) FROM ledger")[0][0],
+            cut=_rows(database, _CUT),
             coverage=coverage(files, folded, queries.packed),
         )
 
@@ -137,6 +140,11 @@ _SITES = f"""
            count(*) FILTER (starts_with(status, 'failed') OR starts_with(status, 'rejected')),
            count(*) FILTER (status = '{PACKED}') AS packed
     FROM ledger GROUP BY host ORDER BY packed DESC, host LIMIT {TOP_ROWS}
+"""
+_CUT = f"""
+    SELECT {_HOST} AS host, status, count(DISTINCT url) AS n, max(detail)
+    FROM ledger WHERE status IN {CUT_FATES} GROUP BY host, status
+    ORDER BY n DESC, host, status LIMIT {TOP_ROWS}
 """
 
 

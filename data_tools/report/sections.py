@@ -248,3 +248,22 @@ def sites(facts: Facts) -> Section:
             Table(("site", "found", "failed or rejected", PACKED), facts.sites),
         ],
     )
+
+
+def cut_sites(facts: Facts) -> list[Section]:
+    """The section on hosts that were cut short; none where there is none."""
+    if not facts.cut:
+        return []
+    words = (
+        "Addresses that were left out because of their host: it is slow by its own wish "
+        "(Crawl-delay), it asked for a pause (HTTP 429), or its robots.txt could not be read. With "
+        "crawl.retry_rounds one higher the same command asks for these again, and for no others; "
+        "crawl.max_host_wait_s says how long one may wait for its host's turn."
+    )
+    shown = f"The {len(facts.cut)} with most of them:"
+    header = ("site", "fate", "addresses", "for example")
+    return [
+        Section(
+            "Sites that were cut short", [Paragraph(f"{words} {shown}"), Table(header, facts.cut)]
+        )
+    ]

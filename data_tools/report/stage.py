@@ -53,6 +53,7 @@ def page(job: DatasetJob, manifest: Manifest, facts: Facts, samples: Sequence[Sa
             *sections.coverage(facts.coverage),
             sections.licences(facts),
             sections.sites(facts),
+            *sections.cut_sites(facts),
             Section("How it was made", [Table((), datasheet(job, manifest, facts))]),
         ],
     )

@@ -74,10 +74,14 @@ def run(job: DatasetJob, paths: DatasetPaths) -> dict[str, int]:
     """
     names = read_table(paths.table("queries"), QUERIES)["query"].to_pylist()
     asked = wanted_queries(job, paths, names)
-    counts = {"queries": len(names), "queries_asked": len(asked), "resumed": 0}
+    counts = {"queries": len(names), "servers": 0, "queries_asked": 0, "resumed": 0}
     unanswered = Unanswered()
     with ExitStack() as stack:
         sources = search_sources(job.sources, paths)
+        if sources:
+            counts |= {"servers": len(sources), "queries_asked": len(asked)}
+        else:
+            print("search: no server is enabled, none was asked", flush=True)
         cursors = []
         for source in sources:
             stack.callback(source.close)

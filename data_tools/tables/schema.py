@@ -138,6 +138,9 @@ FOUND, MATCHED, KEPT_STATUS, FETCHED_STATUS, PACKED = (
 )
 # These are followed by ":" and a reason: "dropped:balance", "failed:timeout", "failed:http_404".
 DROPPED, FAILED, REJECTED = "dropped", "failed", "rejected"
+# The fates that a URL has because of its host: it is slow by its own wish, it asked for a pause, or
+# its robots.txt can't be read. Another round may bring the picture.
+CUT_FATES = ("failed:host_busy", "failed:http_429", "failed:robots_unreachable")
 
 
 @dataclass(frozen=True)

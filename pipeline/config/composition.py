@@ -21,6 +21,7 @@ from data_tools.ground.conf_dir import conf_dir
 from data_tools.ground.errors import error_chain
 from data_tools.ground.fields import changeable_names
 from data_tools.ground.overrides import Configuration
+from pipeline.config.run_folder import no_run_in
 from pipeline.config.schema import ClusterConfig, ConfigError, ModelConfig, TrainJob
 from pipeline.config.validation import validate
 
@@ -242,3 +243,40 @@ def _earlier_run(path: Path, values: dict[str, Any]) -> TrainJob:
     except OmegaConfBaseException as error:
         raise ConfigError(f"the configuration does not compose: {error_chain(error)}") from error
     return job
+
+
+MODEL_FIELDS = ("model.", "loss.max_logit_scale")
+"""What the weights of a run belong to."""
+
+
+def run_to_evaluate(overrides: list[str]) -> tuple[TrainJob, list[str]]:
+    """The earlier run that a command line means, with the values given beside run_dir, and the full
+    names of these; none where the words choose groups, such as experiment=demo.
+
+    Nothing is validated, and nothing is written. ConfigError where there is no run, or where the
+    words describe another model.
+    """
+    values = _single_values(_for_hydra(overrides))
+    composed: TrainJob | None = None
+    if "run_dir" not in values:
+        try:
+            composed = OmegaConf.to_object(_compose(overrides))  # type: ignore[assignment]
+        except OmegaConfBaseException as error:
+            raise ConfigError(
+                f"the configuration does not compose: {error_chain(error)}"
+            ) from error
+    run_dir = Path(composed.run_dir if composed else str(values["run_dir"]))
+    problem = no_run_in(run_dir, given=bool(composed is None or composed.run_dir))
+    if problem:
+        raise ConfigError(problem)
+    path = run_dir / "config.yaml"
+    job = composed or _earlier_run(path, values)
+    before, now = _fields(load_frozen(path)), _fields(job)
+    others = [
+        f"{name} = {now[name]}: the weights are of a model with {before[name]}; leave it out"
+        for name in now
+        if name.startswith(MODEL_FIELDS) and now[name] != before[name]
+    ]
+    if others:
+        raise ConfigError(f"run_dir = {run_dir}: holds another model\n  " + "\n  ".join(others))
+    return job, [name for name in values if name != "run_dir"]

@@ -39,8 +39,8 @@ def max_bad(num_read: int, max_bad_fraction: float) -> float:
     return max_bad_fraction * max(num_read, _MIN_SAMPLES_READ)
 
 
-class FaultLog:
-    """Counts samples read and samples replaced, and ends the run when their share exceeds
+class FaultCount:
+    """Counts samples read and samples that cannot be used, and raises when their share exceeds
     `max_bad_fraction`.
     """
 
@@ -60,12 +60,12 @@ class FaultLog:
         self.num_bad += len(errors)
         self._by_shard.update(error.shard for error in errors)
         for error in errors[: _EXAMPLES_KEPT - len(self.examples)]:
-            self.examples.append(str(error))
-            print(f"bad sample replaced: {error}", file=sys.stderr)
-            if len(self.examples) == _EXAMPLES_KEPT:
-                print("further bad samples are counted, not printed", file=sys.stderr)
+            self._keep(str(error))
         if errors and self.num_bad > max_bad(self.num_read, self.max_bad_fraction):
             raise LoaderError(self._verdict())
+
+    def _keep(self, example: str) -> None:
+        self.examples.append(example)
 
     def worst_shards(self, count: int = 5) -> list[tuple[str, int]]:
         """(shard, number of bad samples), the worst first."""
@@ -80,3 +80,13 @@ class FaultLog:
             f"Worst shards: {worst}. The first:\n  {examples}\n"
             f"Restore or repack these shards, or raise data.max_bad_fraction"
         )
+
+
+class FaultLog(FaultCount):
+    """The count of what the consumer took, with the first faults printed."""
+
+    def _keep(self, example: str) -> None:
+        super()._keep(example)
+        print(f"bad sample replaced: {example}", file=sys.stderr)
+        if len(self.examples) == _EXAMPLES_KEPT:
+            print("further bad samples are counted, not printed", file=sys.stderr)

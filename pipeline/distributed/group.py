@@ -82,6 +82,11 @@ class Group:
             raise original or PeerError(f"rank 0: {problem}")
         return answer  # type: ignore[return-value]
 
+    def copy_to_all(self, values: Tensor) -> None:
+        """Rank 0's values on every rank, in place; `values` lies where the group communicates."""
+        if self.size > 1:
+            dist.broadcast(values, src=self._global(0), group=self.group)
+
     def gather(self, mine: T) -> list[T]:
         """What all ranks gave, in the order of ranks, on rank 0; an empty list on the others."""
         if self.size == 1:

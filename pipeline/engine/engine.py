@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -20,7 +21,7 @@ from pipeline.engine.deepspeed_config import decides_on_host, deepspeed_config
 from pipeline.engine.deepspeed_patches import import_without_inductor, skip_redundant_work
 from pipeline.engine.grad_cache import CachedTower
 from pipeline.engine.lamb import Lamb, spans_of
-from pipeline.engine.objective import Objective
+from pipeline.engine.objective import Objective, mean_cosine
 from pipeline.engine.optimizer import build_optimizer
 from pipeline.engine.schedule import lr_factor
 from pipeline.engine.shards import ParameterShards
@@ -39,6 +40,20 @@ import deepspeed  # isort: skip
 # for 100 s, and a killed build leaves a lock that every later start waits for
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 import_without_inductor()
+
+
+class _Taken(NamedTuple):
+    """What forward and backward of one step leave, on the device."""
+
+    loss: Tensor
+    top1: Tensor | None
+    logit_scale: Tensor
+    mean_cosines: Tensor | None
+
+
+def _mean_cosines(image: Tensor, text: Tensor) -> Tensor:
+    """(2,) for StepMetrics, of this rank's features (n, d)."""
+    return torch.stack([mean_cosine(image), mean_cosine(text)])
 
 
 class ClipEngine:
@@ -97,18 +112,20 @@ class ClipEngine:
         timer = DeviceTimer(device)
         micro_batched = train.image_micro_batch_size or train.text_micro_batch_size
         take = self._take_micro_batches if micro_batched else self._take_whole
-        loss, top1, scale = take(images, tokens, caption_ids, with_metrics, timer)
+        taken = take(images, tokens, caption_ids, with_metrics, timer)
         norms, skipped = self._update.apply()
         if train.ema_decay is not None:
             self.shards.average(train.ema_decay, applied=1.0 - skipped)
         self._refresh_exact_scalars()
         return StepMetrics(
-            loss=loss.detach(),
-            logit_scale=scale.detach().reshape(()),
+            loss=taken.loss.detach(),
+            logit_scale=taken.logit_scale.detach().reshape(()),
             grad_norms=norms,
             skipped=skipped,
             lr=train.lr * factor,
-            top1=top1,
+            top1=taken.top1,
+            mean_cosines=taken.mean_cosines,
+            caption_ids=caption_ids,
             towers=timer,
         )
 
@@ -119,7 +136,7 @@ class ClipEngine:
         caption_ids: Tensor,
         with_metrics: bool,
         timer: DeviceTimer,
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
+    ) -> _Taken:
         """One forward and backward over the whole share. The text features are gathered while the
         image tower runs; in the backward the text gradient is reduced while the image tower's
         backward runs (text_gather.py)."""
@@ -135,7 +152,8 @@ class ClipEngine:
             image, side, tuple(scalars), caption_ids, with_metrics=with_metrics
         )
         self._engine.backward(loss)
-        return loss, top1, scalars[0]
+        cosines = _mean_cosines(image, text) if with_metrics else None
+        return _Taken(loss, top1, scalars[0], cosines)
 
     def _take_micro_batches(
         self,
@@ -144,7 +162,7 @@ class ClipEngine:
         caption_ids: Tensor,
         with_metrics: bool,
         timer: DeviceTimer,
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
+    ) -> _Taken:
         """As `_take_whole`, by micro-batches (grad_cache.py). DeepSpeed reduces once, at the end of
         the `with` block; without it, stages 1 and 2 would silently keep only the gradient of the
         last micro-batch."""
@@ -165,7 +183,8 @@ class ClipEngine:
             *of_image, of_text = torch.autograd.grad(loss, leaves)
             image.backward(self._engine.backward, tuple(of_image))
             text.backward(self._engine.backward, (side.gradient(of_text),))
-        return loss, top1, image.scalars[0]
+        cosines = _mean_cosines(image.features, text.features) if with_metrics else None
+        return _Taken(loss, top1, image.scalars[0], cosines)
 
     def _refresh_exact_scalars(self) -> None:
         if self._config.train.precision in (Precision.pure_bf16, Precision.fp16):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,15 @@ class TextSide(NamedTuple):
         if isinstance(self.features, TextGather):
             return self.features.gradient.finish()
         return of_leaf
+
+
+def mean_cosine(features: Tensor) -> Tensor:
+    """() Mean cosine of two different rows of (n, d): 1 where all point in one direction, NaN for
+    one row."""
+    rows = len(features)
+    unit = torch.nn.functional.normalize(features.detach().float(), dim=1)
+    # the square of the sum holds each pair twice and each row's own square, 1, once
+    return (unit.sum(dim=0).square().sum() - rows) / (rows * (rows - 1) or math.nan)
 
 
 class Objective:

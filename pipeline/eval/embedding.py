@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.eval.protocols import Encoder, Tokenizer
+from pipeline.eval.protocols import Encoder, EvalError, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,13 @@ class Embedder:
 
 
 def _unit(features: Tensor) -> Tensor:
-    return F.normalize(features.float(), dim=1)
+    features = features.float()
+    if not bool(features.isfinite().all()):  # nothing is above nan: every answer would be right
+        raise EvalError(
+            "the model gives features that are not finite: score an earlier step, and see what "
+            "metrics.jsonl tells of the loss"
+        )
+    return F.normalize(features, dim=1)
 
 
 @contextmanager

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_tools.ground.aside import write_text_aside
 from pipeline.eval.charts import line_charts
+from pipeline.eval.files import Scores, read_evaluations, read_examples
 from pipeline.eval.protocols import EvalError
 from pipeline.eval.results import HEADER, METRICS, table_rows
 
@@ -26,21 +28,25 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 
 def write_report(run_dir: Path) -> Path:
-    """Read metrics.jsonl and eval/*.json, both optional; write report.html and return its path.
+    """Read metrics.jsonl and eval/*.json, both optional; write report.html and return its path. The
+    table has every set that was ever scored, with its newest scores.
 
     Raises EvalError when metrics.jsonl is damaged.
     """
     metrics = read_metrics(run_dir / "metrics.jsonl")
-    evaluations = _read_evaluations(run_dir / "eval")
-    examples_file = run_dir / "eval" / "examples.json"
+    evaluations = read_evaluations(run_dir)
+    newest = evaluations[-1][0] if evaluations else None
     page = _template().render(
         title=f"Run {run_dir.resolve().name}",
         training_charts=_training_charts(metrics),
         header=HEADER,
-        score_rows=table_rows(evaluations[-1]["results"]) if evaluations else [],
-        score_step=evaluations[-1]["step"] if evaluations else None,
+        score_rows=table_rows(newest_scores(evaluations)),
+        score_step=newest,
         score_charts=_score_charts(evaluations),
-        sets=_read(examples_file)["sets"] if examples_file.exists() else {},
+        sets={
+            _named(name, entry["step"], newest): entry
+            for name, entry in read_examples(run_dir).items()
+        },
         footer=_footer(metrics),
     )
     path = run_dir / "report.html"
@@ -88,14 +94,21 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [by_step[step] for step in sorted(by_step)]
 
 
-def _read_evaluations(folder: Path) -> list[dict[str, Any]]:
-    """All evaluations of the run, oldest first: zero-padded names sort by step."""
-    return [_read(path) for path in sorted(folder.glob("step_*.json"))]
+def newest_scores(evaluations: Sequence[tuple[int, Scores]]) -> Scores:
+    """The newest scores of each set, those of the newest evaluation first; the name of a set that
+    was last scored at an earlier step says so."""
+    newest: Scores = {}
+    seen: set[str] = set()
+    for step, results in reversed(evaluations):
+        for name, result in results.items():
+            if name not in seen:
+                newest[_named(name, step, evaluations[-1][0])] = result
+        seen |= results.keys()
+    return newest
 
 
-def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+def _named(name: str, step: int, newest: int | None) -> str:
+    return name if step == newest else f"{name} (step {step})"
 
 
 def _training_charts(metrics: list[dict[str, Any]]) -> str:
@@ -110,17 +123,20 @@ def _training_charts(metrics: list[dict[str, Any]]) -> str:
     return line_charts(series) if series else ""
 
 
-def _score_charts(evaluations: list[dict[str, Any]]) -> str:
+def _score_charts(evaluations: Sequence[tuple[int, Scores]]) -> str:
     """SVG of the first metric of each set over the steps; empty with fewer than two evaluations."""
     if len(evaluations) < 2:
         return ""
+    last: Scores = {}
+    for _, results in reversed(evaluations):
+        last = last | {name: result for name, result in results.items() if name not in last}
     series = []
-    for name, last in evaluations[-1]["results"].items():
-        metric = next((key for key in METRICS if key in last), None)
+    for name, result in last.items():
+        metric = next((key for key in METRICS if key in result), None)
         points = [
-            (entry["step"], 100 * entry["results"][name][metric])
-            for entry in evaluations
-            if metric in entry["results"].get(name, {})
+            (step, 100 * results[name][metric])
+            for step, results in evaluations
+            if metric in results.get(name, {})
         ]
         if metric is not None:
             series.append((f"{name}: {METRICS[metric]}, %", points))

@@ -1,12 +1,8 @@
-"""Scores as files and as a table."""
+"""Scores as a table."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any, NamedTuple
-
-from data_tools.ground.aside import write_text_aside
 
 METRICS = {
     "top1": "top-1",
@@ -16,30 +12,6 @@ METRICS = {
     **{f"text_to_image_r{k}": f"text to image, recall at {k}" for k in (1, 5, 10)},
 }
 """Name of each key of the results in the table."""
-
-
-def write_results(run_dir: Path, step: int, results: dict[str, dict[str, Any]]) -> Path:
-    """Write eval/step_N.json (scores) and eval/examples.json (examples of the newest step, with
-    pictures) and return the path of the first. Standard JSON: a NaN raises ValueError.
-    """
-    scores = {
-        name: {key: value for key, value in result.items() if key != "examples"}
-        for name, result in results.items()
-    }
-    examples = {
-        name: {"kind": result["kind"], "examples": result.get("examples", [])}
-        for name, result in results.items()
-    }
-    folder = run_dir / "eval"
-    _write(folder / "examples.json", {"step": step, "sets": examples})
-    path = folder / f"step_{step:08d}.json"
-    _write(path, {"step": step, "results": scores})
-    return path
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
-    write_text_aside(path, text + "\n")
 
 
 class Row(NamedTuple):

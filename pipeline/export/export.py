@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.config import ModelConfig
 from pipeline.export import huggingface, native, open_clip
-from pipeline.export.folder import Probe, load_model, whole_folder
+from pipeline.export.folder import Probe, load_model, refuse_odd, whole_folder
 
 Writer = Callable[[dict[str, Tensor], ModelConfig, Path, Probe], str]
 FORMATS: dict[str, Writer] = {
@@ -34,6 +34,7 @@ def export_weights(
     [0, max_logit_scale]. Raises ExportError, and leaves no folder, when `out` exists, when the
     format cannot express the model, or when what is read back gives other features.
     """
+    refuse_odd(config)
     model = load_model(weights, config, max_logit_scale)
     used = dict(weights)
     used["logit_scale"] = weights["logit_scale"].clamp(0.0, max_logit_scale)

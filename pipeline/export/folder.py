@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,12 +17,17 @@ from torch.nn import functional as F
 
 from data_tools.ground.aside import remove_leftovers, written_aside
 from pipeline.config import ModelConfig
+from pipeline.data import Tokenizer
 from pipeline.model import CLIP, clip_of_weights
 from pipeline.model.text import EOT_TOKEN
 
 TOLERANCE = 1e-5
 """Largest difference allowed per element of a unit feature vector. Correct float32 readers differ
 by 1e-7 to 1e-6; a wrong activation (GELU for QuickGELU) by 1e-3."""
+
+
+SHORTEST_TEXT = 3
+"""Tokens: start, one, end."""
 
 
 class ExportError(ValueError):
@@ -53,6 +59,31 @@ def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
     path.chmod(mode)  # safetensors leaves 0600, which nobody else could read
 
 
+def refuse_odd(config: ModelConfig) -> None:
+    """ExportError with every value of an old run's model that trains, but that no reader knows."""
+    problems = []
+    for name in ("image_mean", "image_std"):
+        values = list(getattr(config, name))
+        if len(values) == 1:
+            problems.append(
+                f"model.{name}={values}: readers want three values, one per channel; write "
+                f"{values * 3}, which this run trained with, into its config.yaml"
+            )
+        elif len(values) != 3 or not all(map(math.isfinite, values)):
+            problems.append(f"model.{name}={values}: readers want three numbers, one per channel")
+        elif name == "image_std" and min(values) <= 0:
+            problems.append(
+                f"model.{name}={values}: pixels are divided by it, so it must be above 0"
+            )
+    if not SHORTEST_TEXT <= config.text.context_length:
+        problems.append(
+            f"model.text.context_length={config.text.context_length}: start, one token and end "
+            f"need {SHORTEST_TEXT}"
+        )
+    if problems:
+        raise ExportError("nothing was exported:\n  " + "\n  ".join(problems))
+
+
 def load_model(weights: dict[str, Tensor], config: ModelConfig, max_logit_scale: float) -> CLIP:
     """This project's towers with the given weights; ExportError if names or shapes are others."""
     try:
@@ -74,6 +105,7 @@ class Features:
 class Probe:
     """Random images and captions, and what this project's towers make of them."""
 
+    model: CLIP
     images: Tensor
     """uint8 (B, 3, S, S)."""
     tokens: Tensor
@@ -84,7 +116,8 @@ class Probe:
     def of(cls, model: CLIP, config: ModelConfig) -> Probe:
         generator = torch.Generator().manual_seed(0)
         longest, size = config.text.context_length, config.image_size
-        lengths = sorted({3, 4, min(9, longest), longest - 1, longest})
+        wanted = {SHORTEST_TEXT, 4, 9, longest - 1, longest}
+        lengths = sorted(length for length in wanted if SHORTEST_TEXT <= length <= longest)
         images = torch.randint(
             256, (len(lengths), 3, size, size), dtype=torch.uint8, generator=generator
         )
@@ -99,7 +132,19 @@ class Probe:
             F.normalize(output.text_features, dim=1),
             output.logit_scale.exp().item(),
         )
-        return cls(images, tokens, expected)
+        return cls(model, images, tokens, expected)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer(self.tokens.shape[1])
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """uint8 (B, 3, S, S) -> unit vectors (B, D) by this project's tower."""
+        return F.normalize(self.model.encode_image(images), dim=1)
+
+    def text_features(self, tokens: Tensor) -> Tensor:
+        """int64 (B, context_length) -> unit vectors (B, D) by this project's tower."""
+        return F.normalize(self.model.encode_text(tokens), dim=1)
 
     def normalised_pixels(self, mean: list[float], std: list[float]) -> Tensor:
         """float32 (B, 3, S, S): what a reader that normalises outside its model is fed."""

@@ -15,9 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.config import ModelConfig, Stem
-from pipeline.data import Tokenizer
+from pipeline.export.card import on_opening, on_sizes, on_texts, python, write_card
 from pipeline.export.folder import ExportError, Features, Probe, write_json, write_weights
+from pipeline.export.odd_pictures import SizeComparison, compare_sizes
+from pipeline.export.odd_texts import TextComparison, compare_texts, up_to_end
 from pipeline.export.tokenizer_files import write_tokenizer_files
+from pipeline.export.tokenizer_json import write_tokenizer_json
 from pipeline.model.text import EOT_TOKEN
 
 WEIGHTS = "model.safetensors"
@@ -28,7 +31,27 @@ CAPTIONS = (
     "smile 😀 and \U0001f469\u200d\U0001f680",
     "a caption that is much longer than the context " * 8,
 )
-"""Texts that both cleanings leave alike; CLIP's own also repairs mojibake and HTML entities."""
+"""Texts that every cleaning leaves alike: another reading of one is a fault, not a difference."""
+_LOADING = """\
+from transformers import AutoModel, AutoProcessor
+
+model = AutoModel.from_pretrained(FOLDER)
+processor = AutoProcessor.from_pretrained(FOLDER)
+inputs = processor(
+    text=["a photo of a cat"], images=[open_picture("cat.jpg")], return_tensors="pt",
+    padding=True, truncation=True,
+)
+similarity = model(**inputs).logits_per_image"""
+_TEXT_NOTE = """\
+Load the tokenizer by `AutoTokenizer` (`AutoProcessor` and `CLIPProcessor` do): tokenizer.json has
+the cleaning that the model was trained with, but for repairing mojibake and for rare HTML entities.
+The class `CLIPTokenizer` of transformers 5 puts its own cleaning in its place, which keeps
+typographic quotes, entities, ligatures and full-width letters as they are."""
+_SIZE_NOTE = """\
+The short side becomes the model's size, then the middle is cut out. Where the long side less the
+model's size leaves 3 when it is divided by 4, transformers cuts one pixel nearer to the start than
+torchvision, open_clip and the training's evaluation: it rounds the margin down, they to the even
+number."""
 _BLOCK = {
     "ln_1": "layer_norm1",
     "attention.out": "self_attn.out_proj",
@@ -60,11 +83,23 @@ def write(weights: dict[str, Tensor], config: ModelConfig, folder: Path, probe: 
     write_json(folder / "config.json", clip_config(config))
     write_json(folder / "preprocessor_config.json", processor_config(config))
     write_tokenizer_files(folder, config.text.context_length)
+    write_tokenizer_json(folder)
     reader = f"transformers {transformers.__version__}"
     checked = probe.check(_read_features(folder, probe), reader)
-    _finish_tokenizer(folder, config.text.context_length)
     _check_processor(folder, probe)
-    return f"Hugging Face folder, {checked}; token ids and pixels agree"
+    texts = [_compare_texts(name, folder, probe) for name in ("AutoTokenizer", "CLIPTokenizer")]
+    sizes = _compare_sizes(folder, probe)
+    report = "; ".join(
+        [f"Hugging Face folder, {checked}", *(text.sentence() for text in texts), sizes.sentence()]
+    )
+    sections = {
+        "Load it": python(_LOADING),
+        "Pictures": on_opening(),
+        "Sizes of pictures": f"{_SIZE_NOTE}\n\n{on_sizes(sizes)}",
+        "Texts": f"{_TEXT_NOTE}\n\n{on_texts(texts)}",
+    }
+    write_card(folder, config, library="transformers", checked=report, sections=sections)
+    return f"{report}; README.md there has the tables"
 
 
 def convert(weights: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
@@ -192,21 +227,36 @@ def _read_features(folder: Path, probe: Probe) -> Features:
     )
 
 
-def _finish_tokenizer(folder: Path, context_length: int) -> None:
-    """Also writes tokenizer.json, which transformers 5 asks for first; 4.x reads the other
-    files."""
-    from transformers import CLIPTokenizer
+def _compare_texts(name: str, folder: Path, probe: Probe) -> TextComparison:
+    """Of `name`, a class of transformers. ExportError where even a plain text is read otherwise."""
+    import transformers
 
-    from_parts = CLIPTokenizer.from_pretrained(folder)
-    from_parts.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    found = CLIPTokenizer.from_pretrained(folder)(list(CAPTIONS), truncation=True)["input_ids"]
-    expected = Tokenizer(context_length)(list(CAPTIONS))
-    for caption, theirs, row in zip(CAPTIONS, found, expected, strict=True):
-        ours = row[: int((row == EOT_TOKEN).int().argmax()) + 1].tolist()
-        if list(theirs) != ours:
-            raise ExportError(
-                f"CLIPTokenizer reads {caption!r} as {theirs}, this project as {ours}"
-            )
+    tokenizer = getattr(transformers, name).from_pretrained(folder)
+
+    def read(texts: list[str]) -> list[list[int]]:
+        return tokenizer(texts, truncation=True)["input_ids"]
+
+    found, expected = read(list(CAPTIONS)), probe.tokenizer(list(CAPTIONS)).tolist()
+    for caption, theirs, ours in zip(CAPTIONS, found, expected, strict=True):
+        if list(theirs) != up_to_end(ours):
+            raise ExportError(f"{name} reads {caption!r} as {theirs}, this project as {ours}")
+    return compare_texts(name, read, probe)
+
+
+def _compare_sizes(folder: Path, probe: Probe) -> SizeComparison:
+    from transformers import CLIPImageProcessor
+
+    processor = CLIPImageProcessor.from_pretrained(folder)
+    mean, std = (
+        torch.tensor(values)[:, None, None]
+        for values in (processor.image_mean, processor.image_std)
+    )
+
+    def levels(picture: Image.Image) -> Tensor:
+        pixels = torch.from_numpy(np.asarray(processor(picture)["pixel_values"])[0])
+        return (pixels * std + mean) * 255
+
+    return compare_sizes("CLIPImageProcessor", levels, probe)
 
 
 def _check_processor(folder: Path, probe: Probe) -> None:

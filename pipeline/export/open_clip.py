@@ -20,10 +20,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.config import ModelConfig, Stem
+from pipeline.export.card import on_opening, python, write_card
 from pipeline.export.folder import ExportError, Features, Probe, write_json, write_weights
 from pipeline.model.text import EOT_TOKEN
 
 WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
+_LOADING = """\
+import open_clip
+
+model, preprocess = open_clip.create_model_from_pretrained("local-dir:FOLDER")
+tokenizer = open_clip.get_tokenizer("local-dir:FOLDER")
+image = preprocess(open_picture("cat.jpg"))[None]
+text = tokenizer(["a photo of a cat"])"""
+_TEXT_NOTE = """\
+Not measured here: open_clip was not run. Its tokenizer (version 3.3.0) cleans as the training did
+and gives the same ids for every assigned character below U+20000, with three exceptions: U+0345, an
+apostrophe before "ſ", and the words `<start_of_text>` and `<end_of_text>`, which end or start a
+text there and are words here."""
+_SIZE_NOTE = """\
+Not measured here: open_clip was not run. Its transform (torchvision's Resize and CenterCrop on a
+Pillow picture) follows the same steps as the training's evaluation, at odd sizes too."""
 _BLOCK = {
     "ln_1.weight": "ln_1.weight",
     "ln_1.bias": "ln_1.bias",
@@ -54,7 +70,15 @@ def write(weights: dict[str, Tensor], config: ModelConfig, folder: Path, probe: 
     kept = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     found = read(load_file(str(folder / WEIGHTS)), kept, probe)
     checked = probe.check(found, "an independent reader of open_clip's names")
-    return f"open_clip folder, {checked} (open_clip itself was not run)"
+    report = f"open_clip folder, {checked} (open_clip itself was not run)"
+    sections = {
+        "Load it": python(_LOADING),
+        "Pictures": on_opening(),
+        "Sizes of pictures": _SIZE_NOTE,
+        "Texts": _TEXT_NOTE,
+    }
+    write_card(folder, config, library="open_clip", checked=report, sections=sections)
+    return report
 
 
 def convert(weights: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:

@@ -106,7 +106,7 @@ class _Decoder:
 
 
 def write_tokenizer_files(folder: Path, context_length: int) -> None:
-    """vocab.json, merges.txt, tokenizer_config.json and special_tokens_map.json of CLIPTokenizer.
+    """vocab.json, merges.txt, tokenizer_config.json and special_tokens_map.json of transformers.
 
     Raises ExportError if the merges are not, byte by byte, those that OpenAI's models came with.
     """
@@ -123,7 +123,12 @@ def write_tokenizer_files(folder: Path, context_length: int) -> None:
     (folder / "merges.txt").write_bytes(content)
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
     configuration = {
-        "tokenizer_class": "CLIPTokenizer",
+        # With "CLIPTokenizer" transformers 5 would build its own cleaning in place of the one in
+        # tokenizer.json.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "attention_mask"],
+        # A text that holds "<|endoftext|>" does not end there: it is read as words.
+        "split_special_tokens": True,
         # Without it nothing is ever cut, and the position embedding ends after context_length.
         "model_max_length": context_length,
         "errors": "replace",

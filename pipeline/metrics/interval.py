@@ -45,6 +45,11 @@ class Totals:
     top1: list[float]
     """(2) Top-1 of the last step over the global batch, image to text and text to image; or
     empty."""
+    mean_cosines: list[float]
+    """(2) Mean cosine of two features of one rank at the last step, of images and of texts; or
+    empty."""
+    equal_captions: float
+    """Share of the last global batch's rows whose caption another row has too."""
     wait_s: float
     """Mean seconds waited for data, per rank and step."""
     num_replaced: int
@@ -88,7 +93,8 @@ class StepBuffer:
         self._checksum += sum(xxhash.xxh32_intdigest(key.encode(), seed=seed) for key in taken.keys)
 
     def reduce(self) -> Totals:
-        """Collective, one all-reduce (sum, float64), which also waits for the device.
+        """Collective: a gather of the last step's caption ids, then one all-reduce (sum, float64),
+        which also waits for the device.
 
         Sums in float64 of the float32 values that are equal on all ranks (norms, scale) are exact,
         and so is their division by the number of ranks; those of checksums are exact below 2^53.
@@ -100,10 +106,13 @@ class StepBuffer:
             "skipped": torch.stack([taken.metrics.skipped.reshape(()) for taken in self.steps]),
             "grad_norms": last.grad_norms,
             "logit_scale": last.logit_scale.reshape(1),
+            "equal_captions": _share_of_equal(last.caption_ids, ranks),
             "host": self._host_part(),
         }
         if last.top1 is not None:
             parts["top1"] = last.top1
+        if last.mean_cosines is not None:
+            parts["mean_cosines"] = last.mean_cosines
         device = self._world.device
         shared = torch.cat([part.to(device, torch.float64) for part in parts.values()])
         dist.all_reduce(shared)
@@ -116,6 +125,8 @@ class StepBuffer:
             grad_norms=[value / ranks for value in sums["grad_norms"]],
             logit_scale=sums["logit_scale"][0] / ranks,
             top1=[value / ranks for value in sums.get("top1", [])],
+            mean_cosines=[value / ranks for value in sums.get("mean_cosines", [])],
+            equal_captions=sums["equal_captions"][0] / ranks,
             wait_s=wait_s / ranks / count,
             num_replaced=int(num_replaced),
             key_checksum=int(checksum) % CHECKSUM_MODULUS,
@@ -136,6 +147,16 @@ class StepBuffer:
         own[4 + rank] = statistics.median(taken.metrics.towers.seconds() for taken in self.steps)
         own[4 + ranks + rank] = memory_gib(self._world.device)
         return own
+
+
+def _share_of_equal(caption_ids: Tensor, ranks: int) -> Tensor:
+    """(1,) Share of all ranks' rows whose id another row has too, left on the device. Collective:
+    (n,) of each rank."""
+    of_all = caption_ids.new_empty(ranks * len(caption_ids))
+    dist.all_gather_into_tensor(of_all, caption_ids)
+    ids = of_all.sort().values
+    same = torch.nn.functional.pad(ids[1:] == ids[:-1], (1, 1))  # as the row before it
+    return (same[1:] | same[:-1]).float().mean().reshape(1)
 
 
 def memory_gib(device: torch.device) -> float:

@@ -13,6 +13,13 @@ from typing import Any
 from pipeline.config import TrainJob
 from pipeline.distributed.world import World
 from pipeline.metrics.alerts import InputBound, LogitScale, Stragglers
+from pipeline.metrics.diagnosis import (
+    CollapsedFeatures,
+    EqualCaptions,
+    NoGradient,
+    RestingLoss,
+    few_steps_per_epoch,
+)
 from pipeline.metrics.interval import StepBuffer, TakenStep, Totals
 from pipeline.metrics.outputs import Outputs
 from pipeline.metrics.peaks import peak_of
@@ -28,7 +35,8 @@ class MetricsProcessor:
     device time.
     """
 
-    def __init__(self, config: TrainJob, world: World) -> None:
+    def __init__(self, config: TrainJob, world: World, num_samples: int = 0) -> None:
+        """num_samples: of one epoch; 0 where the data do not say, as in a stream."""
         self._world = world
         self._global_batch_size = config.train.global_batch_size
         self._buffer = StepBuffer(world)
@@ -38,11 +46,18 @@ class MetricsProcessor:
         self._input_bound = InputBound(config)
         self._stragglers = Stragglers(config.cluster.ranks_per_node)
         self._logit_scale = LogitScale(config)
+        self._resting_loss = RestingLoss(config)
+        self._collapsed = CollapsedFeatures(config)
+        self._equal_captions = EqualCaptions()
+        self._no_gradient = NoGradient()
         self._outputs: Outputs | None = None
         self._mark = time.monotonic()
         with world.raise_on_all_ranks("open the metrics of the run"):
             if world.is_main:
                 self._outputs = Outputs(config, world)
+        few_steps = few_steps_per_epoch(num_samples, config.train.global_batch_size)
+        if num_samples and few_steps:
+            world.tell(few_steps)
 
     def start(self, state: TrainState) -> None:
         """After the checkpoint is loaded, and again after a roll-back: lines of steps that come
@@ -97,7 +112,7 @@ class MetricsProcessor:
             line = self._line(state, totals, elapsed, steps[-1].metrics.lr)
             self._outputs.write(state.step, line)
             self._outputs.console.show(state.step, line)
-            self._alert(state.step, totals, line["data/wait_share"])
+            self._alert(state.step, totals, line)
         first_step = steps[0].step - 1
         self._buffer.clear()
         self._mark = now
@@ -146,13 +161,8 @@ class MetricsProcessor:
             "train/logit_scale": math.exp(totals.logit_scale),
             "train/lr": lr,
             **_grad_norms(totals),
-            **dict(
-                zip(
-                    ("train/top1_image_to_text", "train/top1_text_to_image"),
-                    totals.top1,
-                    strict=False,
-                )
-            ),
+            **_named(("train/top1_image_to_text", "train/top1_text_to_image"), totals.top1),
+            **_named(("train/mean_cosine_image", "train/mean_cosine_text"), totals.mean_cosines),
             "train/skipped_steps": self._num_skipped or 0,
             "train/rollbacks": state.rollbacks,
             "train/samples_seen": state.samples_seen,
@@ -165,6 +175,7 @@ class MetricsProcessor:
             "perf/towers_s_slowest": max(totals.towers_s),
             "data/wait_s": totals.wait_s,
             "data/wait_share": totals.wait_s * num_steps / elapsed,
+            "data/equal_captions": totals.equal_captions,
             "data/replaced_samples": totals.num_replaced,
             "data/key_checksum": totals.key_checksum,
         }
@@ -172,16 +183,25 @@ class MetricsProcessor:
             line["perf/mfu"] = tflops_per_rank / self._peak_tflops
         return line
 
-    def _alert(self, step: int, totals: Totals, wait_share: float) -> None:
+    def _alert(self, step: int, totals: Totals, line: dict[str, float]) -> None:
         assert self._outputs is not None
         warnings = [
-            self._input_bound.check(wait_share),
+            self._input_bound.check(line["data/wait_share"]),
             self._logit_scale.check(step, totals.logit_scale),
             *self._stragglers.check(totals.towers_s),
+            self._resting_loss.check(step, line["train/loss_mean"]),
+            *self._collapsed.check(step, totals.mean_cosines),
+            self._equal_captions.check(step, totals.equal_captions),
+            *self._no_gradient.check(step, totals.grad_norms),
         ]
         for text in warnings:
             if text is not None:
                 self._outputs.console.tell(text)
+
+
+def _named(names: tuple[str, str], values: list[float]) -> dict[str, float]:
+    """The two values by metric name; nothing where they were not measured."""
+    return dict(zip(names, values, strict=True)) if values else {}
 
 
 def _grad_norms(totals: Totals) -> dict[str, float]:

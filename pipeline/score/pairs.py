@@ -94,7 +94,11 @@ def _batches(
         try:
             image, text = reader.read(location)
             return location.key, eval_transform(image, image_size), text.decode()
-        except (SampleError, OSError, ValueError, SyntaxError):  # Pillow raises many kinds
+        except (
+            SampleError,
+            OSError,
+            ValueError,
+        ):  # DecodeError and UnicodeDecodeError are ValueErrors
             return None
 
     groups = [where[start : start + batch_size] for start in range(0, len(where), batch_size)]

@@ -6,7 +6,6 @@ What a real Slurm makes of the same commands: test_two_nodes.py.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,48 +14,7 @@ import pytest
 
 from pipeline.config.composition import load_frozen
 from slurm.submit import git_state
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def login_node(tmp_path: Path) -> Path:
-    """A folder for executables that is all of PATH besides the system's own; no Slurm in it yet."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def words(tmp_path: Path) -> list[str]:
-    (tmp_path / "manifest.json").write_text("{}")
-    return [
-        "experiment=tiny",
-        f"data.manifest={tmp_path / 'manifest.json'}",
-        f"run_dir={tmp_path / 'runs' / 'mine'}",
-    ]
-
-
-def program(folder: Path, name: str, body: str) -> None:
-    (folder / name).write_text(f"#!/bin/bash\n{body}\n")
-    (folder / name).chmod(0o755)
-
-
-def submit(
-    login_node: Path, *words: str, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    for name in ("bash", "git"):
-        link = login_node / name
-        if not link.exists():
-            link.symlink_to(f"/usr/bin/{name}")
-    return subprocess.run(
-        [sys.executable, "-m", "slurm.submit", *words],
-        cwd=ROOT,
-        env=os.environ | {"PATH": str(login_node)} | (environment or {}),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+from tests.slurm.login_node import ROOT, program, restarted, submit
 
 
 def test_needs_no_torch(words: list[str]) -> None:
@@ -221,17 +179,6 @@ def test_git_state_of_this_clone() -> None:
         assert state == {"git_commit": None, "git_dirty": None}
     else:
         assert state["git_commit"] == head.stdout.strip() and isinstance(state["git_dirty"], bool)
-
-
-def restarted(script: str, run_dir: Path, times: int) -> subprocess.CompletedProcess[str]:
-    """Without a PATH nothing after the check can run."""
-    return subprocess.run(
-        ["/bin/bash", ROOT / "slurm" / script, run_dir, "110"],
-        env={"PATH": "", "SLURM_RESTART_COUNT": str(times), "SLURM_JOB_ID": "42"},
-        capture_output=True,
-        text=True,
-        timeout=10,
-    )
 
 
 def test_a_dataset_job_that_is_restarted_for_ever_stops(tmp_path: Path) -> None:

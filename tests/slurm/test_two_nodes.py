@@ -12,6 +12,8 @@ import pytest
 from data_tools.dataset.manifest import load_manifest
 from tests.data_tools.local_web import CONTACT
 from tests.integration.runs import last_step, metrics, run, tiny_shards
+from tests.pipeline.data.eval_sets import write_retrieval
+from tests.pipeline.data.images import encode, synthetic_photo
 from tests.slurm.pictures import API_PORT, IMAGES_PORT
 from tests.slurm.two_nodes import STATE, TwoNodes, Unavailable, output, two_nodes
 
@@ -190,6 +192,32 @@ def test_ranks_that_outlast_the_warning_are_requeued_over(
     told = output(job)
     assert "the ranks have 20 s" in told and "requeued" in told, told
     assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1"), told
+
+
+def test_an_evaluation_on_two_nodes_scores_as_a_local_one_and_trains_nothing(
+    cluster: TwoNodes, local: tuple[list[str], list[dict[str, float]]], tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    images = [encode(synthetic_photo(seed, 40, 30), ".png") for seed in range(5)]
+    photos = write_retrieval(tmp_path / "photos", images, [[f"photo {i}"] for i in range(5)])
+    ended = run(*local[0], f"run_dir={run_dir}", "train.steps=10", "cluster.ranks_per_node=1")
+    assert ended.returncode == 0, ended.stderr
+    lines = (run_dir / "metrics.jsonl").read_text()
+    config = (run_dir / "config.yaml").read_bytes()
+    words = [f"run_dir={run_dir}", f"eval.datasets=[{photos}]", "step=5"]
+    job_id = cluster.submitted("--evaluate", *words, *ON_TWO_NODES, "cluster.time_limit=00:02:00")
+    job = cluster.wait_for_end(job_id)
+    told = output(job)
+    assert (job["JobState"], job["ExitCode"]) == ("COMPLETED", "0:0"), told
+    assert job["NodeList"] == "node[1-2]" and job["JobName"] == "run-eval"
+    assert "0: scoring the weights of step 5" in told and "1: scoring" not in told
+    on_nodes = (run_dir / "eval" / "step_00000005.json").read_text()
+    (run_dir / "eval" / "step_00000005.json").unlink()
+    assert run(*words, module="pipeline.evaluate").returncode == 0
+    assert (run_dir / "eval" / "step_00000005.json").read_text() == on_nodes
+    assert (run_dir / "metrics.jsonl").read_text() == lines
+    assert (run_dir / "config.yaml").read_bytes() == config
+    assert not (run_dir / "submit.json").exists() and not (run_dir / "setup.sh").exists()
 
 
 def test_a_setup_line_that_fails_fails_the_job_with_its_code(

@@ -23,9 +23,11 @@ HTTP = r"(?i)\Ahttps?://"
 
 @dataclass
 class RowCounts:
-    """What became of the rows of a pool; the other fields add up to `rows`."""
+    """What became of the rows of a pool; the other fields add up to `rows` + `more_captions`."""
 
     rows: int = 0
+    more_captions: int = 0
+    """Captions beyond the first of rows that hold several; each is a pair of its own."""
     null: int = 0
     """Rows without a URL or a caption."""
     unreadable: int = 0
@@ -50,6 +52,8 @@ class Usable:
 
     columns: dict[str, pa.Array]
     counts: RowCounts = field(default_factory=RowCounts)
+    largest_cell: int = 0
+    """Bytes of the longest URL or caption of all rows."""
 
 
 def usable(columns: dict[str, pa.Array], max_caption_chars: int) -> Usable:
@@ -59,6 +63,7 @@ def usable(columns: dict[str, pa.Array], max_caption_chars: int) -> Usable:
     counts = result.counts
     for name in ("url", "caption"):
         lengths = pc.binary_length(result.columns[name])
+        result.largest_cell = max(result.largest_cell, pc.max(lengths).as_py() or 0)
         counts.null += _keep(result, pc.fill_null(pc.greater(lengths, 0), False))
     for name in ("url", "caption"):
         text, valid = _decoded(result.columns[name])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import glob
+import io
+import lzma
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,13 +19,30 @@ from fsspec.implementations.local import LocalFileSystem
 
 from data_tools.config import PoolConfig
 from data_tools.tables.schema import DataError
+from data_tools.text.streams import decompressed, other_kind, utf8
 
 # Fields by which a file system says that a file changed; the first one present is used.
 VERSION_FIELDS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
 FORMATS = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
+COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
+# What libraries say of a broken file, and what it means
+MEANINGS = {
+    "Truncated compressed stream": "its compressed bytes end early",
+    "ended before the end-of-stream marker": "its compressed bytes end early",
+    "inflate failed": "its compressed bytes are broken, or others follow them",
+    "decompress failed": "its compressed bytes are broken, or others follow them",
+    "Corrupt input data": "its compressed bytes are broken",
+    "magic bytes not found in footer": "it is no whole parquet file: cut off, or another format",
+    "Parquet file size is 0": "it is empty, and so no parquet file",
+    "straddling object": "a row is longer than 16 MiB",
+}
 CONNECT_TIMEOUT_S = 30
 READ_TIMEOUT_S = 60
 REMOTE_BLOCK_BYTES = 8 << 20
+
+
+class FileError(ValueError):
+    """What is wrong within a file, and the fix; `reading` puts the file's name before it."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +59,10 @@ class PoolFile:
     def kind(self) -> str:
         """The format: ".parquet", ".csv", ...; "" if it is unknown."""
         path = PurePosixPath(self.name.split("?")[0] if self.is_remote else self.name)
-        suffix = PurePosixPath(path.stem).suffix if self.is_gzip else path.suffix
-        known = suffix in FORMATS and not (self.is_gzip and suffix == ".parquet")
+        packed = path.suffix in COMPRESSED
+        suffix = PurePosixPath(path.stem).suffix if packed else path.suffix
+        known = suffix in FORMATS and not (packed and suffix == ".parquet")
         return suffix if known else ""
-
-    @property
-    def is_gzip(self) -> bool:
-        return self.name.split("?")[0].endswith(".gz")
 
     @property
     def is_remote(self) -> bool:
@@ -62,7 +78,7 @@ def find_files(config: PoolConfig) -> list[PoolFile]:
         try:
             matching = _expand(pattern, config.storage_options)
         except Exception as error:  # whatever the file system behind the address raises
-            problems.append(f"sources.pool.paths: {pattern!r} cannot be listed: {_reason(error)}")
+            problems.append(f"sources.pool.paths: {pattern!r} cannot be listed: {reason(error)}")
             continue
         if not matching:
             problems.append(f"sources.pool.paths: {pattern!r} matches no file")
@@ -85,15 +101,35 @@ def open_file(file: PoolFile, config: PoolConfig) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
+def open_text(file: PoolFile, config: PoolConfig) -> Iterator[io.BufferedReader]:
+    """Open a file for its text as UTF-8, decompressed. FileError if it is a table of another kind,
+    such as parquet."""
+    with open_file(file, config) as raw:
+        stream = decompressed(raw)
+        if other := other_kind(stream.peek(16)):
+            raise FileError(f"by its first bytes it is {other}")
+        yield utf8(stream)
+
+
+@contextmanager
 def reading(file: PoolFile) -> Iterator[None]:
     """Turn errors of reading in the `with` block into a DataError that names the file."""
     try:
         yield
     except DataError:
         raise
-    except (pa.ArrowException, OSError, EOFError, ValueError, aiohttp.ClientError) as error:
+    except FileError as error:
+        raise DataError(f"{file.name}: {error}") from error
+    except (
+        pa.ArrowException,
+        OSError,
+        EOFError,
+        ValueError,
+        lzma.LZMAError,
+        aiohttp.ClientError,
+    ) as error:
         raise DataError(
-            f"{file.name} cannot be read to its end: {_reason(error)}; replace it, or leave it out "
+            f"{file.name} cannot be read to its end: {reason(error)}; replace it, or leave it out "
             "of sources.pool.paths"
         ) from error
 
@@ -136,5 +172,10 @@ def _file_system(address: str, options: dict[str, Any]) -> tuple[Any, str]:
     return fsspec.core.url_to_fs(address, **options)
 
 
-def _reason(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+def reason(error: BaseException) -> str:
+    """What an error of a library means, with its own words in brackets."""
+    text = str(error) or type(error).__name__
+    for words, meaning in MEANINGS.items():
+        if words in text:
+            return f"{meaning} ({text})"
+    return text

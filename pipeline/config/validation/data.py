@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 
 from pipeline.config.schema import DataConfig, TrainJob
+from pipeline.config.validation.evaluation import validate_eval_sets
 
 
 def validate_data(job: TrainJob) -> list[str]:
-    return _sources(job.data) + [
-        f"eval.datasets: {folder} is no folder; correct or remove it"
-        for folder in job.eval.datasets
-        if not os.path.isdir(folder)
-    ]
+    return _sources(job.data) + validate_eval_sets(job.eval.datasets)
 
 
 def _sources(data: DataConfig) -> list[str]:

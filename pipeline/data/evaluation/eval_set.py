@@ -9,6 +9,7 @@ folder/dataset_type.txt     absent: classification; or "retrieval"
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 
 from pipeline.data.evaluation.eval_shards import EvalSample, EvalSetError, list_shards, read_shard
+from pipeline.data.samples.decode import DecodeError
 from pipeline.data.samples.transforms import eval_transform
 from pipeline.data.shards.files import FilePool
 
@@ -74,10 +76,11 @@ class EvalSet:
         sample = self.samples[index]
         try:
             return eval_transform(sample.image.read(files), self.image_size)
-        except Exception as error:  # Pillow's decoders raise many kinds on damaged bytes
+        except (OSError, DecodeError) as error:
             raise EvalSetError(
                 f"{self.name}: {sample.key} in {sample.image.path} cannot be decoded ({error}): "
-                f"fetch the set again, a score without this sample would not compare"
+                f"fetch the set again, or store this picture as an 8-bit PNG; a score without this "
+                f"sample would not compare"
             ) from error
 
     def _labels(self, group: list[int]) -> Labels:
@@ -110,7 +113,7 @@ def load_eval_set(
     samples = [sample for shard in shards for sample in shard]
     _check_samples(folder, samples, len(classnames))
     return EvalSet(
-        name=folder.name,
+        name=Path(os.path.abspath(folder)).name,
         kind=kind,
         classnames=classnames,
         templates=templates,

@@ -6,12 +6,13 @@ No float leaves the host: normalisation happens on the device, inside the image 
 
 from __future__ import annotations
 
-import io
 import math
 
 import cv2
 import numpy as np
 from PIL import Image
+
+from pipeline.data.samples.decode import decode_rgb
 
 CROP_RATIO = (3 / 4, 4 / 3)
 """Width over height of the random crop; torchvision's and CLIP's."""
@@ -113,20 +114,26 @@ def write_planes(image: np.ndarray, out: np.ndarray) -> None:
 
 
 def eval_transform(data: bytes, image_size: int) -> np.ndarray:
-    """Encoded image -> uint8 (3, image_size, image_size): CLIP's own transform, by the library CLIP
-    used (Pillow).
-
-    Short side to image_size by antialiased bicubic, centre crop. Colours are converted first (CLIP
-    resizes first, which for palette images means nearest neighbour). EXIF rotation is not applied,
-    as in CLIP. Raises OSError or ValueError.
+    """Encoded image -> uint8 (3, image_size, image_size): the pixels that training decodes, through
+    CLIP's own transform. Evaluation and `pipeline.score` see pictures by it. Raises DecodeError.
     """
-    with Image.open(io.BytesIO(data)) as encoded:
-        image = encoded.convert("RGB")
+    return eval_pixels(decode_rgb(data), image_size)
+
+
+def eval_pixels(pixels: np.ndarray, image_size: int) -> np.ndarray:
+    """RGB uint8 (height, width, 3) -> uint8 (3, image_size, image_size), by the library CLIP used
+    (Pillow): short side to image_size by antialiased bicubic, centre crop.
+    """
+    image = with_short_side(pixels, image_size)
+    left, top = (round((side - image_size) / 2) for side in image.size)
+    image = image.crop((left, top, left + image_size, top + image_size))
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def with_short_side(pixels: np.ndarray, image_size: int) -> Image.Image:
+    """RGB uint8 (height, width, 3) at a short side of image_size, before the crop."""
+    image = Image.fromarray(pixels)
     width, height = image.size
     short = min(width, height)
     size = (image_size * width // short, image_size * height // short)
-    if size != image.size:
-        image = image.resize(size, Image.Resampling.BICUBIC)
-    left, top = round((size[0] - image_size) / 2), round((size[1] - image_size) / 2)
-    image = image.crop((left, top, left + image_size, top + image_size))
-    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)

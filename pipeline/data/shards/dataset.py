@@ -14,6 +14,7 @@ from data_tools.dataset.manifest import (
     ShardEntry,
     parse_manifest,
     refuse_broken,
+    remedy,
 )
 from pipeline.data.shards.storage import LocalStorage, RemoteStorage, open_storage
 
@@ -52,12 +53,40 @@ def open_dataset(location: str, rank: int = 0, world_size: int = 1) -> DataSet:
             f"no manifest at {location}: give the manifest.json that `make shards` wrote (or run "
             f"it first)"
         ) from error
+    except OSError as error:
+        raise ManifestError(
+            f"{location} cannot be read: {error}. Correct the address, or the access to it"
+        ) from error
     manifest, problems = parse_manifest(text, Path(folder or "."), location)
     share = manifest.shards[rank::world_size]
     if isinstance(storage, RemoteStorage):
         share = share[:_MAX_REMOTE_CHECKS]
-    refuse_broken(location, problems + _missing_or_changed(share, storage))
+    found = _missing_or_changed(share, storage)
+    if isinstance(storage, RemoteStorage) and not found:
+        found = _range_problems(share, storage)
+    fix = remedy(manifest, location)
+    if any(isinstance(problem, _Unanswered) for problem in found):
+        fix = "correct the address, or the access to this storage"
+    refuse_broken(location, problems + found, fix)
     return DataSet(folder or ".", manifest, storage, manifest.num_samples)
+
+
+class _Unanswered(str):
+    """A problem of the storage: nothing is known of the file."""
+
+
+def _range_problems(shards: Sequence[ShardEntry], storage: RemoteStorage) -> list[str]:
+    """Ask for a few bytes of one shard, as the loader will: a server that cannot give them would
+    otherwise make every sample a bad one."""
+    for shard in shards:
+        if shard.num_bytes:
+            start, stop = shard.num_bytes // 2, min(shard.num_bytes, shard.num_bytes // 2 + 512)
+            try:
+                storage.read_range(shard.path, start, stop)
+            except OSError as error:
+                return [_Unanswered(f"shard {shard.path} cannot be read in parts: {error}")]
+            break
+    return []
 
 
 def _missing_or_changed(
@@ -83,7 +112,7 @@ def _missing_or_changed(
 
 
 def _problems_of(shard: ShardEntry, storage: LocalStorage | RemoteStorage) -> list[str]:
-    problems = []
+    problems: list[str] = []
     try:
         size = storage.size(shard.path)
         if size != shard.num_bytes:
@@ -91,11 +120,11 @@ def _problems_of(shard: ShardEntry, storage: LocalStorage | RemoteStorage) -> li
     except FileNotFoundError:
         problems.append(f"shard {shard.path} is missing")
     except OSError as error:
-        problems.append(f"shard {shard.path} cannot be looked at: {error}")
+        problems.append(_Unanswered(f"shard {shard.path} cannot be looked at: {error}"))
     try:
         storage.size(shard.index_path)
     except FileNotFoundError:
         problems.append(f"index {shard.index_path} is missing")
     except OSError as error:
-        problems.append(f"index {shard.index_path} cannot be looked at: {error}")
+        problems.append(_Unanswered(f"index {shard.index_path} cannot be looked at: {error}"))
     return problems

@@ -102,7 +102,12 @@ class SampleIndex:
         try:
             with pq.ParquetFile(self._storage.open_table(shard.index_path)) as file:
                 table = file.read(columns=["image_size", "text_size"], use_threads=False)
-        except (OSError, pa.ArrowException, ValueError) as error:
+        except OSError as error:
+            raise LoaderError(
+                f"index {shard.index_path} cannot be read: {error}. Correct the access to this "
+                f"storage, or restore the file"
+            ) from error
+        except (pa.ArrowException, ValueError) as error:
             raise LoaderError(
                 f"index {shard.index_path} cannot be read: {error}. Pack the data set again"
             ) from error

@@ -10,6 +10,7 @@ from pipeline.data.faults import SampleError
 from pipeline.data.shards.files import FilePool
 from pipeline.data.shards.index import SampleLocation
 from pipeline.data.shards.storage import ByteReader
+from pipeline.data.shards.wrong_answer import WrongAnswer
 
 # Between a sample's image and its text lie tar headers and its json, 2 to 3 KiB; a second read
 # costs more than 32 KiB more.
@@ -17,6 +18,7 @@ _MAX_GAP_BYTES = 32 * 1024
 # Network file systems fail for a moment (ESTALE, EIO at a failover); a file that stays broken fails
 # after 0.6 s.
 _RETRY_AFTER_S = (0.1, 0.5)
+_LASTING = (FileNotFoundError, PermissionError, WrongAnswer)
 
 
 class ShardReader:
@@ -58,7 +60,7 @@ class ShardReader:
             except OSError as error:
                 # The descriptor may be stale (ESTALE): the next try opens the file again.
                 self._files.forget(location.path)
-                if wait_s is None or isinstance(error, FileNotFoundError):
+                if wait_s is None or isinstance(error, _LASTING):
                     raise _error(location, f"cannot be read: {error}") from error
                 time.sleep(wait_s)
         raise AssertionError("unreachable: the last try returns or raises")

@@ -7,12 +7,16 @@ import shutil
 import tempfile
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from data_tools.ground.aside import write_bytes_aside
 from pipeline.data.shards.files import FilePool
+from pipeline.data.shards.wrong_answer import WrongAnswer
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -57,7 +61,7 @@ class Storage(Protocol):
         """The file itself, or a copy of an object. Raises OSError."""
 
     def size(self, relative: str) -> int:
-        """Size of a file in bytes. Raises FileNotFoundError."""
+        """Size of a file in bytes. Raises FileNotFoundError, or another OSError."""
 
     def reader(self, read_ahead_bytes: int, num_lanes: int) -> ByteReader: ...
 
@@ -107,27 +111,42 @@ class RemoteStorage:
     def open_table(self, relative: str) -> Any:
         # The footer and a row group's columns: two requests, where a file object without a cache
         # would make one a column. Whole small indices come with the first.
-        return self._filesystem.open(
-            self.path(relative), "rb", cache_type="readahead", block_size=256 * 1024
-        )
+        path = self.path(relative)
+        with _named(path):
+            return self._filesystem.open(path, "rb", cache_type="readahead", block_size=256 * 1024)
 
     def read_file(self, relative: str) -> bytes:
-        return bytes(self._filesystem.cat_file(self.path(relative)))
+        path = self.path(relative)
+        with _named(path):
+            return bytes(self._filesystem.cat_file(path))
+
+    def read_range(self, relative: str, start: int, stop: int) -> bytes:
+        """Bytes start..stop of a file, as `reader` asks for them. Raises OSError if the store
+        sends another number of bytes."""
+        return _read_range(self._filesystem, self.path(relative), start, stop)
 
     def write_file(self, relative: str, data: bytes) -> None:
-        self._filesystem.pipe_file(self.path(relative), data)
+        path = self.path(relative)
+        with _named(path):
+            self._filesystem.pipe_file(path, data)
 
     def local_file(self, relative: str) -> LocalFile:
         # A file without a name, so that nothing is left behind even after kill -9. Workers open it
         # through this process's /proc entry.
         copy = tempfile.TemporaryFile()
-        with self._filesystem.open(self.path(relative), "rb", block_size=_COPY_BYTES) as file:
+        path = self.path(relative)
+        with _named(path), self._filesystem.open(path, "rb", block_size=_COPY_BYTES) as file:
             shutil.copyfileobj(file, copy, _COPY_BYTES)
         copy.flush()
         return LocalFile(f"/proc/{os.getpid()}/fd/{copy.fileno()}", copy)
 
     def size(self, relative: str) -> int:
-        return int(self._filesystem.info(self.path(relative))["size"])
+        path = self.path(relative)
+        with _named(path):
+            size = self._filesystem.info(path)["size"]
+        if size is None:
+            raise OSError(f"{path}: the storage does not say how large it is")
+        return int(size)
 
     def reader(self, read_ahead_bytes: int, num_lanes: int) -> RangeReader:
         # Two ranges per lane: the one it reads in, and the next one that it has begun.
@@ -172,7 +191,10 @@ class RangeReader:
             found, is_new = self._range(path, offset, offset + size)
         if is_new:
             self._fetch(path, found)
-        data = found.data.result(_READ_TIMEOUT_S)
+        try:
+            data = found.data.result(_READ_TIMEOUT_S)
+        except FutureTimeout as error:  # an OSError of its own from Python 3.11 on
+            raise OSError(f"{path}: no answer within {_READ_TIMEOUT_S:.0f} s") from error
         return data[offset - found.start : offset - found.start + size]
 
     def forget(self, path: str) -> None:
@@ -226,13 +248,40 @@ class RangeReader:
     def _fetch(self, path: str, wanted: _Range) -> None:
         self.num_requests += 1
         try:
-            data = self._filesystem.cat_file(path, start=wanted.start, end=wanted.stop)
-        except Exception as error:  # clients of stores raise many kinds
-            failure = error if isinstance(error, OSError) else OSError(f"{error!r}")
+            data = _read_range(self._filesystem, path, wanted.start, wanted.stop, at_end=True)
+        except BaseException as error:
             self.forget(path)
-            wanted.data.set_exception(failure)
+            wanted.data.set_exception(error)
         else:
-            wanted.data.set_result(bytes(data))
+            wanted.data.set_result(data)
+
+
+def _read_range(
+    filesystem: AbstractFileSystem, path: str, start: int, stop: int, at_end: bool = False
+) -> bytes:
+    """A range of an object; with `at_end` it may be shorter, where the object ends. OSError for all
+    that goes wrong."""
+    with _named(path):
+        data = bytes(filesystem.cat_file(path, start=start, end=stop))
+    if len(data) > stop - start or (len(data) < stop - start and not at_end):
+        raise WrongAnswer(
+            f"{path}: asked for bytes {start}-{stop - 1}, the storage sends {len(data)} bytes"
+        )
+    return data
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """All errors are OSErrors that name the object: clients of stores raise many kinds."""
+    try:
+        yield
+    except Exception as error:
+        text = str(error) or repr(error)
+        if isinstance(error, OSError) and (path in text or "://" in text):
+            raise
+        kinds = (FileNotFoundError, PermissionError)
+        kind = next((kind for kind in kinds if isinstance(error, kind)), OSError)
+        raise kind(f"{path}: {text}") from error
 
 
 def open_storage(folder: str) -> LocalStorage | RemoteStorage:
@@ -247,4 +296,8 @@ def open_storage(folder: str) -> LocalStorage | RemoteStorage:
         filesystem, root = fsspec.core.url_to_fs(folder)
     except (ImportError, ValueError) as error:
         raise ValueError(f"{folder} cannot be opened: {error}") from error
+    if "http" in filesystem.protocol:
+        from pipeline.data.shards.http import CheckedHTTP
+
+        filesystem = CheckedHTTP(**filesystem.storage_options)
     return RemoteStorage(filesystem, root)

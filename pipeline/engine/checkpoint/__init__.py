@@ -3,6 +3,18 @@ ranks and any ZeRO stage."""
 
 from pipeline.engine.checkpoint.errors import CheckpointError
 from pipeline.engine.checkpoint.manager import CheckpointManager
-from pipeline.engine.checkpoint.weights import load_model_weights, newest_step
+from pipeline.engine.checkpoint.weights import (
+    Weights,
+    load_model_weights,
+    newest_step,
+    read_weights,
+)
 
-__all__ = ["CheckpointError", "CheckpointManager", "load_model_weights", "newest_step"]
+__all__ = [
+    "CheckpointError",
+    "CheckpointManager",
+    "Weights",
+    "load_model_weights",
+    "newest_step",
+    "read_weights",
+]

@@ -16,16 +16,13 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 
 from data_tools.ground.aside import sync, sync_folder
+from pipeline.config.checkpoint_names import name_of, steps_in
 from pipeline.engine.checkpoint.errors import CheckpointError
 from pipeline.engine.checkpoint.record import STATE, FileRecord, Record
 
 LATEST = "latest"
 _ASIDE = ".tmp"
 _REPLACED = ".replaced.tmp"
-
-
-def name_of(step: int) -> str:
-    return f"step_{step:08d}"
 
 
 class CheckpointFolder:
@@ -42,8 +39,7 @@ class CheckpointFolder:
         """Steps that have a checkpoint, newest first, whole or damaged. `latest` is not asked:
         after a run was killed between the rename and `latest`, there is a newer one than it
         names."""
-        names = (path.name.removeprefix("step_") for path in self.path.glob("step_*"))
-        return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+        return steps_in(self.path)
 
     def record(self, step: int) -> Record:
         """Read state.json of a step; CheckpointError when it is missing or damaged."""

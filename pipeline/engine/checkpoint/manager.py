@@ -13,10 +13,11 @@ from typing import Protocol
 import torch.distributed as dist
 
 from pipeline.config import TrainJob
+from pipeline.config.checkpoint_names import name_of
 from pipeline.distributed.group import Group
 from pipeline.distributed.world import World, seed_everything
 from pipeline.engine.checkpoint.errors import CheckpointError
-from pipeline.engine.checkpoint.folder import CheckpointFolder, name_of
+from pipeline.engine.checkpoint.folder import CheckpointFolder
 from pipeline.engine.checkpoint.generators import generators_text, set_generators
 from pipeline.engine.checkpoint.reader import misfits, read_fragments
 from pipeline.engine.checkpoint.record import (

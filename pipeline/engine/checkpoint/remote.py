@@ -15,8 +15,9 @@ from typing import TypeVar
 import fsspec
 import stamina
 
+from pipeline.config.checkpoint_names import name_of
 from pipeline.engine.checkpoint.errors import CheckpointError
-from pipeline.engine.checkpoint.folder import LATEST, name_of
+from pipeline.engine.checkpoint.folder import LATEST
 from pipeline.engine.checkpoint.record import STATE, Record
 
 # on top of the retries of the store's own client: attempts are 1, 2, 4 ... 30 s apart, so a store

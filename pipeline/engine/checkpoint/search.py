@@ -6,10 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+from pipeline.config.checkpoint_names import name_of
 from pipeline.distributed.group import Group
 from pipeline.distributed.world import World
 from pipeline.engine.checkpoint.errors import CheckpointError
-from pipeline.engine.checkpoint.folder import CheckpointFolder, name_of
+from pipeline.engine.checkpoint.folder import CheckpointFolder
 from pipeline.engine.checkpoint.record import Record
 from pipeline.engine.checkpoint.refusal import refusal
 from pipeline.engine.checkpoint.remote import RemoteCheckpoints

@@ -19,9 +19,10 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from datetime import timedelta
 
+from pipeline.config.checkpoint_names import name_of
 from pipeline.distributed.group import Group, PeerError
 from pipeline.engine.checkpoint.errors import CheckpointError
-from pipeline.engine.checkpoint.folder import CheckpointFolder, name_of
+from pipeline.engine.checkpoint.folder import CheckpointFolder
 from pipeline.engine.checkpoint.record import (
     Parameter,
     Piece,

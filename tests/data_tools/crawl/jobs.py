@@ -36,7 +36,7 @@ def make_job(out_dir: Path, **crawl_settings: object) -> DatasetJob:
     job = DatasetJob(out_dir=str(out_dir))
     job.sources.contact = "crawler@example.org"
     job.crawl.image_size, job.crawl.timeout_s, job.crawl.threads = 64, 4.0, 16
-    job.crawl.requests_per_host_per_s = 0.0
+    job.crawl.requests_per_host_per_s, job.crawl.retry_rounds = 0.0, 0
     for name, value in crawl_settings.items():
         setattr(job.crawl, name, value)
     return job

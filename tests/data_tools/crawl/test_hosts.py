@@ -126,3 +126,48 @@ def test_idle_hosts_are_forgotten(monkeypatch):
     assert len(turns._hosts) <= 11
     with pytest.raises(HostBusy):
         ask(turns, "kept:80", 1)
+
+
+def test_each_url_says_how_long_it_may_wait_and_is_told_how_long_it_did():
+    turns = HostTurns(connections=100, requests_per_s=0.0)
+    turns.slow_down("a:80", 0.2)
+
+    async def three() -> list[object]:
+        waited: list[object] = []
+        for patience_s in (0.0, 5.0, 0.0):
+            try:
+                async with turns.of("a:80", patience_s) as seconds:
+                    waited.append(seconds)
+            except HostBusy as busy:
+                waited.append(str(busy))
+        return waited
+
+    first, second, third = asyncio.run(three())
+    assert isinstance(first, float) and isinstance(second, float) and second > 0.1
+    assert "a:80 is asked once in 0.2 s (Crawl-delay); the next turn is in 0 s" in str(third)
+
+
+def test_a_long_pause_is_kept_as_it_was_asked_for():
+    """Two minutes, and no request after one, however often the host is told to be slow."""
+    turns = HostTurns(connections=100, requests_per_s=0.0)
+    for _ in range(3):
+        turns.slow_down("a:80", 120.0)
+
+    async def two() -> None:
+        await take(turns, "a:80", [])
+        async with turns.of("a:80", 90.0):
+            pass
+
+    with pytest.raises(HostBusy, match="once in 120 s .Crawl-delay.; the next turn is in 120 s"):
+        asyncio.run(two())
+
+
+def test_a_host_whose_next_turn_is_to_come_is_not_forgotten(monkeypatch):
+    monkeypatch.setattr(hosts, "MAX_HOSTS", 10)
+    turns = HostTurns(connections=1, requests_per_s=0.0)
+    turns.slow_down("slow:80", 100.0)
+    ask(turns, "slow:80", 1)
+    for number in range(100):
+        ask(turns, f"{number}:80", 1)
+    with pytest.raises(HostBusy):
+        ask(turns, "slow:80", 1)

@@ -217,18 +217,21 @@ def test_every_row_is_accounted_for(tmp_path):
     paths = paths_with_queries(tmp_path / "out")
     table = pa.table({"url": [url for url, _ in rows], "caption": [text for _, text in rows]})
     pq.write_table(table, tmp_path / "a.parquet")
-    (tmp_path / "b.csv").write_bytes(b"url,caption\nhttp://x/5,caf\xe9\nbroken\n")
+    (tmp_path / "b.csv").write_bytes(
+        b"url,caption\nhttp://x/5,caf\xe9\nbroken\nhttp://x/6,cat\nhttp://x/7,bird\n"
+    )
     counts = match.run(job_of(paths, tmp_path / "*.*"), paths)
     assert counts == {
         "pool_units": 2,
-        "pool_rows": 11,
+        "pool_rows": 13,
+        "pool_more_captions": 0,
         "pool_null": 3,
         "pool_unreadable": 2,
         "pool_not_http": 1,
         "pool_too_long": 1,
         "pool_unusable_urls": 1,
-        "pool_unmatched": 1,
-        "matched": 2,
+        "pool_unmatched": 2,
+        "matched": 3,
     }
     assert sum(counts.values()) - 2 == 2 * counts["pool_rows"]
 

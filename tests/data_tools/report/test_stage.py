@@ -6,6 +6,7 @@ import re
 import tarfile
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,9 +15,10 @@ import pytest
 from data_tools import pack, report
 from data_tools.config import DatasetJob
 from data_tools.dataset.manifest import ManifestError, load_manifest
+from data_tools.report import facts, sections
 from data_tools.report.captions import caption_facts, kind_sentence
 from data_tools.report.facts import collect_facts
-from data_tools.report.page import Link, environment
+from data_tools.report.page import Link, environment, to_html
 from data_tools.tables.schema import (
     BALANCED,
     LEDGER,
@@ -26,6 +28,7 @@ from data_tools.tables.schema import (
     read_table,
     write_table,
 )
+from data_tools.tables.scratch import scratch_database
 from tests.data_tools.crawl import pictures
 from tests.data_tools.stages import curated_job, make_job
 
@@ -275,6 +278,28 @@ def test_licences_and_sites(page):
     sites = {row[0]: [number(cell) for cell in row[1:]] for row in page.tables["Sites"][1:]}
     assert set(sites) == {f"site{n}.example" for n in range(3)}
     assert [sum(column) for column in zip(*sites.values(), strict=True)] == [260, 8, 242]
+
+
+def test_hosts_that_were_cut_are_named_with_their_addresses(paths, page, tmp_path):
+    assert "Sites that were cut short" not in page.tables
+    rows = read_table(paths.ledger, LEDGER).to_pylist()
+    lost = [row for row in rows if row["status"].startswith("failed")][:5]
+    why = "it is asked once in 40 s (Crawl-delay)"
+    for row, name in zip(lost, ("a", "b", "b", "b", "b"), strict=False):
+        row["url"] = f"https://{name}.example/{row['uid']}.jpg"
+        row["status"], row["detail"] = "failed:host_busy", why
+    lost[-1]["url"] = lost[-2]["url"]
+    table = pa.Table.from_pylist(rows, LEDGER)
+    with scratch_database(tmp_path / "db") as database:
+        database.register("ledger", table)
+        found = database.execute(facts._CUT).fetchall()
+    assert found == [
+        ("b.example", "failed:host_busy", len(lost) - 2, why),
+        ("a.example", "failed:host_busy", 1, why),
+    ]
+    (section,) = sections.cut_sites(SimpleNamespace(cut=found))  # type: ignore[arg-type]
+    shown = to_html("x", [section])
+    assert "b.example" in shown and "crawl.max_host_wait_s" in shown and why in shown
 
 
 def test_24_pictures_as_they_lie_in_the_shards(paths, page):

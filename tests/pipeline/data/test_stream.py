@@ -11,7 +11,7 @@ import torch
 from pipeline.config import DataConfig
 from pipeline.data import LoaderError
 from tests.pipeline.data.loading import IMAGE_SIZE, small_loader, take
-from tests.pipeline.data.made_shards import make_samples, write_shards
+from tests.pipeline.data.made_shards import jpeg, make_samples, write_shards
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +84,74 @@ def test_a_resumed_run_goes_on_with_another_pass_and_says_so(folder, capfd):
         loader.batches(3)
 
 
-def test_nothing_to_read_is_an_error_within_seconds(tmp_path):
-    with pytest.raises(LoaderError, match="held no sample"):
-        take(stream_of([f"{tmp_path}/none.tar"], max_bad_fraction=1.0), 1)
+def test_tars_that_are_not_there_are_named_at_the_start(folder, tmp_path):
+    urls = [f"{folder}/000000.tar", f"{tmp_path}/gone.tar", f"file:{tmp_path}/lost.tar"]
+    with pytest.raises(LoaderError) as caught:
+        stream_of(urls)
+    for name in ("gone.tar", "lost.tar"):
+        assert f"{tmp_path}/{name}: No such file or directory (errno 2)" in str(caught.value)
+    assert "2 of the tars" in str(caught.value) and "000000.tar" not in str(caught.value)
     with pytest.raises(LoaderError, match="1 tars for 2 ranks"):
         stream_of(["a.tar"], world_size=2)
+
+
+def unusable(kind):
+    samples = make_samples(6)
+    for number, sample in enumerate(samples):
+        if kind == "no picture":
+            sample.image = b"<!doctype html><title>Sign in</title>"
+        elif kind == "no text":
+            sample.caption = [None, "", " \t", b"\xe9t\xe9", "\n", "\u00a0"][number]
+        else:
+            sample.image = jpeg(number)[:-300]
+    return samples
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("kind", ["no picture", "no text", "cut"])
+def test_a_stream_of_which_nothing_decodes_ends_after_a_pass(tmp_path, kind, workers):
+    """Six bad samples are fewer than data.max_bad_fraction tolerates, and 1.0 tolerates all."""
+    write_shards(tmp_path, unusable(kind), 6)
+    tar = f"{tmp_path}/shards/000000.tar"
+    for fraction in (0.001, 1.0):
+        with pytest.raises(LoaderError) as caught:
+            take(stream_of([tar], num_workers=workers, max_bad_fraction=fraction), 1)
+        assert tar in str(caught.value) and "(key s0000000" in str(caught.value)
+        if fraction == 1.0:
+            assert "a whole pass over this rank's 1 tars" in str(caught.value)
+
+
+def test_more_bad_samples_than_are_tolerated_end_the_run_before_the_first_batch(tmp_path):
+    write_shards(tmp_path, [s for part in range(3) for s in _numbered(part)], 30)
+    loader = stream_of([f"{tmp_path}/shards/000000.tar"], batch_size=16, num_workers=1)
+    with pytest.raises(LoaderError, match="11 of [0-9]+ samples .* data.max_bad_fraction=0.001"):
+        take(loader, 1)
+
+
+def _numbered(part):
+    samples = make_samples(10)
+    for sample in samples:
+        sample.key = f"{part}{sample.key}"
+        sample.image = sample.image if part == 1 else b"RIFF"
+    return samples
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["pipe:exit 3", "pipe:cat {0}/nowhere.tar", "pipe:echo '<html>Sign in</html>'", "pipe:true"],
+)
+def test_a_pipe_without_a_tar_is_named(tmp_path, url):
+    url = url.format(tmp_path)
+    with pytest.raises(LoaderError, match="a whole pass over") as caught:
+        take(stream_of([url], max_bad_fraction=1.0), 1)
+    assert url in str(caught.value)
+
+
+def test_one_sample_among_four_threads_is_no_fault(tmp_path):
+    """The end of a pass may be taken while its only sample is still being decoded."""
+    write_shards(tmp_path, make_samples(1), 1)
+    loader = stream_of([f"{tmp_path}/shards/000000.tar"], num_workers=4)
+    assert {key for batch in take(loader, 40) for key in batch.keys} == {"s00000000"}
 
 
 def test_close_ends_the_reader(folder):

@@ -57,7 +57,11 @@ def test_files(tmp_path):
     assert scores["results"]["pictograms"]["top1"] == 0.1312
     examples = json.loads((tmp_path / "eval" / "examples.json").read_text())
     assert examples["sets"]["pictograms"]["examples"] == [{"picture": "data:"}]
-    assert sorted(file.name for file in path.parent.iterdir()) == ["examples.json", path.name]
+    assert sorted(file.name for file in path.parent.iterdir()) == [
+        ".lock",
+        "examples.json",
+        path.name,
+    ]
 
 
 def test_a_nan_is_not_written(tmp_path):

@@ -49,6 +49,8 @@ def step_metrics(loss: float = 2.0, **given: Any) -> StepMetrics:
         skipped=torch.tensor(float(given.get("skipped", False))),
         lr=given.get("lr", 1e-3),
         top1=torch.tensor(given["top1"]) if "top1" in given else None,
+        mean_cosines=torch.tensor(given["mean_cosines"]) if "mean_cosines" in given else None,
+        caption_ids=torch.tensor(given.get("caption_ids", range(GLOBAL_BATCH))),
         towers=FixedTimer(given.get("towers_s", 0.25)),
     )
 

@@ -50,6 +50,7 @@ def test_a_line_has_every_name(tmp_path):
         "train/samples_seen": 16,
         "data/wait_s": 0.5,
         "data/wait_share": line["data/wait_share"],
+        "data/equal_captions": 0.0,
         "data/replaced_samples": 3,
         "data/key_checksum": line["data/key_checksum"],
     }
@@ -107,7 +108,7 @@ def test_taking_a_step_never_waits_for_the_device(tmp_path, monkeypatch):
     assert metrics.log(state).losses == [float(i) for i in range(20)]
 
 
-def test_a_log_line_is_one_all_reduce_and_one_look_at_the_device(tmp_path, monkeypatch):
+def test_a_log_line_is_a_gather_an_all_reduce_and_one_look_at_the_device(tmp_path, monkeypatch):
     metrics, state = opened(tmp_path), TrainState()
     for _ in range(7):
         take(metrics, state, step_metrics(top1=[0.5, 0.5]))
@@ -121,7 +122,7 @@ def test_a_log_line_is_one_all_reduce_and_one_look_at_the_device(tmp_path, monke
         patched.setattr(dist, "all_reduce", lambda t: (calls.append("reduce"), all_reduce(t)))
         patched.setattr(torch.Tensor, "tolist", lambda t: (calls.append("look"), tolist(t))[1])
         metrics.log(state)
-    assert calls == ["reduce", "look"]
+    assert calls == ["all_gather_into_tensor", "reduce", "look"]
 
 
 def test_nothing_of_an_interval_is_held_after_its_line(tmp_path):

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_tools.config import PoolConfig
-from data_tools.match.pool import RowCounts, find_files, problems_of, read_batches, reading, usable
+from data_tools.match.pool import Account, find_files, problems_of, read_batches, reading, usable
 
 ROWS = [
     ("http://example.org/1.jpg", "a cat"),
@@ -60,20 +60,19 @@ def write(folder, name):
 
 def read(config, max_caption_chars=10_000, **parts):
     """(columns of all usable rows, counts)."""
-    counts = RowCounts()
+    account = Account()
     columns: dict[str, list] = {}
     for file in find_files(config):
         assert problems_of(file, config) == []
         with reading(file):
             for batch in read_batches(file, config, **parts):
-                counts.rows += batch.num_broken
-                counts.unreadable += batch.num_broken
+                account.note(batch)
                 if batch.columns:
                     rows = usable(batch.columns, max_caption_chars)
-                    counts.add(rows.counts)
+                    account.counts.add(rows.counts)
                     for name, values in rows.columns.items():
                         columns.setdefault(name, []).extend(values.to_pylist())
-    return columns, counts
+    return columns, account.counts
 
 
 def pairs(config, **options):

@@ -86,7 +86,7 @@ def test_files_in_any_file_system_that_fsspec_knows(tmp_path):
     memory = fsspec.filesystem("memory")
     for name in ("a.parquet", "b.tsv.gz"):
         memory.pipe(f"/pool-test/{name}", write(tmp_path, name).read_bytes())
-    assert pairs(pool("memory://pool-test/*")) == USABLE * 2
+    assert pairs(pool("memory://pool-test/*", quoted=True)) == USABLE * 2
     assert [f.name for f in find_files(pool("memory://pool-test/*.gz"))] == [
         "memory:///pool-test/b.tsv.gz"
     ]

@@ -4,14 +4,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_tools.match.pool import RowCounts, find_files, formats, problems_of, read_batches, reading
+from data_tools.match.pool import (
+    RowCounts,
+    csv_rows,
+    find_files,
+    formats,
+    problems_of,
+    read_batches,
+    reading,
+)
 from data_tools.tables.schema import DataError
 from tests.data_tools.match.pool.pool_files import FORMATS, USABLE, pairs, pool, read, write
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_gives_the_same_rows(tmp_path, name):
-    config = pool(write(tmp_path, name))
+    config = pool(write(tmp_path, name), quoted=True if ".tsv" in name else None)
     assert pairs(config) == USABLE
     assert read(config)[1] == RowCounts(rows=6, null=2, not_http=1)
 
@@ -30,7 +38,7 @@ def test_every_problem_of_a_file_is_told(tmp_path):
     (tmp_path / "c.jsonl").write_text('{"href": "x"}\n')
     (tmp_path / "d.xlsx").write_bytes(b"PK")
     (tmp_path / "e.parquet").write_bytes(b"no parquet")
-    (tmp_path / "f.csv").write_bytes(b"")
+    (tmp_path / "f.csv").write_bytes(b"PAR1")
     (tmp_path / "g.csv.gz").write_bytes(b"no gzip")
     pq.write_table(pa.table({"url": ["x"], "caption": [1]}), tmp_path / "h.parquet")
     (tmp_path / "i.json").write_text('{"annotations": [{"url": "x"}]}')
@@ -41,7 +49,8 @@ def test_every_problem_of_a_file_is_told(tmp_path):
     assert "b.parquet has no column for sources.pool.caption_column = 'caption'; it has url" in told
     assert "c.jsonl has no column for" in told and "it has href" in told
     assert "d.xlsx: unknown format" in told
-    for name in ("e.parquet", "f.csv", "g.csv.gz", "i.json"):
+    assert "g.csv.gz has no column for" in told and "it has no gzip" in told
+    for name in ("e.parquet", "f.csv", "i.json"):
         assert f"{name} is not readable" in told
     assert "h.parquet: the column caption (caption) holds int64, not text" in told
     assert "records_field" in told
@@ -105,6 +114,7 @@ def test_a_file_cut_off_is_an_error_that_names_it(tmp_path, name):
 
 def test_batches_are_bounded_in_rows_and_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(formats, "BATCH_ROWS", 4)
+    monkeypatch.setattr(csv_rows, "BATCH_ROWS", 4)
     monkeypatch.setattr(formats, "JSON_BATCH_ROWS", 4)
     for name in ("a.csv", "a.jsonl", "a.parquet"):
         config = pool(write(tmp_path, name))

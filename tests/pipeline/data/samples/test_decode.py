@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.data.samples.decode import DecodeError, decode_rgb, read_jpeg_header
+from data_tools.dataset.pictures import DecodeError, read_jpeg_header
+from pipeline.data.samples.decode import decode_rgb
 from tests.pipeline.data.images import encode, psnr, synthetic_photo
 
 PHOTO = synthetic_photo(0, 160, 120)

@@ -16,7 +16,14 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from pipeline.engine.checkpoint import CheckpointError, load_model_weights, newest_step, writer
+from pipeline.engine.checkpoint import (
+    CheckpointError,
+    load_model_weights,
+    newest_step,
+    read_weights,
+    writer,
+)
+from pipeline.engine.checkpoint import weights as weights_module
 from pipeline.state import TrainState
 from tests.pipeline.engine.checkpoint.sharded import SHAPES, Engine, expected, manager
 
@@ -314,3 +321,43 @@ def test_weights_are_read_without_the_engine():
     """Exporting and scoring shall not need DeepSpeed, nor take its seconds to import."""
     code = "import sys, pipeline.engine.checkpoint; sys.exit('deepspeed' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+@pytest.fixture
+def training_goes_on(tmp_path, monkeypatch) -> list[int]:
+    """A training beside the reader, which deletes a checkpoint when its files are looked at; the
+    steps that it is still to delete."""
+    steps: list[int] = []
+    real = weights_module.problem_of
+
+    def problem_of(folder, file):
+        if steps:
+            shutil.rmtree(tmp_path / "checkpoints" / f"step_{steps.pop(0):08d}")
+        return real(folder, file)
+
+    monkeypatch.setattr(weights_module, "problem_of", problem_of)
+    return steps
+
+
+def test_a_checkpoint_that_goes_while_it_is_read_is_chosen_again(tmp_path, training_goes_on):
+    save(tmp_path, 10, 20)
+    training_goes_on.append(20)
+    read = read_weights(tmp_path)
+    assert read.step == 10 and not read.has_average
+    weight = read.values["visual.proj"].flatten()
+    assert torch.equal(weight, expected("visual.proj", "weight", 10, SHAPES["visual.proj"]))
+
+
+def test_one_that_was_asked_for_and_goes_is_told(tmp_path, training_goes_on):
+    save(tmp_path, 10, 20)
+    training_goes_on.append(10)
+    with pytest.raises(CheckpointError, match="no checkpoint of step 10; there is: step_00000020"):
+        read_weights(tmp_path, 10)
+
+
+def test_when_no_checkpoint_is_whole_they_are_named(tmp_path):
+    save(tmp_path, 10, 20)
+    for step in (10, 20):
+        (tmp_path / "checkpoints" / f"step_{step:08d}" / "rank_00000.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="no checkpoint is whole, of the steps 20, 10"):
+        newest_step(tmp_path)
