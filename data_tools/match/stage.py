@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from data_tools.match.units import (
     Unit,
     counts_of,
     match_unit,
+    of_earlier_rules,
     plan_units,
     queries_digest,
 )
@@ -69,6 +71,7 @@ def _match(
     done = {unit: _counts(unit, settings, paths.matched) for unit in own}
     todo = [unit for unit, counts in done.items() if counts is None]
     _check(todo, job.sources.pool)
+    _tell_of_earlier_rules(todo, settings, paths.matched)
     total = RowCounts()
     for counts in done.values():
         total.add(counts or RowCounts())
@@ -93,6 +96,18 @@ def _match(
 
 def _counts(unit: Unit, settings: MatchSettings, folder: Path) -> RowCounts | None:
     return counts_of(folder / unit.table_name, settings.fingerprint(unit))
+
+
+def _tell_of_earlier_rules(todo: list[Unit], settings: MatchSettings, folder: Path) -> None:
+    """A stage that was finished stays as it is. One that was not must not mix two rules."""
+    earlier = sum(of_earlier_rules(unit, settings, folder) for unit in todo)
+    if earlier:
+        print(
+            f"match: {earlier:,} of the {len(todo):,} units to do were matched by an earlier "
+            "version, which knew no typographic apostrophes, hyphens and entities; they are "
+            "matched again, so that all pairs are of one rule",
+            file=sys.stderr,
+        )
 
 
 def _check(units: list[Unit], config: PoolConfig) -> None:

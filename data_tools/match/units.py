@@ -33,7 +33,8 @@ from data_tools.match.pool import (
 from data_tools.tables.schema import CANDIDATES, QUERIES, read_table
 
 # Raised when the same input gives another table, so that tables of older versions are not used.
-FORMAT = 1
+# 2: typographic apostrophes, quotes and hyphens, entities and unseen characters (text/fold.py).
+FORMAT = 2
 FINGERPRINT, COUNTS = b"match_fingerprint", b"match_counts"
 ROW_GROUP_ROWS = 65_536
 # Columns in which values repeat. For the others a dictionary would be built and thrown away.
@@ -72,8 +73,9 @@ class MatchSettings:
     queries: Path
     queries_digest: str
 
-    def fingerprint(self, unit: Unit) -> str:
-        """Changes with everything that the unit's table depends on."""
+    def fingerprint(self, unit: Unit, rules: int = FORMAT) -> str:
+        """Changes with everything that the unit's table depends on. `rules`: FORMAT of the version
+        that matched it."""
         pool, match = (
             {name: getattr(config, name) for name in config.__dataclass_fields__}
             for config in (self.pool, self.match)
@@ -81,7 +83,7 @@ class MatchSettings:
         for name in ("enabled", "paths", "storage_options"):
             del pool[name]
         kept = {name: match[name] for name in ("case_sensitive", "max_caption_chars")}
-        return fingerprint(FORMAT, unit, pool, kept, self.queries_digest)
+        return fingerprint(rules, unit, pool, kept, self.queries_digest)
 
 
 def plan_units(files: list[PoolFile], unit_bytes: int) -> list[Unit]:
@@ -113,6 +115,13 @@ def counts_of(table: Path, wanted_fingerprint: str) -> RowCounts | None:
     if stored.get(FINGERPRINT) != wanted_fingerprint.encode():
         return None
     return RowCounts(**json.loads(stored[COUNTS]))
+
+
+def of_earlier_rules(unit: Unit, settings: MatchSettings, folder: Path) -> bool:
+    """Whether an earlier version of this code matched the unit, with the same file, queries and
+    settings."""
+    table = folder / unit.table_name
+    return any(counts_of(table, settings.fingerprint(unit, rules)) for rules in range(1, FORMAT))
 
 
 def match_unit(unit: Unit, settings: MatchSettings, folder: Path) -> RowCounts:

@@ -45,9 +45,9 @@ def read_user_list(config: QueriesConfig) -> UserList:
                 problems.append(f"{place} is not UTF-8 ({query[:40]!r}): save the file as UTF-8")
             elif not query:
                 continue
-            elif not has_word(query):
+            elif not has_word(folded := fold(query)):
                 problems.append(f"{place}: {query!r} has no letter or digit; remove it")
-            elif (folded := fold(query)) in first_place:
+            elif folded in first_place:
                 duplicates.append(f"{place}: {query!r} repeats {first_place[folded]}")
             else:
                 first_place[folded] = place
