@@ -13,7 +13,8 @@ from typing import Any
 
 from data_tools.config import SourcesConfig
 from data_tools.search.base import Candidate, SourceError
-from data_tools.search.fields import encodable, pixels, search_words, visible
+from data_tools.search.commons_text import commons_text
+from data_tools.search.fields import encodable, pixels, search_words
 from data_tools.search.http import JsonClient
 from data_tools.search.limits import commons_limits
 from data_tools.search.pages import page_store
@@ -188,4 +189,4 @@ def clean_title(title: str) -> str:
 def _text(metadata: dict[str, Any], name: str) -> str:
     entry = metadata.get(name)
     value = entry.get("value") if isinstance(entry, dict) else None
-    return visible(str(value)) if value is not None else ""
+    return encodable(commons_text(str(value))) if value is not None else ""
