@@ -90,7 +90,8 @@ def _start_tag(text: str, at: int) -> tuple[Start | None, int]:
     """The tag whose name begins at `at`, and the place after it; None if it is not closed."""
     name = _NAME.match(text, at)
     assert name is not None
-    at, attributes = name.end(), {}
+    at = name.end()
+    attributes: dict[str, str] = {}
     while True:
         between = _BETWEEN.match(text, at)
         at = between.end() if between else at
