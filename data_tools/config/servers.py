@@ -5,10 +5,18 @@ What the terms of a server say of building a data set is here too: some ask for 
 is then a setting, and goes on to the data set's card.
 """
 
+from bisect import bisect
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from data_tools.ground.fields import at_least, between, not_empty, null_hashed_as, out_of_bounds
+from data_tools.ground.fields import (
+    at_least,
+    between,
+    hashed_as,
+    not_empty,
+    null_hashed_as,
+    out_of_bounds,
+)
 
 # Why a server may only be asked by who has a permission (sources.NAME.permission).
 PERMISSION_NEEDED = {
@@ -25,6 +33,9 @@ PERMISSION_NEEDED = {
         "(brave.com/search/api)"
     ),
 }
+# https://www.mediawiki.org/wiki/Common_thumbnail_sizes. A request for another width is refused by
+# upload.wikimedia.org, or answered with the next larger one.
+THUMBNAIL_WIDTHS = (20, 40, 60, 120, 250, 330, 500, 960, 1280, 1920, 3840)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -42,11 +53,13 @@ class CommonsConfig:
     """Simultaneous connections; Commons' etiquette allows 3 at most."""
     page_size: int = between(1, 50, default=50)
     """Results per request; Commons renders at most 50 thumbnails per request."""
-    thumbnail_width: Optional[int] = null_hashed_as(
-        0, at_least(1, default=512, null="asks for the original files")
+    thumbnail_width: Optional[int] = hashed_as(
+        {None: 0, 500: 512},  # 512 was the default before; Commons made 960 pixels of it
+        at_least(1, default=500, null="asks for the original files"),
     )
-    """Width of the thumbnails that are asked for, in pixels; they spare upload.wikimedia.org. Null
-    asks for the original files."""
+    """Width of the thumbnails that are asked for, in pixels: 20, 40, 60, 120, 250, 330, 500, 960,
+    1280, 1920 or 3840, which Commons makes. Files that are no wider are fetched as they are. Null
+    asks for the original files, which costs upload.wikimedia.org more."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -122,7 +135,17 @@ class SearxngConfig:
 
 def commons_problems(config: CommonsConfig) -> list[str]:
     name = "sources.commons"
-    return _server_problems(name, config)
+    found = _server_problems(name, config)
+    width = config.thumbnail_width
+    if width is not None and width >= 1 and width not in THUMBNAIL_WIDTHS:
+        at = bisect(THUMBNAIL_WIDTHS, width)
+        nearest = " or ".join(map(str, THUMBNAIL_WIDTHS[max(0, at - 1) : at + 1]))
+        found.append(
+            f"{name}.thumbnail_width = {width}: Commons makes thumbnails of certain widths only "
+            f"(www.mediawiki.org/wiki/Common_thumbnail_sizes); give {nearest}; null asks for the "
+            "original files"
+        )
+    return found
 
 
 def openverse_problems(config: OpenverseConfig) -> list[str]:

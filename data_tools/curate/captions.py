@@ -8,7 +8,6 @@ it.
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import ftfy
 
 from data_tools.config import CurateConfig
 from data_tools.tables.schema import DataError
+from data_tools.text.entities import unescaped
 from data_tools.text.language import languages, num_words
 
 # Longer text is no caption, and repairing a hostile one would take seconds.
@@ -76,7 +76,7 @@ def repaired(caption: str) -> str:
         return plain(caption)
     text = caption
     for _ in range(2):  # entities are often escaped twice: "&amp;eacute;"
-        text = html.unescape(_TAG.sub(" ", _UNSEEN.sub(" ", text)))
+        text = unescaped(_TAG.sub(" ", _UNSEEN.sub(" ", text)))
     text = ftfy.fix_text(_TAG.sub(" ", text), _REPAIR)
     return plain(text)
 

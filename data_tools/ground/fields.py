@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -124,8 +124,15 @@ def changeable(field: T) -> T:
 def null_hashed_as(value: Any, field: T) -> T:
     """The same `field`; where it is null, `hashable` has `value`, which meant off before null did:
     data folders of those versions keep their fingerprints."""
+    return hashed_as({None: value}, field)
+
+
+def hashed_as(before: Mapping[Any, Any], field: T) -> T:
+    """The same `field`; where its value is in `before`, `hashable` has the value that `before` has
+    for it: what versions before hashed for a choice that is now written in another way, or for a
+    default that has changed."""
     assert isinstance(field, dataclasses.Field)
-    field.metadata = MappingProxyType({**field.metadata, _HASHED: value})
+    field.metadata = MappingProxyType({**field.metadata, _HASHED: before})
     return field
 
 
@@ -146,8 +153,8 @@ def hashable(config: Any) -> dict[str, Any]:
             del values[field.name]
         elif dataclasses.is_dataclass(value):
             values[field.name] = hashable(value)
-        elif value is None and _HASHED in field.metadata:
-            values[field.name] = field.metadata[_HASHED]
+        elif _HASHED in field.metadata:
+            values[field.name] = field.metadata[_HASHED].get(value, value)
     return values
 
 

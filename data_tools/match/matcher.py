@@ -12,6 +12,7 @@ of each step.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from ahocorasick_rs import BytesAhoCorasick, Implementation
 from data_tools.match.heads import Heads
 from data_tools.match.pool.clean import single_spaced
 from data_tools.tables.schema import DataError
+from data_tools.text.entities import entities_at
 from data_tools.text.tokens import Tokens, cut
 
 # Text that goes through the automaton at a time. It bounds the memory for the matches of a query
@@ -43,8 +45,8 @@ class Matches:
 class QueryMatcher:
     """Finds queries in captions. `queries`: string, no nulls; a query's id is its position.
 
-    Both sides are brought to NFKC, and case-folded unless `case_sensitive`. Raises DataError if two
-    queries are the same in that form.
+    Both sides are brought to the form of `data_tools.text.fold`, with their case kept if
+    `case_sensitive`. Raises DataError if two queries are the same in that form.
     """
 
     def __init__(self, queries: pa.Array, case_sensitive: bool = False) -> None:
@@ -58,11 +60,11 @@ class QueryMatcher:
         ends = np.flatnonzero(np.diff(tokens.row, append=len(queries)))  # the line feeds
         starts = np.concatenate([[0], ends[:-1] + 1])[: len(ends)]
         lengths = ends - starts
-        self._single = self._singles(numbers, starts, lengths)
+        self._single = self._singles(queries, numbers, starts, lengths)
         self._long = np.flatnonzero(lengths > 1)
         self._codes = self._token_codes(numbers, starts, lengths)
         self._heads = Heads(numbers, starts, lengths)
-        self._automaton = self._build(numbers, starts, ends)
+        self._automaton = self._build(queries, numbers, starts, ends)
 
     def match(self, caption: str) -> list[int]:
         """Sorted distinct ids of the queries that are in `caption`."""
@@ -70,9 +72,9 @@ class QueryMatcher:
 
     def match_many(self, captions: pa.Array) -> Matches:
         """All matches in `captions`: string, no nulls, single-spaced (`single_spaced`)."""
-        ascii_rows, other_rows = _by_ascii(captions)
+        plain_rows, other_rows = _by_plainness(captions)
         keys = [np.zeros(0, np.int64)]
-        for rows in (ascii_rows, other_rows):
+        for rows in (plain_rows, other_rows):
             chosen = captions if len(rows) == len(captions) else captions.take(pa.array(rows))
             for start, stop in _chunks(chosen):
                 tokens = cut(chosen.slice(start, stop - start), self._case_sensitive)
@@ -116,13 +118,16 @@ class QueryMatcher:
         numbers = np.fromiter(map(self._numbers.get, distinct, unknown), np.int32, len(distinct))
         return numbers[encoded.indices.to_numpy()]
 
-    def _singles(self, numbers: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    def _singles(
+        self, queries: pa.Array, numbers: np.ndarray, starts: np.ndarray, lengths: np.ndarray
+    ) -> np.ndarray:
         """int64: for each token number the id of the query that is this token, or -1."""
         single = np.full(len(self._numbers) + 1, -1, np.int64)
-        queries = np.flatnonzero(lengths == 1)
-        single[numbers[starts[queries]]] = queries
-        if (single >= 0).sum() < len(queries):
-            raise DataError(_REPEATED)
+        ids = np.flatnonzero(lengths == 1)
+        tokens = numbers[starts[ids]]
+        single[tokens] = ids
+        if (single >= 0).sum() < len(ids):
+            raise _repeated(queries, ids, tokens.tolist())
         return single
 
     def _token_codes(
@@ -134,7 +139,7 @@ class QueryMatcher:
         return TokenCodes(in_long, self._numbers.get(b" ", -1))
 
     def _build(
-        self, numbers: np.ndarray, starts: np.ndarray, ends: np.ndarray
+        self, queries: pa.Array, numbers: np.ndarray, starts: np.ndarray, ends: np.ndarray
     ) -> BytesAhoCorasick | None:
         if len(self._long) == 0:
             return None
@@ -142,12 +147,22 @@ class QueryMatcher:
         firsts, lasts = at[starts[self._long]].tolist(), at[ends[self._long]].tolist()
         patterns = [content[first:last] for first, last in zip(firsts, lasts)]
         if len(set(patterns)) < len(patterns):
-            raise DataError(_REPEATED)
+            raise _repeated(queries, self._long, patterns)
         # noncontiguous is 3 times slower; a DFA is no faster here and takes 0.8 GB
         return BytesAhoCorasick(patterns, implementation=Implementation.ContiguousNFA)
 
 
-_REPEATED = "the queries table holds one query twice: delete it and run the queries stage again"
+def _repeated(queries: pa.Array, ids: np.ndarray, forms: Sequence[object]) -> DataError:
+    """The error that names the first two of the queries `ids` that have the same form."""
+    first: dict[object, int] = {}
+    for place, form in zip(ids.tolist(), forms):
+        if (before := first.setdefault(form, place)) != place:
+            break
+    return DataError(
+        f"the queries table holds one query twice: {queries[before].as_py()!r} and "
+        f"{queries[place].as_py()!r} match the same captions. Delete tables/queries.parquet in "
+        "out_dir and run python -m data_tools.build again: the list is made anew, without repeats"
+    )
 
 
 class TokenCodes:
@@ -173,15 +188,16 @@ class TokenCodes:
         return codes[used].tobytes(), np.cumsum(lengths) - lengths
 
 
-def _by_ascii(captions: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """(positions of the captions that are all ASCII, positions of the others)."""
+def _by_plainness(captions: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """(positions of the captions that are ASCII without entities, positions of the others)."""
     offsets = _offsets(captions)
     if offsets[0] == offsets[-1]:
         return np.arange(len(captions)), np.zeros(0, np.int64)
-    data = np.frombuffer(captions.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
-    high = np.flatnonzero(data & 0x80) + offsets[0]
+    text = memoryview(captions.buffers()[2])[offsets[0] : offsets[-1]]
+    high = np.flatnonzero(np.frombuffer(text, np.uint8) & 0x80)
+    special = np.concatenate([high, entities_at(text)]).astype(np.int64) + offsets[0]
     other = np.zeros(len(captions), bool)
-    other[np.searchsorted(offsets, high, side="right") - 1] = True
+    other[np.searchsorted(offsets, special, side="right") - 1] = True
     return np.flatnonzero(~other), np.flatnonzero(other)
 
 

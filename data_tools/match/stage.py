@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from data_tools.match.units import (
     Unit,
     account_of,
     match_or_problem,
+    of_earlier_rules,
     plan_units,
     queries_digest,
 )
@@ -75,6 +77,7 @@ def _match(
     done = {unit: _account(unit, settings, paths.matched) for unit in own}
     todo = [unit for unit, account in done.items() if account is None]
     _check(todo, job.sources.pool)
+    _tell_of_earlier_rules(todo, settings, paths.matched)
     accounts = {unit: account for unit, account in done.items() if account is not None}
     problems = []
     with StageProgress("match", total=len(own)) as progress:
@@ -123,6 +126,18 @@ def _summed(parts: list[tuple[PoolFile, Account]]) -> dict[str, int]:
 
 def _account(unit: Unit, settings: MatchSettings, folder: Path) -> Account | None:
     return account_of(folder / unit.table_name, settings.fingerprint(unit))
+
+
+def _tell_of_earlier_rules(todo: list[Unit], settings: MatchSettings, folder: Path) -> None:
+    """A stage that was finished stays as it is. One that was not must not mix two rules."""
+    earlier = sum(of_earlier_rules(unit, settings, folder) for unit in todo)
+    if earlier:
+        print(
+            f"match: {earlier:,} of the {len(todo):,} units to do were matched by an earlier "
+            "version, which knew no typographic apostrophes, hyphens and entities; they are "
+            "matched again, so that all pairs are of one rule",
+            file=sys.stderr,
+        )
 
 
 def _check(units: list[Unit], config: PoolConfig) -> None:

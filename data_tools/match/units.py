@@ -36,8 +36,9 @@ from data_tools.match.pool import (
 from data_tools.tables.schema import CANDIDATES, QUERIES, DataError, read_table
 
 # Raised when the same input gives another table, so that tables of older versions are not used.
-FORMAT = 1
-FORMAT_OF = {".json": 2, ".jsonl": 2}  # 2: lists of captions, utf-16, JSON Lines in .json
+# 2: typographic apostrophes, quotes and hyphens, entities and unseen characters (text/fold.py);
+# lists of captions, utf-16, JSON Lines in .json.
+FORMAT = 2
 FINGERPRINT, COUNTS = b"match_fingerprint", b"match_counts"
 ROW_GROUP_ROWS = 65_536
 # Columns in which values repeat. For the others a dictionary would be built and thrown away.
@@ -76,8 +77,9 @@ class MatchSettings:
     queries: Path
     queries_digest: str
 
-    def fingerprint(self, unit: Unit) -> str:
-        """Changes with everything that the unit's table depends on."""
+    def fingerprint(self, unit: Unit, rules: int = FORMAT) -> str:
+        """Changes with everything that the unit's table depends on. `rules`: FORMAT of the version
+        that matched it."""
         pool, match = (
             {name: getattr(config, name) for name in config.__dataclass_fields__}
             for config in (self.pool, self.match)
@@ -89,8 +91,7 @@ class MatchSettings:
         if unit.file.kind in (".csv", ".tsv"):
             pool["quoted"] = quoted(unit.file, self.pool)
         kept = {name: match[name] for name in ("case_sensitive", "max_caption_chars")}
-        number = FORMAT_OF.get(unit.file.kind, FORMAT)
-        return fingerprint(number, unit, pool, kept, self.queries_digest)
+        return fingerprint(rules, unit, pool, kept, self.queries_digest)
 
 
 def plan_units(files: list[PoolFile], unit_bytes: int) -> list[Unit]:
@@ -122,6 +123,13 @@ def account_of(table: Path, wanted_fingerprint: str) -> Account | None:
     if stored.get(FINGERPRINT) != wanted_fingerprint.encode():
         return None
     return Account.from_json(json.loads(stored[COUNTS]))
+
+
+def of_earlier_rules(unit: Unit, settings: MatchSettings, folder: Path) -> bool:
+    """Whether an earlier version of this code matched the unit, with the same file, queries and
+    settings."""
+    table = folder / unit.table_name
+    return any(account_of(table, settings.fingerprint(unit, rules)) for rules in range(1, FORMAT))
 
 
 def match_or_problem(unit: Unit, settings: MatchSettings, folder: Path) -> Account | str:

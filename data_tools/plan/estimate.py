@@ -3,11 +3,11 @@
     python -m data_tools.plan queries.path=my_queries.txt out_dir=data/mine source=[commons,pool] \\
         'sources.pool.paths=[pool/*.parquet]' sources.contact=you@example.org
 
-With the query list alone it prints requests, days and money for every search server. After the
-match stage (python -m data_tools.build --stage match) it also prints how many pairs each query will
-have, which queries have fewer than t, what it costs to search for those only
-(search.deficit_only=true), and how much will be downloaded after balancing. Writes plan.json and
-short_queries.parquet below out_dir.
+With the query list alone, which is built for the plan if no build has it yet, it prints requests,
+days and money for every search server. After the match stage (python -m data_tools.build --stage
+match) it also prints how many pairs each query will have, which queries have fewer than t, what it
+costs to search for those only (search.deficit_only=true), and how much will be downloaded after
+balancing. Writes plan.json and short_queries.parquet below out_dir.
 
 The numbers of requests are upper bounds: a query with fewer results takes fewer pages. Bytes and
 speed of the download are published figures (data_tools/config/plan.py).
@@ -19,6 +19,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -46,14 +47,9 @@ SHORT_QUERIES = pa.schema(
 
 def make_plan(job: DatasetJob, paths: DatasetPaths) -> Plan:
     """Compute the plan from the tables in `paths`; no server is asked. Raises DataError if the
-    query list is not built."""
+    query list cannot be read."""
     done = _finished_stages(job, paths)
-    if "queries" not in done:
-        raise DataError(
-            "plan needs the query list, which is not built with these settings: run python -m "
-            "data_tools.build --stage queries first"
-        )
-    num_queries = read_table(paths.table("queries"), QUERIES).num_rows
+    num_queries = _num_queries(job, paths, "queries" in done)
     pairs, short = None, None
     if "candidates" in done or (job.sources.pool.enabled and "match" in done):
         counted = _count(job, paths, "candidates" in done, num_queries)
@@ -63,6 +59,16 @@ def make_plan(job: DatasetJob, paths: DatasetPaths) -> Plan:
     servers = _server_plans(job, num_queries, None if short is None else int((short > 0).sum()))
     download = _download_plan(job, pairs.expected_kept) if pairs else None
     return Plan(num_queries, list(done), pairs, servers, download)
+
+
+def _num_queries(job: DatasetJob, paths: DatasetPaths, built: bool) -> int:
+    """The length of the query list. One that no build has made is made and thrown away: a plan must
+    not replace the list that the other tables of a folder belong to."""
+    if built:
+        return read_table(paths.table("queries"), QUERIES).num_rows
+    paths.root.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".plan.", dir=paths.root) as folder:
+        return build.STAGES[0].run(job, DatasetPaths(Path(folder)))["queries"]
 
 
 def _finished_stages(job: DatasetJob, paths: DatasetPaths) -> dict[str, dict[str, int]]:
@@ -158,11 +164,9 @@ def _server_plans(job: DatasetJob, num_queries: int, num_short: int | None) -> l
     ]
 
 
-def _cost(server: SourceLimits, queries: int, results: int) -> SearchCost:
-    requests = queries * server.pages(results)
-    return SearchCost(
-        queries, requests, server.days(requests), server.usd(requests), queries * results
-    )
+def _cost(server: SourceLimits, asked: int, results: int) -> SearchCost:
+    requests = asked * server.pages(results)
+    return SearchCost(asked, requests, server.days(requests), server.usd(requests), asked * results)
 
 
 def _download_plan(job: DatasetJob, pairs: float) -> DownloadPlan:

@@ -10,7 +10,8 @@ from data_tools.plan.figures import DownloadPlan, PairsPlan, Plan, SearchCost, S
 
 def readable(job: DatasetJob, plan: Plan) -> str:
     """The plan as the text that `python -m data_tools.plan` prints."""
-    parts = [f"{plan.queries:,} queries"]
+    is_kept = "queries" in plan.stages_done
+    parts = [f"{plan.queries:,} queries" + ("" if is_kept else ", listed for this plan only")]
     parts += _pairs(job, plan.pairs) if plan.pairs else _no_pairs(job, plan)
     parts += _servers(job, plan.servers)
     if plan.download:

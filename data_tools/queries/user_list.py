@@ -88,8 +88,11 @@ def read_user_list(config: QueriesConfig) -> UserList:
             if problem or isinstance(query, bytes):
                 problems.append(f"{place} {problem}")
                 continue
+            if not has_word(folded := fold(query)):
+                problems.append(f"{place} {query[:80]!r} has no letter or digit; remove it")
+                continue
             file.largest = max(file.largest, len(query))
-            if (folded := fold(query)) in first_place:
+            if folded in first_place:
                 file.num_duplicates += 1
                 duplicates.append(f"{place}: {query!r} repeats {first_place[folded]}")
             else:
@@ -124,7 +127,7 @@ def _problem(query: str | bytes) -> str:
             f"goes over several lines ({query[:40]!r}): a stray double quote? Write one query per "
             "row"
         )
-    return "" if has_word(query) else f"{query[:80]!r} has no letter or digit; remove it"
+    return ""
 
 
 def _rows(path: Path, column: str) -> Iterator[tuple[int, str | bytes]]:

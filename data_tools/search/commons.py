@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.config import SourcesConfig
+from data_tools.ground.fields import hashable
 from data_tools.search.base import Candidate, SourceError
-from data_tools.search.fields import encodable, pixels, search_words, visible
+from data_tools.search.commons_text import commons_text
+from data_tools.search.fields import encodable, pixels, search_words
 from data_tools.search.http import JsonClient
 from data_tools.search.limits import commons_limits
 from data_tools.search.pages import page_store
@@ -23,6 +25,7 @@ from data_tools.search.rates import limiter_for
 BUSY_CODES = frozenset({"maxlag", "ratelimited", "readonly", "cirrussearch-too-busy-error"})
 # Commons gives no result beyond the 10,000th; this ends a search on a server that always continues.
 MAX_ANSWERS = 10_000
+WEB_FORMATS = frozenset({"image/gif", "image/jpeg", "image/png", "image/webp"})
 METADATA = (
     "ImageDescription",
     "LicenseShortName",
@@ -47,7 +50,8 @@ class CommonsSource:
         self.concurrency = config.concurrency
         self.settings: dict[str, object] = {
             "endpoint": config.endpoint,
-            "thumbnail_width": config.thumbnail_width or 0,  # names cursor files of before
+            # as hashed, so that the cursor files of versions before are found
+            "thumbnail_width": hashable(config)["thumbnail_width"],
         }
         self._client = JsonClient(
             config.endpoint,
@@ -77,7 +81,7 @@ class CommonsSource:
             before, continued = continued, _continuation(answer)
             if "batchcomplete" in answer or not continued:
                 for page in sorted(batch.values(), key=lambda page: page["index"]):
-                    candidate = _candidate(page)
+                    candidate = _candidate(page, self.config.thumbnail_width)
                     if candidate is None or page["pageid"] in seen:
                         continue  # it moved to a later batch between two requests
                     seen.add(page["pageid"])
@@ -154,14 +158,14 @@ def _continuation(answer: dict[str, Any]) -> dict[str, str]:
     return continued if isinstance(continued, dict) else {}
 
 
-def _candidate(page: dict[str, Any]) -> Candidate | None:
+def _candidate(page: dict[str, Any], thumbnail_width: int | None) -> Candidate | None:
     """The candidate of a page; None if it has no usable image address, as deleted files, which have
     no imageinfo."""
     infos = page.get("imageinfo")
     info = infos[0] if isinstance(infos, list) and infos else None
     if not isinstance(info, dict):
         return None
-    url = str(info.get("thumburl") or info.get("url") or "")
+    url = _image_address(info, thumbnail_width)
     if not url.startswith(("http://", "https://")):
         return None
     metadata = info.get("extmetadata")
@@ -178,6 +182,16 @@ def _candidate(page: dict[str, Any]) -> Candidate | None:
     )
 
 
+def _image_address(info: dict[str, Any], thumbnail_width: int | None) -> str:
+    """The thumbnail, or the file itself if it is no wider: a thumbnail of its own width is none of
+    those that Commons makes. Formats of the web only; of others, thumbnails are JPEG or PNG."""
+    original, width = str(info.get("url") or ""), pixels(info.get("width"))
+    is_small = thumbnail_width is not None and width is not None and width <= thumbnail_width
+    if is_small and original and info.get("mime") in WEB_FORMATS:
+        return original
+    return str(info.get("thumburl") or original)
+
+
 def clean_title(title: str) -> str:
     """A file's title as text: "File:Ice_hockey 01.jpg" -> "Ice hockey 01"."""
     name = re.sub(r"^File:", "", title)
@@ -188,4 +202,4 @@ def clean_title(title: str) -> str:
 def _text(metadata: dict[str, Any], name: str) -> str:
     entry = metadata.get(name)
     value = entry.get("value") if isinstance(entry, dict) else None
-    return visible(str(value)) if value is not None else ""
+    return encodable(commons_text(str(value))) if value is not None else ""

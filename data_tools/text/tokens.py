@@ -18,6 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_tools.text.entities import ENTITY
+from data_tools.text.fold import normal_characters
+
 # Thai, Lao, Myanmar, Khmer, kana, Han (with extensions and compatibility forms)
 UNSPACED_SCRIPTS = (
     (0x0E00, 0x0EFF),
@@ -32,8 +35,10 @@ UNSPACED_SCRIPTS = (
 )
 WORD, MARK, UNSPACED, BREAK = 1, 2, 4, 8
 NEWLINE = 10
-LOWER_CASE = bytes(range(256)).lower()
-SPACES = re.compile(r"[^\S\n]+")
+APOSTROPHE = bytes(range(256)).replace(b"`", b"'")
+LOWER_CASE = APOSTROPHE.lower()
+# White space other than a line feed and a single space, with the spaces around it.
+SPACES = re.compile(r"(?: ?[^\S\n ]| {2})[^\S\n]*")
 LINE_ENDS = re.compile(" ?\n ?")
 
 
@@ -56,12 +61,14 @@ def cut(texts: pa.Array, case_sensitive: bool) -> Tokens:
     text = memoryview(data)[offsets[0] : offsets[-1]] if data is not None else memoryview(b"")
     content = bytes(text)
     # case folding and cutting take 1 us per caption if all are ASCII, else 10 us
-    cut_text = _cut_ascii if content.isascii() else _cut_unicode
+    is_plain = content.isascii() and not ENTITY.search(content)
+    cut_text = _cut_plain if is_plain else _cut_unicode
     return cut_text(content, case_sensitive)
 
 
-def _cut_ascii(content: bytes, case_sensitive: bool) -> Tokens:
-    normal = content if case_sensitive else content.translate(LOWER_CASE)
+def _cut_plain(content: bytes, case_sensitive: bool) -> Tokens:
+    """`_cut_unicode` of ASCII without entities."""
+    normal = content.translate(APOSTROPHE if case_sensitive else LOWER_CASE)
     classes = _classes()[:128][np.frombuffer(normal, np.uint8)]
     at = np.flatnonzero(_cuts(classes)).astype(np.int32)
     return _tokens(normal, at)
@@ -81,9 +88,7 @@ def _normal_lines(lines: str, case_sensitive: bool) -> str:
 
     All lines are normalised at once, which is right because a line feed combines with nothing.
     """
-    normal = unicodedata.normalize("NFKC", lines)
-    if not case_sensitive:
-        normal = unicodedata.normalize("NFKC", normal.casefold())
+    normal = normal_characters(lines, case_sensitive)
     return LINE_ENDS.sub("\n", SPACES.sub(" ", normal)).removeprefix(" ")
 
 

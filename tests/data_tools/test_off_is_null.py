@@ -65,6 +65,23 @@ def test_null_is_hashed_as_what_meant_off_before(load):
     assert fingerprint(CrawlConfig()) == "bf182133b60fef9e"
 
 
+def test_folders_of_another_default_of_the_thumbnails_go_on(load):
+    """Computed by the version whose default was 512."""
+    assert fingerprint(data_settings(load())) == "0dfac5343a079ef4"
+    assert (
+        fingerprint(data_settings(load("sources.commons.thumbnail_width=250")))
+        == "f65955a107c5b297"
+    )
+
+
+@pytest.mark.parametrize(
+    ("width", "nearest"), [(512, "500 or 960"), (1, "20"), (4000, "3840"), (300, "250 or 330")]
+)
+def test_thumbnails_that_commons_does_not_make_are_refused(load, width, nearest):
+    with pytest.raises(ConfigError, match=f"thumbnail_width = {width}: .* give {nearest}; null"):
+        load(f"sources.commons.thumbnail_width={width}")
+
+
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_number_that_meant_off_is_refused_with_the_word_that_means_it(load, name):
     with pytest.raises(ConfigError, match=rf"{name} = 0.*; null "):

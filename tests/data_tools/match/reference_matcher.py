@@ -6,6 +6,7 @@ the fact.
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -36,8 +37,18 @@ class ReferenceMatcher:
         return sorted({number for end, number, size in ends if bounded(text, end - size, end)})
 
 
+TYPED = {"\u2019": "'", "\u2018": "'", "\u02bc": "'", "\u00b4": "'", "`": "'"}
+TYPED |= {"\u201c": '"', "\u2033": '"', "\u2011": "-", "\u2013": "-", "\u2212": "-", "\ufe0f": ""}
+
+
 def normal_form(text: str, case_sensitive: bool) -> str:
-    text = unicodedata.normalize("NFKC", text)
+    """Entities are decoded here one pass after the other, by the standard library."""
+    before = None
+    while text != before:
+        before = text
+        text = re.sub("&(#x?[0-9a-f]+|[a-zA-Z]+);", lambda found: html.unescape(found[0]), text)
+        text = "".join(TYPED.get(char, char) for char in text if unicodedata.category(char) != "Cf")
+        text = unicodedata.normalize("NFKC", text)
     if not case_sensitive:
         text = unicodedata.normalize("NFKC", text.casefold())
     return " ".join(text.split())

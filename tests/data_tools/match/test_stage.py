@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from data_tools import candidates, match
 from data_tools.match import counts as pair_counts
-from data_tools.match import counts_per_query
+from data_tools.match import counts_per_query, units
 from data_tools.tables.schema import (
     CANDIDATES,
     FATES,
@@ -200,6 +200,35 @@ def test_what_is_done_stays_and_what_changed_is_made_again(tmp_path):
     job.sources.pool.enabled = False
     assert match.run(job, paths) == {"pool_rows": 0}
     assert states(paths) == {}
+
+
+def test_units_of_earlier_rules_are_matched_again_and_it_is_said(tmp_path, capsys, monkeypatch):
+    job, paths = example_job(tmp_path, unit_bytes=400)
+    with monkeypatch.context() as patch:
+        # what a version with the rules before these wrote, and half of it lost
+        patch.setattr(units.MatchSettings.fingerprint, "__defaults__", (units.FORMAT - 1,))
+        match.run(job, paths)
+    tables = sorted(paths.matched.iterdir())
+    assert len(tables) >= 4
+    tables[0].unlink()
+    before = states(paths)
+    capsys.readouterr()
+    match.run(job, paths)
+    assert not before.items() & states(paths).items()
+    told = capsys.readouterr().err
+    assert f"match: {len(tables) - 1} of the {len(tables)} units to do were matched by an" in told
+    match.run(job, paths)
+    assert "earlier version" not in capsys.readouterr().err
+
+
+def test_queries_that_are_the_same_are_named(tmp_path):
+    job, paths = example_job(tmp_path)
+    paths_with_queries(paths.root, ["cat", "the cat's eye", "dog", "the cat\u2019s eye"])
+    with pytest.raises(DataError, match=r"\"the cat's eye\" and 'the cat\u2019s eye'.*Delete"):
+        match.run(job, paths)
+    paths_with_queries(paths.root, ["cat", "dog", "d\u00adog"])
+    with pytest.raises(DataError, match=r"'dog' and 'd\\xadog'"):
+        match.run(job, paths)
 
 
 def test_every_row_is_accounted_for(tmp_path):

@@ -66,9 +66,35 @@ def run(overrides, *more, until=None):
     return json.loads((DatasetPaths(Path(job.out_dir)).root / "plan.json").read_text())
 
 
-def test_without_a_query_list_there_is_no_plan(overrides, capsys):
+def test_a_query_list_that_no_build_made_is_made_for_the_plan(overrides, capsys):
+    planned = run(overrides)
+    assert planned["queries"] == 6 and planned["stages_done"] == []
+    assert planned["pairs"] is None and len(planned["servers"]) == 4
+    told = capsys.readouterr().out
+    assert "6 queries, listed for this plan only" in told
+    left = {path.name for path in _paths(overrides).root.iterdir()}
+    assert left == {"plan.json"}
+    build.build(load_job(overrides), "queries")
+    assert "6 queries (unchanged)" not in capsys.readouterr().out
+    assert run(overrides)["stages_done"] == ["queries"]
+
+
+def test_the_plan_of_another_list_leaves_the_tables_alone(overrides, tmp_path):
+    build.build(load_job(overrides), "match")
+    files = [path for path in _paths(overrides).root.rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in files if path.name != ".queries_inputs.json"}
+    (tmp_path / "q2.txt").write_text("cat\ndog\nzebra\n")
+    planned = run(overrides, f"queries.path={tmp_path}/q2.txt")
+    assert planned["queries"] == 3 and planned["stages_done"] == []
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert run(overrides)["stages_done"] == ["queries", "match"]
+
+
+def test_a_list_that_cannot_be_read_is_told(overrides, tmp_path, capsys):
+    (tmp_path / "q.txt").write_text("!!!\n")
     assert plan.main(overrides) == 1
-    assert "run python -m data_tools.build --stage queries first" in capsys.readouterr().err
+    assert "line 1: '!!!' has no letter or digit" in capsys.readouterr().err
+    assert not [path for path in _paths(overrides).root.iterdir() if path.is_dir()]
 
 
 def test_a_wrong_configuration_is_refused(overrides, capsys):

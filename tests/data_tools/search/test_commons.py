@@ -24,7 +24,7 @@ def commons_source():
     """A factory: the source for an endpoint, closed after the test."""
     opened = []
 
-    def make(endpoint, page_size=50, max_attempts=3, timeout_s=10.0, thumbnail_width=512):
+    def make(endpoint, page_size=50, max_attempts=3, timeout_s=10.0, thumbnail_width=500):
         config = CommonsConfig(
             enabled=True,
             endpoint=endpoint,
@@ -111,8 +111,26 @@ def test_fields_of_a_candidate(commons_source):
     assert small.attribution == "Ann's cat"
     assert small.page_url.endswith("/wiki/File:Red_cat_1.png")
     assert (small.width, small.height) == (800, 600)
-    assert small.url.endswith("/512px-Red_cat_1.png")
+    assert small.url.endswith("/500px-Red_cat_1.png")
     assert full.url.endswith("/Red_cat_1.png") and "/thumb/" not in full.url
+
+
+@pytest.mark.parametrize(
+    ("info", "address"),
+    [
+        ({"width": 800, "mime": "image/jpeg"}, "thumb"),
+        ({"width": 501, "mime": "image/jpeg"}, "thumb"),
+        ({"width": 500, "mime": "image/jpeg"}, "file"),
+        ({"width": 60, "mime": "image/png"}, "file"),
+        ({"width": 60, "mime": "image/tiff"}, "thumb"),
+        ({"width": None, "mime": "image/png"}, "thumb"),
+        ({"width": 60}, "thumb"),
+    ],
+)
+def test_files_no_wider_than_the_thumbnail_are_fetched_themselves(info, address):
+    info |= {"url": "http://x/file", "thumburl": "http://x/thumb"}
+    page = {"pageid": 1, "index": 1, "title": "File:A.jpg", "imageinfo": [info]}
+    assert commons_module._candidate(page, 500).url == f"http://x/{address}"
 
 
 def test_without_description_the_title_and_without_licence_nothing(commons_source):
