@@ -1,4 +1,4 @@
-"""Compose, validate, freeze, submit: the training or dataset job of a command line, as a Slurm job.
+"""Compose, validate, submit: the training or dataset job of a command line, as a Slurm job.
 
     python -m slurm.submit experiment=... cluster=multi_node cluster.partition=gpu   train
     python -m slurm.submit run_dir=runs/mine                                go on with that run
@@ -17,9 +17,8 @@ import os
 import shlex
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,8 @@ from data_tools.ground.aside import write_text_aside
 from data_tools.ground.command_line import run
 from data_tools.ground.settings import Command
 from pipeline.config import ConfigError
-from pipeline.config.composition import freeze
+from pipeline.config.run_config import refuse_misfit, write_submitted
+from pipeline.config.run_files import SUBMITTED
 from slurm.jobs import Step, Submission, configuration, shards_submission, training_submission
 from slurm.options import SETUP_FILE
 
@@ -44,14 +44,8 @@ class SlurmError(RuntimeError):
 
 def dry_run(submission: Submission) -> str:
     """What would be submitted; writes nothing. ConfigError when the folder holds another run."""
-    config = submission.folder / "config.yaml"
-    if submission.train is not None and config.exists():
-        with tempfile.TemporaryDirectory() as copy:
-            (Path(copy) / "config.yaml").write_bytes(config.read_bytes())
-            try:
-                freeze(replace(submission.train, run_dir=copy))
-            except ConfigError as error:
-                raise ConfigError(str(error).replace(copy, str(submission.folder))) from error
+    if submission.train is not None:
+        refuse_misfit(submission.train)
     commands = [
         shlex.join(_after(step, f"JOBID_OF_{before.name}" if before else None))
         for before, step in zip([None, *submission.steps], submission.steps)
@@ -77,7 +71,7 @@ def _after(step: Step, job_id: str | None) -> list[str]:
 
 
 def submit(submission: Submission) -> list[str]:
-    """Freeze, submit, record in submit.json; returns the ids of the jobs.
+    """Submit, record in submit.json; returns the ids of the jobs.
 
     A refused submission leaves the folder as it was: the next may have another configuration.
     Raises ConfigError, or SlurmError with what sbatch said.
@@ -85,9 +79,10 @@ def submit(submission: Submission) -> list[str]:
     folder = submission.folder
     _refuse_while_queued(folder)
     was_there = folder.exists()
-    earlier = {path: _content(path) for path in (folder / "config.yaml", folder / SETUP_FILE)}
+    earlier = {path: _content(path) for path in (folder / SUBMITTED, folder / SETUP_FILE)}
     if submission.train is not None:
-        freeze(submission.train)
+        refuse_misfit(submission.train)
+        write_submitted(submission.train)
     folder.mkdir(parents=True, exist_ok=True)
     write_text_aside(folder / SETUP_FILE, submission.setup)
     try:
@@ -223,7 +218,7 @@ def _check(given: Mapping[str, Any]) -> list[str]:
 def _command(shards: bool) -> Command[SubmitSettings]:
     return Command(
         name="slurm.submit",
-        purpose="Check, freeze and submit a training or, with --shards, a dataset job to Slurm. "
+        purpose="Check and submit a training or, with --shards, a dataset job to Slurm. "
         "Runs on a login node: needs neither torch nor a GPU.",
         settings=SubmitSettings,
         example="experiment=vit_b_32 data.manifest=data/mine/manifest.json run_dir=runs/mine "

@@ -6,6 +6,7 @@ checkpoints/step_00000200/state.json           record.py
                          /rank_00000.safetensors   what rank 0 owned: tensors.py
                          /rng_00000.json           its generators
 checkpoints/.step_00000400.tmp/                being written, or left by a run that was killed
+last_checkpoint                                as latest; by it a start notices that all are gone
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import shutil
 from collections.abc import Container, Sequence
 from pathlib import Path
 
-from data_tools.ground.aside import sync, sync_folder
+from data_tools.ground.aside import sync, sync_folder, write_text_aside
+from pipeline.config.run_files import LAST_CHECKPOINT
 from pipeline.engine.checkpoint.errors import CheckpointError
 from pipeline.engine.checkpoint.record import STATE, FileRecord, Record
 
@@ -92,6 +94,7 @@ class CheckpointFolder:
         write_synced(aside, name_of(step) + "\n")
         os.replace(aside, self.path / LATEST)
         sync_folder(self.path)
+        write_text_aside(self.path.parent / LAST_CHECKPOINT, name_of(step) + "\n")
 
     def prune(self, newest: int, kept: int, spared: Container[int]) -> None:
         """Delete all checkpoints but the `kept` newest up to step `newest`, which was just written,
