@@ -16,8 +16,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, NoReturn
@@ -80,14 +80,29 @@ def launch(module: str, arguments: list[str], *, stops_at_checkpoint: bool = Fal
         if stops_at_checkpoint:
             refuse_misfit(job)
             lock = lock_run(job.run_dir)
-        with TemporaryDirectory(prefix="clip-pretrain-") as folder:
-            path = Path(folder) / "config.yaml"
-            path.write_text(to_yaml(job), encoding="utf-8")
+        with handed_over(job) as path:
             ranks = job.cluster.ranks_per_node
             code = launch_ranks(module, path, job.run_dir, ranks, stops_at_checkpoint, lock)
         exit_now(code)
 
     return command_line.run(command_of(module), arguments, start)
+
+
+@contextmanager
+def handed_over(job: TrainJob) -> Iterator[Path]:
+    """A temporary file from which ranks of this machine read the job; the run's own config.yaml is
+    written when they have accepted it. ConfigError where there is no room for it."""
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(TemporaryDirectory(prefix="clip-pretrain-"))
+            path = Path(folder) / "config.yaml"
+            path.write_text(to_yaml(job), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f"no temporary file can be written ({error}), by which the ranks get their "
+                "configuration: make room, or name a folder with TMPDIR=..."
+            ) from error
+        yield path
 
 
 def launch_unless_rank(

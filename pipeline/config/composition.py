@@ -21,7 +21,7 @@ from data_tools.ground.conf_dir import conf_dir
 from data_tools.ground.errors import error_chain
 from data_tools.ground.fields import changeable_names
 from data_tools.ground.overrides import Configuration
-from pipeline.config.run_files import checkpoint_step, config_of_run, missing_config
+from pipeline.config.run_files import checkpoint_step, config_of_run, missing_config, way_back
 from pipeline.config.schema import ClusterConfig, ConfigError, ModelConfig, TrainJob
 from pipeline.config.validation import validate
 
@@ -42,6 +42,9 @@ OFF_BEFORE_NULL: dict[str, int | float | str] = {
     "cluster.account": "",
     "cluster.qos": "",
 }
+
+DATA = ("data.manifest", "data.mixture", "data.stream")
+"""Fields that name the data, which may change while the names stay."""
 
 ConfigStore.instance().store(name="train_schema", node=TrainJob)
 
@@ -99,7 +102,7 @@ def load_frozen(path: Path | str) -> TrainJob:
         frozen = OmegaConf.load(path)
         torn = _torn(frozen)
         if torn:
-            raise ConfigError(f"{path}: {torn}; {_WAYS_BACK}")
+            raise ConfigError(f"{path} {torn}; {way_back(Path(path).parent)}")
         for name, off in OFF_BEFORE_NULL.items():
             if OmegaConf.select(frozen, name) == off:
                 OmegaConf.update(frozen, name, None)
@@ -108,14 +111,9 @@ def load_frozen(path: Path | str) -> TrainJob:
     except (OSError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: {error_chain(error)}") from error
     except (YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no YAML ({_first_line(error)}); {_WAYS_BACK}") from error
+        back = way_back(Path(path).parent)
+        raise ConfigError(f"{path} is no YAML ({_first_line(error)}); {back}") from error
     return job
-
-
-_WAYS_BACK = (
-    "put it back from a copy, or, in a folder without a checkpoint, delete it and give the first "
-    "command again"
-)
 
 
 def _torn(frozen: object) -> str:
@@ -131,7 +129,8 @@ def _first_line(error: Exception) -> str:
     """Of YAML's errors: what is wrong, and where."""
     mark = getattr(error, "problem_mark", None)
     where = f", line {mark.line + 1}" if mark is not None else ""
-    return f"{getattr(error, 'problem', None) or error}{where}"
+    what = str(getattr(error, "problem", None) or error).partition("\n")[0]
+    return f"{what}{where}"
 
 
 def load_model_config(content: dict[str, Any]) -> ModelConfig:
@@ -150,7 +149,14 @@ def to_yaml(job: TrainJob) -> str:
 
 
 def refuse_another(job: TrainJob, kept: TrainJob) -> None:
-    """ConfigError where `job` is not the run that was started, or where `force` is not exact."""
+    """ConfigError where `job` is not the run that was started, or where `force` is not exact.
+
+    A job that is the run throughout is accepted with the `force` that made it so: a requeued one
+    has it, and the checkpoint may be older than what it changed.
+    """
+    if job == kept:
+        return
+    known = {*kept.force, *DATA}
     before, now, may_change = _fields(kept), _fields(job), changeable_names(job)
     differing = [name for name in now if before[name] != now[name] and name not in may_change]
     problems = []
@@ -161,7 +167,7 @@ def refuse_another(job: TrainJob, kept: TrainJob) -> None:
             problems.append(f"force names {name}, which is no field{hint}")
         elif name in may_change:
             problems.append(f"force names {name}, which may change anyway: leave it out")
-        elif name not in differing:
+        elif name not in differing and name not in known:
             problems.append(
                 f"force names {name}, which is {now[name]} in the run too: leave it out"
             )
@@ -210,7 +216,7 @@ def job_of_arguments(
     run_dir = Path(str(values["run_dir"]))
     step, path = checkpoint_step(run_dir), kept(run_dir)
     # nobody who begins a run leaves out its data
-    begins = not values.keys().isdisjoint(("data.manifest", "data.mixture", "data.stream"))
+    begins = not values.keys().isdisjoint(DATA)
     if path is not None and (step is not None or not begins):
         return _earlier_run(path, values)
     if path is None and step is not None:

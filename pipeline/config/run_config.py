@@ -99,9 +99,9 @@ class Remains:
         if self.signs:
             signs = ", ".join(map(str, self.signs))
             raise ConfigError(
-                f"run_dir = {self.run_dir}: {signs} show that this run has saved checkpoints, and "
+                f"run_dir = {self.run_dir}: this run has saved checkpoints (seen by {signs}), and "
                 f"there is none in {self.run_dir / CHECKPOINTS}: put them back, or begin anew from "
-                "step 0 with another run_dir (with this one after these files are moved away)"
+                f"step 0 with another run_dir, or with this one once you have moved away {signs}"
             )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from pipeline.config.schema import ConfigError
 
 CONFIG = "config.yaml"
-"""The run's configuration: written when all ranks have accepted it and can start."""
+"""The run's configuration: written when all ranks have accepted it and can start. Each checkpoint
+has a copy."""
 SUBMITTED = "config.submitted.yaml"
 """That of a Slurm job which has not begun; then it becomes CONFIG."""
 LAST_CHECKPOINT = "last_checkpoint"
@@ -51,10 +53,22 @@ def newer_config(run_dir: Path) -> Path | None:
 
 def missing_config(run_dir: Path, step: int) -> ConfigError:
     """The error of a run that has checkpoints and no configuration."""
-    path = run_dir / CONFIG
     return ConfigError(
         f"run_dir = {run_dir}: has checkpoints, the newest of step {step}, but no {CONFIG}, so "
-        "that nobody can tell whether they are of this configuration; put the file back from a "
-        f"copy, or write it anew: start the run's first command with another run_dir, and copy the "
-        f"{CONFIG} that it writes to {path}"
+        f"that nobody can tell whether they are of this configuration; {way_back(run_dir)}"
+    )
+
+
+def way_back(run_dir: Path) -> str:
+    """What to do where the run's configuration is missing or damaged."""
+    step, config = checkpoint_step(run_dir), run_dir / CONFIG
+    if step is None:
+        return "without a checkpoint it can go: delete it, and give the run's first command again"
+    copies = sorted((run_dir / CHECKPOINTS).glob(f"step_*/{CONFIG}"))
+    if copies:
+        command = shlex.join(["cp", str(copies[-1]), str(config)])
+        return f"its newest checkpoint has a copy: {command}"
+    return (
+        "put it back from a copy, or have it written anew: start the run's first command with "
+        f"another run_dir, and copy the {CONFIG} that it writes to {config}"
     )
