@@ -10,7 +10,6 @@ again.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import sys
 import time
@@ -47,6 +46,7 @@ from data_tools.config import (
 from data_tools.dataset.manifest import ManifestError
 from data_tools.ground.aside import write_text_aside
 from data_tools.ground.command_line import run
+from data_tools.ground.lock import HeldError, LockError, take
 from data_tools.ground.settings import Command
 from data_tools.tables.schema import DataError, DatasetPaths
 from data_tools.tables.stream import unreadable_tables
@@ -130,15 +130,17 @@ STAGES = (
 
 @contextmanager
 def _alone(root: Path, shared: bool = False) -> Iterator[None]:
-    """Two builds in one folder would write over each other; tasks of one stage may be many. The
-    lock goes with the process."""
-    with (root / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(
-                f"another build is at work in {root}: wait for it, or give another out_dir"
-            ) from None
+    """Two builds in one folder would write over each other; tasks of one stage may be many.
+    ConfigError when another is at work: nothing was started."""
+    try:
+        lock = take(root / ".lock", shared=shared)
+    except HeldError as error:
+        raise ConfigError(
+            f"another build is at work in {root} ({error}): wait for it, or give another out_dir"
+        ) from None
+    except LockError as error:
+        raise ConfigError(f"out_dir = {root}: {error}") from error
+    with lock:
         yield
 
 

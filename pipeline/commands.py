@@ -12,8 +12,9 @@ from pipeline.config.composition import CONFIGURATION
 
 TRAIN = Command(
     name="pipeline.train",
-    purpose="Train a CLIP model: compose the configuration, freeze it into run_dir/config.yaml and "
-    "start the ranks of this machine. run_dir=DIR of an earlier run goes on with that run.",
+    purpose="Train a CLIP model: compose the configuration and start the ranks of this machine; "
+    "once they can train it is run_dir/config.yaml. run_dir=DIR of an earlier run goes on with "
+    "that run.",
     settings=NoSettings,
     example="experiment=vit_b_32 data.manifest=data/mine/manifest.json run_dir=runs/mine",
     configuration=CONFIGURATION,

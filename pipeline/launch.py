@@ -1,8 +1,9 @@
-"""Compose the configuration once, freeze it, start the ranks of this machine and watch them.
+"""Compose the configuration once, start the ranks of this machine with it and watch them.
 
 Hydra started in every rank would make a run folder per rank (hydra#2070); here one process composes
-and the ranks read run_dir/config.yaml. Several nodes are srun's affair: slurm/train.sbatch starts
-the same module with `--config`.
+and the ranks read what it wrote into a temporary file. Of the commands that start ranks only a
+training writes into the run's folder, and it is locked meanwhile. Several nodes are srun's affair:
+slurm/train.sbatch starts the same module with `--config`.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from tempfile import TemporaryDirectory
+from typing import IO, NoReturn
 
 from data_tools.ground import command_line, exit_codes, settings
 from pipeline.commands import TRAIN
 from pipeline.config import ConfigError, TrainJob
-from pipeline.config.composition import freeze, job_of_arguments, load_frozen
+from pipeline.config.composition import job_of_arguments, load_frozen, to_yaml
+from pipeline.config.run_config import lock_run, refuse_misfit
+from pipeline.config.schema import RefusedStartError
 from pipeline.signals import STOP_SIGNALS, hold_stop_signals
 
 GRACE_S = 5.0
@@ -42,11 +46,12 @@ def main(
 ) -> int:
     """Entry of `python -m pipeline.train`, for launchers and for ranks.
 
-    `--config RUN_DIR/config.yaml`: be one rank. Anything else: Hydra overrides; compose, validate,
-    freeze, launch. With `stops_at_checkpoint` the ranks hold STOP_SIGNALS back, and `rank_main`
-    answers them; else they end by them. Returns REFUSED (data_tools.ground.exit_codes) for a
-    configuration that was refused; else the process ends here, with 0, STOPPED or, a launcher, the
-    code of the rank that failed first; 128 and the signal where one ended them.
+    `--config FILE`: be one rank. Anything else: Hydra overrides; compose, validate, launch. With
+    `stops_at_checkpoint` the ranks train: they hold STOP_SIGNALS back, which `rank_main` answers,
+    and have the run's folder for themselves; else they end by the signals, and only read there.
+    Returns REFUSED (data_tools.ground.exit_codes) for a configuration that was refused; else the
+    process ends here, with 0, STOPPED or, a launcher, the code of the rank that failed first; 128
+    and the signal where one ended them.
     """
     if not _is_rank(arguments):
         return launch(module, arguments, stops_at_checkpoint=stops_at_checkpoint)
@@ -60,8 +65,8 @@ def main(
 
 
 def launch(module: str, arguments: list[str], *, stops_at_checkpoint: bool = False) -> int:
-    """Compose, validate, freeze, start the ranks and end with their code; returns the code of a
-    command line or configuration that was refused."""
+    """Compose, validate, start the ranks and end with their code; returns the code of a command
+    line or configuration that was refused."""
 
     def start(_: settings.NoSettings, overrides: list[str]) -> NoReturn:
         job = job_of_arguments(overrides)
@@ -70,10 +75,34 @@ def launch(module: str, arguments: list[str], *, stops_at_checkpoint: bool = Fal
                 f"cluster.nodes = {job.cluster.nodes}: one command starts the ranks of one "
                 "machine; for several nodes use `python -m slurm.submit` with the same arguments"
             )
-        ranks = job.cluster.ranks_per_node
-        exit_now(launch_ranks(module, freeze(job), ranks, stops_at_checkpoint))
+        lock = None
+        if stops_at_checkpoint:
+            refuse_misfit(job)
+            lock = lock_run(job.run_dir)
+        with handed_over(job) as path:
+            words, ranks = ["--config", str(path)], job.cluster.ranks_per_node
+            run_dir = Path(job.run_dir)
+            code = start_ranks(module, words, run_dir, ranks, stops_at_checkpoint, lock)
+        exit_now(code)
 
     return command_line.run(TRAIN, arguments, start)
+
+
+@contextmanager
+def handed_over(job: TrainJob) -> Iterator[Path]:
+    """A temporary file from which ranks of this machine read the job; the run's own config.yaml is
+    written when they have accepted it. ConfigError where there is no room for it."""
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(TemporaryDirectory(prefix="clip-pretrain-"))
+            path = Path(folder) / "config.yaml"
+            path.write_text(to_yaml(job), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f"no temporary file can be written ({error}), by which the ranks get their "
+                "configuration: make room, or name a folder with TMPDIR=..."
+            ) from error
+        yield path
 
 
 def launch_unless_rank(
@@ -111,6 +140,8 @@ def run_rank(rank_main: RankMain, job: TrainJob) -> int:
     rank = os.environ.get("RANK", "?")
     try:
         return rank_main(job) or 0
+    except RefusedStartError:
+        return exit_codes.REFUSED
     except Exception as error:  # whatever it was, this process ends by `exit_now`
         if type(error).__name__ == "PeerError":
             pass
@@ -123,19 +154,16 @@ def run_rank(rank_main: RankMain, job: TrainJob) -> int:
         return 1
 
 
-def launch_ranks(
-    module: str, config_path: Path, num_ranks: int, stops_at_checkpoint: bool = False
-) -> int:
-    """Start `num_ranks` processes of `python -m module --config config_path` and wait for them;
-    returns the exit code."""
-    words = ["--config", str(config_path)]
-    return start_ranks(module, words, config_path.parent, num_ranks, stops_at_checkpoint)
-
-
 def start_ranks(
-    module: str, words: list[str], run_dir: Path, num_ranks: int, stops_at_checkpoint: bool = False
+    module: str,
+    words: list[str],
+    run_dir: Path,
+    num_ranks: int,
+    stops_at_checkpoint: bool = False,
+    lock: IO[str] | None = None,
 ) -> int:
     """Start `num_ranks` processes of `python -m module`, each with `words`, and wait for them.
+    They inherit `lock`, so that it holds until the last of them has ended.
 
     When one fails, the others get SIGTERM, and SIGKILL after GRACE_S, so that no rank waits for one
     that is gone. SIGTERM and SIGUSR1 are passed on, SIGINT as SIGTERM; a second SIGINT kills. Ranks
@@ -169,7 +197,14 @@ def start_ranks(
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }
-        ranks.append(subprocess.Popen(command, env=environment, preexec_fn=before_exec))
+        ranks.append(
+            subprocess.Popen(
+                command,
+                env=environment,
+                preexec_fn=before_exec,
+                pass_fds=[] if lock is None else [lock.fileno()],
+            )
+        )
     code = _Watch(ranks, received, stops_at_checkpoint).until_all_ended()
     if code == exit_codes.STOPPED:
         _print_line(f"checkpoint saved; go on with: python -m {module} run_dir={run_dir}")

@@ -1,6 +1,6 @@
 """START HERE. Shards to model: the whole flow of a training run on one page.
 
-python -m pipeline.train experiment=demo train.steps=200   # compose, freeze, start the ranks
+python -m pipeline.train experiment=demo train.steps=200   # compose, start the ranks
 python -m pipeline.train run_dir=runs/demo                 # resume that run
 python -m pipeline.train --config runs/demo/config.yaml    # be one rank; the two above and srun
                                                            # start this
@@ -33,6 +33,7 @@ from pipeline.engine.watchdog import Watchdog
 from pipeline.evaluate import Evaluation
 from pipeline.metrics import MetricsProcessor
 from pipeline.model import flops_per_sample, initial_clip
+from pipeline.run_folder import RunFolder
 from pipeline.state import TrainState
 
 
@@ -40,6 +41,7 @@ def train(config: TrainJob) -> int:
     """Run on every rank: `train.steps` steps, a checkpoint and an evaluation at the end. Returns
     the exit code: 0, or STOPPED after a checkpoint if the run was asked to stop."""
     world = init_distributed(config.cluster.timeout_minutes, config.train.threads_per_rank)
+    folder = RunFolder(config, world)
     with world.raise_on_all_ranks("open the data"):
         loader = open_loader(config, world)
         evaluation = Evaluation(config, world)
@@ -51,8 +53,7 @@ def train(config: TrainJob) -> int:
 
     with loader, checkpoints, watchdog, StopRequest(world) as stop:
         state = checkpoints.load_latest(engine)
-        if state.step:
-            world.tell(f"goes on from step {state.step}, {state.samples_seen} samples seen")
+        folder.accept(state)
         metrics.start(state)
         evaluation.forget_after(state.step)
         if evaluation.owed(state.step):

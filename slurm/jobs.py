@@ -18,6 +18,7 @@ import data_tools.config
 from data_tools.ground.overrides import Configuration
 from pipeline.config import ClusterConfig, ConfigError, TrainJob, composition
 from pipeline.config.composition import job_of_arguments, load_cluster
+from pipeline.config.run_files import newer_config
 from slurm.options import SETUP_FILE, cluster_problems, sbatch_options, setup_script
 
 BUILD = "data_tools.build"
@@ -61,7 +62,7 @@ def configuration(shards: bool) -> Configuration:
 def training_submission(overrides: list[str]) -> Submission:
     """ConfigError lists every problem of the job, those with Slurm's options included."""
     try:
-        job = job_of_arguments(overrides)
+        job = job_of_arguments(overrides, kept=newer_config)
     except ConfigError as error:
         raise ConfigError("\n  ".join([str(error), *_slurm_problems_too(overrides)])) from error
     problems = cluster_problems(job.cluster)

@@ -1,5 +1,5 @@
-"""Compose, validate, freeze, submit: the training, dataset job or evaluation of a command line, as
-a Slurm job.
+"""Compose, validate, submit: the training, dataset job or evaluation of a command line, as a Slurm
+job.
 
     python -m slurm.submit experiment=... cluster=multi_node cluster.partition=gpu   train
     python -m slurm.submit run_dir=runs/mine                                go on with that run
@@ -19,9 +19,8 @@ import os
 import shlex
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,8 @@ from data_tools.ground.command_line import run
 from data_tools.ground.settings import Command
 from pipeline.commands import EvaluateSettings, check_step
 from pipeline.config import ConfigError
-from pipeline.config.composition import freeze
+from pipeline.config.run_config import refuse_misfit, write_submitted
+from pipeline.config.run_files import SUBMITTED
 from slurm.evaluation import evaluation_submission
 from slurm.jobs import Step, Submission, configuration, shards_submission, training_submission
 
@@ -47,14 +47,8 @@ class SlurmError(RuntimeError):
 
 def dry_run(submission: Submission) -> str:
     """What would be submitted; writes nothing. ConfigError when the folder holds another run."""
-    config = submission.folder / "config.yaml"
-    if submission.train is not None and config.exists():
-        with tempfile.TemporaryDirectory() as copy:
-            (Path(copy) / "config.yaml").write_bytes(config.read_bytes())
-            try:
-                freeze(replace(submission.train, run_dir=copy))
-            except ConfigError as error:
-                raise ConfigError(str(error).replace(copy, str(submission.folder))) from error
+    if submission.train is not None:
+        refuse_misfit(submission.train)
     commands = [
         shlex.join(_after(step, f"JOBID_OF_{before.name}" if before else None))
         for before, step in zip([None, *submission.steps], submission.steps)
@@ -80,7 +74,7 @@ def _after(step: Step, job_id: str | None) -> list[str]:
 
 
 def submit(submission: Submission) -> list[str]:
-    """Freeze, submit, record in submit.json; returns the ids of the jobs.
+    """Submit, record in submit.json; returns the ids of the jobs.
 
     A refused submission leaves the folder as it was: the next may have another configuration.
     Raises ConfigError, or SlurmError with what sbatch said.
@@ -90,9 +84,10 @@ def submit(submission: Submission) -> list[str]:
         _refuse_while_queued(folder)
     was_there = folder.exists()
     setup_file = folder / submission.setup_file
-    earlier = {path: _content(path) for path in (folder / "config.yaml", setup_file)}
+    earlier = {path: _content(path) for path in (folder / SUBMITTED, setup_file)}
     if submission.train is not None:
-        freeze(submission.train)
+        refuse_misfit(submission.train)
+        write_submitted(submission.train)
     folder.mkdir(parents=True, exist_ok=True)
     write_text_aside(setup_file, submission.setup)
     try:
@@ -238,9 +233,9 @@ def _check(given: Mapping[str, Any]) -> list[str]:
 def _command(shards: bool, evaluate: bool = False) -> Command[SubmitSettings]:
     return Command(
         name="slurm.submit",
-        purpose="Check, freeze and submit a training or, with --shards, a dataset job to Slurm; "
-        "with --evaluate, the evaluation of an earlier run. Runs on a login node: needs neither "
-        "torch nor a GPU.",
+        purpose="Check and submit a training or, with --shards, a dataset job to Slurm; with "
+        "--evaluate, the evaluation of an earlier run. Runs on a login node: needs neither torch "
+        "nor a GPU.",
         settings=SubmitEvaluationSettings if evaluate else SubmitSettings,
         example="experiment=vit_b_32 data.manifest=data/mine/manifest.json run_dir=runs/mine "
         "cluster=multi_node cluster.partition=gpu",

@@ -11,7 +11,6 @@ in there, so that no other process takes it for the leftover of a killed run.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -21,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import pyarrow as pa
 
@@ -30,6 +29,7 @@ from data_tools.crawl.child_processes import GuardProcess, log_tail, run_img2dat
 from data_tools.crawl.part_plan import BOXES, Plan
 from data_tools.crawl.verify import PartUrls, verify_part
 from data_tools.ground.aside import sync, sync_folder
+from data_tools.ground.lock import HeldError, LockError, take
 from data_tools.tables.schema import FATES, FETCHED, DataError, read_table, write_table
 from data_tools.work.progress import StageProgress
 
@@ -86,24 +86,24 @@ def _aside(part: Part) -> Iterator[Path]:
     """Yield a new, locked folder beside the part's final one, and remove what a killed run left.
     Raises DataError if another process is at work on the part."""
     for leftover in part.folder.parent.glob(f".{part.folder.name}.*.tmp"):
-        with (leftover / "lock").open("w") as lock:
-            _take(lock, part)
+        with _lock(leftover, part):
             shutil.rmtree(leftover)
     aside = part.folder.with_name(f".{part.folder.name}.{uuid.uuid4().hex[:8]}.tmp")
     aside.mkdir(parents=True)
-    with (aside / "lock").open("w") as lock:
-        _take(lock, part)
+    with _lock(aside, part):
         yield aside
 
 
-def _take(lock: object, part: Part) -> None:
+def _lock(folder: Path, part: Part) -> IO[str]:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # type: ignore[arg-type]
-    except BlockingIOError:
+        return take(folder / "lock")
+    except HeldError as error:
         raise DataError(
-            f"another process is crawling {part.folder}: give each task of the array another I in "
-            "--task I/N, and the same N"
+            f"another process is crawling {part.folder} ({error}): give each task of the array "
+            "another I in --task I/N, and the same N"
         ) from None
+    except LockError as error:
+        raise DataError(str(error)) from error
 
 
 def crawl_part(

@@ -10,10 +10,8 @@ written and read one at a time, so that memory does not grow with the number of 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_tools.ground.aside import write_text_aside, written_aside
+from data_tools.ground.lock import HeldError, LockError, take
 from data_tools.tables.schema import DataError
 
 BOXES = pa.list_(pa.list_(pa.float32()))
@@ -143,17 +142,14 @@ def digest(rows: pa.Table) -> str:
 def _alone(lock_file: Path) -> Iterator[None]:
     """Hold a lock on `lock_file`, which the system releases if the process dies. Raises DataError
     if another process holds it longer than WAIT_FOR_PLAN_S."""
-    deadline = time.monotonic() + WAIT_FOR_PLAN_S
-    with lock_file.open("w") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise DataError(
-                        f"another task has been planning the crawl for {WAIT_FOR_PLAN_S / 3600:.0f}"
-                        f" hours and holds {lock_file}: end it, and run again"
-                    ) from None
-                time.sleep(0.5)
+    try:
+        lock = take(lock_file, wait_s=WAIT_FOR_PLAN_S)
+    except HeldError as error:
+        raise DataError(
+            f"another task has been planning the crawl for {WAIT_FOR_PLAN_S / 3600:.0f} hours and "
+            f"holds {lock_file} ({error}): end it, and run again"
+        ) from None
+    except LockError as error:
+        raise DataError(str(error)) from error
+    with lock:
         yield

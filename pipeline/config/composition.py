@@ -1,10 +1,10 @@
-"""Compose a training job with Hydra, freeze it into the run directory, and read it back through the
-schema on every rank."""
+"""Compose a training job with Hydra, and read it back through the schema on every rank."""
 
 from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from data_tools.ground.aside import write_text_aside
 from data_tools.ground.conf_dir import conf_dir
 from data_tools.ground.errors import error_chain
 from data_tools.ground.fields import changeable_names
 from data_tools.ground.overrides import Configuration
 from pipeline.config.run_folder import no_run_in
+from pipeline.config.run_files import checkpoint_step, config_of_run, missing_config, way_back
 from pipeline.config.schema import ClusterConfig, ConfigError, ModelConfig, TrainJob
 from pipeline.config.validation import validate
 
@@ -42,6 +43,9 @@ OFF_BEFORE_NULL: dict[str, int | float | str] = {
     "cluster.account": "",
     "cluster.qos": "",
 }
+
+DATA = ("data.manifest", "data.mixture", "data.stream")
+"""Fields that name the data, which may change while the names stay."""
 
 ConfigStore.instance().store(name="train_schema", node=TrainJob)
 
@@ -94,9 +98,12 @@ def _for_hydra(overrides: list[str]) -> list[str]:
 
 def load_frozen(path: Path | str) -> TrainJob:
     """Read a run's config.yaml back through the schema. ConfigError for an unknown key or a wrong
-    type, as on the command line."""
+    type, as on the command line, and for a file of which a part is missing."""
     try:
         frozen = OmegaConf.load(path)
+        torn = _torn(frozen)
+        if torn:
+            raise ConfigError(f"{path} {torn}; {way_back(Path(path).parent)}")
         for name, off in OFF_BEFORE_NULL.items():
             if OmegaConf.select(frozen, name) == off:
                 OmegaConf.update(frozen, name, None)
@@ -104,7 +111,27 @@ def load_frozen(path: Path | str) -> TrainJob:
         job: TrainJob = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except (OSError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: {error_chain(error)}") from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        back = way_back(Path(path).parent)
+        raise ConfigError(f"{path} is no YAML ({_first_line(error)}); {back}") from error
     return job
+
+
+def _torn(frozen: object) -> str:
+    """What is missing of a configuration that was written whole; empty where nothing is."""
+    if not isinstance(frozen, DictConfig) or not frozen:
+        return "is empty or holds no configuration"
+    if OmegaConf.select(frozen, "cluster.setup") is None:  # the last line of every version's
+        return "ends before cluster.setup, as a file that was cut off"
+    return ""
+
+
+def _first_line(error: Exception) -> str:
+    """Of YAML's errors: what is wrong, and where."""
+    mark = getattr(error, "problem_mark", None)
+    where = f", line {mark.line + 1}" if mark is not None else ""
+    what = str(getattr(error, "problem", None) or error).partition("\n")[0]
+    return f"{what}{where}"
 
 
 def load_model_config(content: dict[str, Any]) -> ModelConfig:
@@ -118,33 +145,19 @@ def load_model_config(content: dict[str, Any]) -> ModelConfig:
 
 
 def to_yaml(job: TrainJob) -> str:
-    """The job as freeze writes it."""
+    """The job as config.yaml holds it."""
     return OmegaConf.to_yaml(OmegaConf.structured(job))
 
 
-def freeze(job: TrainJob) -> Path:
-    """Write run_dir/config.yaml, which the ranks load; returns its path.
+def refuse_another(job: TrainJob, kept: TrainJob) -> None:
+    """ConfigError where `job` is not the run that was started, or where `force` is not exact.
 
-    A run directory that holds another configuration is refused with the difference: a resumed run
-    must be the run that was started, except for fields that are `changeable` and those that `force`
-    names. ConfigError, also where run_dir cannot be written.
+    A job that is the run throughout is accepted with the `force` that made it so: a requeued one
+    has it, and the checkpoint may be older than what it changed.
     """
-    path = Path(job.run_dir) / "config.yaml"
-    if path.exists():
-        _refuse_another(job, load_frozen(path))
-    elif job.force:
-        raise ConfigError(f"force = {job.force}: run_dir = {job.run_dir} holds no run to differ in")
-    try:
-        write_text_aside(path, to_yaml(job))
-    except OSError as error:
-        raise ConfigError(
-            f"run_dir = {job.run_dir}: cannot be written ({error}); name a folder that can"
-        ) from error
-    return path
-
-
-def _refuse_another(job: TrainJob, kept: TrainJob) -> None:
-    """ConfigError where `job` is not the run that was started, or where `force` is not exact."""
+    if job == kept:
+        return
+    known = {*kept.force, *DATA}
     before, now, may_change = _fields(kept), _fields(job), changeable_names(job)
     differing = [name for name in now if before[name] != now[name] and name not in may_change]
     problems = []
@@ -155,7 +168,7 @@ def _refuse_another(job: TrainJob, kept: TrainJob) -> None:
             problems.append(f"force names {name}, which is no field{hint}")
         elif name in may_change:
             problems.append(f"force names {name}, which may change anyway: leave it out")
-        elif name not in differing:
+        elif name not in differing and name not in known:
             problems.append(
                 f"force names {name}, which is {now[name]} in the run too: leave it out"
             )
@@ -189,30 +202,34 @@ def _fields(job: TrainJob) -> dict[str, str]:
     return fields
 
 
-def job_of_arguments(overrides: list[str]) -> TrainJob:
+def job_of_arguments(
+    overrides: list[str], kept: Callable[[Path], Path | None] = config_of_run
+) -> TrainJob:
     """The job that a command line means.
 
     `run_dir=X`, where X is an earlier run, means that run with the single values that are given
-    beside it (`cluster.nodes=4`). Anything else is composed. ConfigError.
+    beside it (`cluster.nodes=4`); `kept` finds the file that says what run it is. Anything else is
+    composed. ConfigError.
     """
     values = _single_values(_for_hydra(overrides))
     if "run_dir" not in values:
         return load_job(overrides)
-    path = Path(str(values["run_dir"])) / "config.yaml"
-    if not path.exists():
-        try:
-            return load_job(overrides)
-        except ConfigError as error:
-            if any(name.startswith("data.") for name in values):
-                raise
-            raise ConfigError(  # nobody who begins a run leaves out its data
-                f"{error}\n  run_dir = {path.parent}: no earlier run is there to go on with"
-            ) from error
-    job = _earlier_run(path, values)
-    problems = validate(job)
-    if problems:
-        raise ConfigError(f"the run in {job.run_dir} cannot go on:\n  " + "\n  ".join(problems))
-    return job
+    run_dir = Path(str(values["run_dir"]))
+    step, path = checkpoint_step(run_dir), kept(run_dir)
+    # nobody who begins a run leaves out its data
+    begins = not values.keys().isdisjoint(DATA)
+    if path is not None and (step is not None or not begins):
+        return _earlier_run(path, values)
+    if path is None and step is not None:
+        raise missing_config(run_dir, step)
+    try:
+        return load_job(overrides)
+    except ConfigError as error:
+        if begins:
+            raise
+        raise ConfigError(
+            f"{error}\n  run_dir = {run_dir}: no earlier run is there to go on with"
+        ) from error
 
 
 def _single_values(overrides: list[str]) -> dict[str, Any]:
@@ -242,6 +259,9 @@ def _earlier_run(path: Path, values: dict[str, Any]) -> TrainJob:
         job: TrainJob = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise ConfigError(f"the configuration does not compose: {error_chain(error)}") from error
+    problems = validate(job)
+    if problems:
+        raise ConfigError(f"the run in {job.run_dir} cannot go on:\n  " + "\n  ".join(problems))
     return job
 
 

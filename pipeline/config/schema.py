@@ -32,6 +32,11 @@ class ConfigError(ValueError):
     fix."""
 
 
+class RefusedStartError(ConfigError):
+    """Raised on every rank where the run in run_dir does not allow this start; rank 0 has told
+    why."""
+
+
 @dataclass(kw_only=True, slots=True)
 class VisionConfig:
     patch_size: int = at_least(1, default=32)

@@ -9,6 +9,7 @@ from typing import Any
 
 from data_tools.ground.aside import write_text_aside
 from pipeline.config import TrainJob, WandbMode
+from pipeline.config.run_files import METRICS
 from pipeline.distributed.world import World
 from pipeline.metrics.console import Console
 from pipeline.metrics.environment import environment
@@ -27,7 +28,8 @@ class Outputs:
         run_dir = Path(config.run_dir)
         # First what may be missing (a package), then what leaves files behind.
         self._tensorboard = TensorBoardSink(run_dir) if config.logging.tensorboard else None
-        self._lines = JsonLines(run_dir / "metrics.jsonl")
+        self._lines = JsonLines(run_dir / METRICS)
+        self._lines.keep(lambda _: True)  # a damaged line is told before there is a model
         facts = environment(world)
         write_text_aside(run_dir / "env.json", json.dumps(facts, indent=1) + "\n")
         self._wandb = None
@@ -36,12 +38,20 @@ class Outputs:
         self.console = Console(config.train.steps)
 
     def start(self, state: TrainState) -> dict[str, float]:
-        """Drop the lines of steps that will be taken again. Returns the last training line that
-        stays, or {}."""
+        """Drop the lines of steps that will be taken again; those of a run that was killed before
+        its first checkpoint stay in another file. Returns the last training line that stays, or
+        {}."""
+        if state.step == 0 and (aside := self._lines.set_aside()) is not None:
+            self.console.tell(f"begins from step 0: {aside} has the metrics of the start before")
         kept = self._lines.keep(lambda line: line["step"] <= state.step)
         if self._tensorboard is not None:
             self._tensorboard.start(state.step)
         self.console.start(state.step)
+        if state.step and not kept:
+            self.console.tell(
+                f"{self._lines.path}: the lines up to step {state.step} are missing; it goes on "
+                "without them"
+            )
         return next((line for line in reversed(kept) if "train/loss" in line), {})
 
     def write(self, step: int, line: dict[str, float]) -> None:

@@ -3,7 +3,9 @@ again."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,8 @@ class JsonLines:
 
         Raises RecordError for a line in the middle that is no JSON object with a step.
         """
-        text = self.path.read_text(encoding="utf-8")
+        # bytes that are no UTF-8 are let through: the line that they are in is then named
+        text = self.path.read_text(encoding="utf-8", errors="surrogateescape")
         whole, _, cut_off = text.rpartition("\n")
         lines = whole.split("\n") if whole else []
         entries = [self._parse(number, line) for number, line in enumerate(lines, start=1)]
@@ -47,6 +50,19 @@ class JsonLines:
             self._file = self.path.open("a", encoding="utf-8")
         return kept
 
+    def set_aside(self) -> Path | None:
+        """Begin an empty file. What there was stays as NAME.1.jsonl, or the next number; returns
+        that, None where there was nothing."""
+        if not self.path.stat().st_size:
+            return None
+        numbers = itertools.count(1)
+        names = (self.path.with_suffix(f".{number}{self.path.suffix}") for number in numbers)
+        aside = next(name for name in names if not name.exists())
+        self._file.close()
+        os.replace(self.path, aside)
+        self._file = self.path.open("a", encoding="utf-8")
+        return aside
+
     def close(self) -> None:
         self._file.close()
 
@@ -54,8 +70,10 @@ class JsonLines:
         try:
             entry = json.loads(line)
             entry["step"] + 0
+            line.encode()
         except (ValueError, KeyError, TypeError) as error:
+            why = "not UTF-8" if isinstance(error, UnicodeError) else repr(error)
             raise RecordError(
-                f"{self.path}, line {number} is no line of a run ({error!r}): remove it"
+                f"{self.path}, line {number} is no line of a run ({why}): remove it"
             ) from error
         return dict(entry)

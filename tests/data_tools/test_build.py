@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
+from unittest.mock import Mock
 
 import pytest
 
 from data_tools import build
 from data_tools.config import ConfigError, load_job
 from data_tools.curate.captions import read_boilerplate, read_terms
+from data_tools.ground.lock import take
 from data_tools.tables.schema import DataError
 from data_tools.work.tasks import ALL, Task, parse_task
 
@@ -42,6 +46,22 @@ def test_up_to_a_stage_and_on_from_there(words, capsys):
     second = told(capsys)
     assert list(second) == ["queries", "match", "search", "candidates", "balance"]
     assert second["queries"] == second["match"] == "unchanged" != second["search"]
+
+
+def test_a_second_build_in_one_folder_is_refused_with_the_first_one_s_name(
+    words, tmp_path, capsys, monkeypatch
+):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    with take(folder / ".lock"):
+        assert build.main(["--until", "queries", *words]) == 2
+        told = capsys.readouterr().err
+        assert f"another build is at work in {folder} (process {os.getpid()} on " in told
+        assert "give another out_dir" in told and not (folder / "config.yaml").exists()
+    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=OSError(errno.ENOLCK, "No locks")))
+    assert build.main(["--until", "queries", *words]) == 2
+    told = capsys.readouterr().err
+    assert f"out_dir = {folder}: {folder / '.lock'}: the file system gives no locks" in told
 
 
 def test_a_stage_alone_wants_those_before_it(words, capsys):

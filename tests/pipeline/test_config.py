@@ -11,7 +11,8 @@ import pytest
 
 from data_tools.ground.fields import changeable_names
 from pipeline.config import ConfigError, TrainJob, composition
-from pipeline.config.composition import CONF_DIR, freeze, job_of_arguments, load_frozen, load_job
+from pipeline.config.composition import CONF_DIR, job_of_arguments, load_frozen, load_job
+from pipeline.config.run_config import commit_config, lock_run, refuse_misfit
 from pipeline.config.validation import validate
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -24,6 +25,14 @@ def given(tmp_path: Path) -> list[str]:
     manifest = tmp_path / "manifest.json"
     manifest.write_text("{}")
     return [f"data.manifest={manifest}", f"run_dir={tmp_path / 'run'}"]
+
+
+def freeze(job: TrainJob) -> Path:
+    """What a start does that all ranks accept, and a checkpoint of it; returns config.yaml."""
+    refuse_misfit(job)
+    commit_config(job, begins=False)
+    (Path(job.run_dir) / "checkpoints" / "step_00000005").mkdir(parents=True, exist_ok=True)
+    return Path(job.run_dir) / "config.yaml"
 
 
 @pytest.mark.parametrize("group", ["model", "cluster"])
@@ -208,7 +217,7 @@ def test_a_run_frozen_before_null_meant_off_goes_on(
     job = load_job([*same, "train.threads_per_rank=null"])
     assert load_frozen("run/config.yaml") == job
     assert job_of_arguments(["run_dir=run"]) == job
-    freeze(job)
+    freeze(job)  # makes a checkpoint
     assert "ema_decay: null" in Path("run/config.yaml").read_text()
     Path("run/config.yaml").write_text(before)
     with pytest.raises(ConfigError, match="  - train.ema_decay: null\n  . train.ema_decay: 0.5"):
@@ -275,7 +284,7 @@ def test_a_run_directory_that_cannot_be_written_is_refused(given: list[str]) -> 
     manifest = given[0].partition("=")[2]
     below_a_file = f"{manifest}/run"
     with pytest.raises(ConfigError, match="run_dir = .*manifest.json/run: cannot be written"):
-        freeze(load_job(["experiment=tiny", given[0], f"run_dir={below_a_file}"]))
+        lock_run(below_a_file)
 
 
 def test_composing_needs_no_torch() -> None:

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 LAUNCH = (
-    "import sys; from pathlib import Path; from pipeline.launch import launch_ranks;"
-    "sys.exit(launch_ranks('{module}', Path('run/config.yaml'), 3, {stops_at_checkpoint}))"
+    "import sys; from pathlib import Path; from pipeline.launch import start_ranks;"
+    "sys.exit(start_ranks('{module}', ['--config', 'run/config.yaml'], Path('run'), 3, {stops_at_checkpoint}))"
 )
 STARTING = "starting 3 ranks of rank_of_test, run_dir run"
 # what a training rank does
@@ -272,7 +272,7 @@ def test_a_rank_ends_when_its_work_has_ended(
     body: str, code: int, told: str, tmp_path: Path
 ) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").write_text("{}")
+    (tmp_path / "run" / "config.yaml").write_text("cluster: {setup: []}")
     (tmp_path / "rank_of_test.py").write_text(RANK.format(body=body))
     environment = _environment(tmp_path)
     environment.pop("RANK", None)

@@ -105,7 +105,7 @@ def test_a_refusal_keeps_what_an_earlier_submission_wrote(
     program(login_node, "sbatch", "echo 42")
     assert submit(login_node, *words, "cluster.setup=[module load cuda]").returncode == 0
     kept = {path: path.read_bytes() for path in run_dir.iterdir()}
-    assert {"config.yaml", "setup.sh", "submit.json"} <= {path.name for path in kept}
+    assert {"config.submitted.yaml", "setup.sh", "submit.json"} == {path.name for path in kept}
     program(login_node, "squeue", "true")  # the first job is over
     program(login_node, "sbatch", "exit 1")
     words = [*words, "cluster.setup=[module load other]"]
@@ -125,7 +125,8 @@ def test_submitted_frozen_and_recorded(login_node: Path, words: list[str], tmp_p
     assert job["command"][0] == "sbatch" and "--partition=gpu" in job["command"]
     assert job["command"][1:] == (tmp_path / "arguments").read_text().splitlines()
     assert {key: entry[key] for key in ("git_commit", "git_dirty")} == git_state()
-    assert load_frozen(run_dir / "config.yaml").cluster.partition == "gpu"
+    assert load_frozen(run_dir / "config.submitted.yaml").cluster.partition == "gpu"
+    assert not (run_dir / "config.yaml").exists(), "its ranks have not accepted it"
 
 
 @pytest.mark.slow
@@ -154,11 +155,31 @@ def test_a_folder_with_another_run_is_refused_by_the_dry_run_as_well(
     program(login_node, "sbatch", "echo 42")
     program(login_node, "squeue", "")
     assert submit(login_node, *words).returncode == 0
-    config = (tmp_path / "runs" / "mine" / "config.yaml").read_text()
+    run_dir = tmp_path / "runs" / "mine"
+    (run_dir / "config.submitted.yaml").rename(run_dir / "config.yaml")  # as its ranks do
+    (run_dir / "checkpoints" / "step_00000005").mkdir(parents=True)
+    before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
     ended = submit(login_node, *flags, *words, "train.lr=0.5")
     assert ended.returncode == 2
-    assert f"{tmp_path / 'runs' / 'mine'}: holds a run of another" in ended.stderr
-    assert (tmp_path / "runs" / "mine" / "config.yaml").read_text() == config
+    assert f"{run_dir}: holds a run of another" in ended.stderr
+    assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_is_submitted_as_it_was_before_an_evaluation_and_a_refusal(
+    login_node: Path, words: list[str], tmp_path: Path
+) -> None:
+    program(login_node, "sbatch", f'printf "%s\\n" "$@" > {tmp_path}/arguments; echo 42')
+    program(login_node, "squeue", "")
+    run_dir = tmp_path / "runs" / "mine"
+    assert submit(login_node, *words, "cluster.nodes=4").returncode == 0
+    for _ in range(2):  # queued, and begun
+        refused = submit(login_node, f"run_dir={run_dir}", "cluster.nodes=3")
+        assert refused.returncode == 2, refused.stderr
+        (tmp_path / "arguments").unlink()
+        ended = submit(login_node, f"run_dir={run_dir}")
+        assert ended.returncode == 0, ended.stderr
+        assert "--nodes=4" in (tmp_path / "arguments").read_text().splitlines()
+        (run_dir / "config.submitted.yaml").rename(run_dir / "config.yaml")
 
 
 def test_a_job_submitted_from_inside_an_allocation_does_not_inherit_its_sizes(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from data_tools.dataset.manifest import load_manifest
+from data_tools.ground.lock import take
 from tests.data_tools.local_web import CONTACT
 from tests.integration.runs import last_step, metrics, run, tiny_shards
 from tests.pipeline.data.eval_sets import write_retrieval
@@ -168,10 +172,29 @@ def test_one_job_a_run_directory_and_a_cancelled_one_stays_cancelled(
     second = cluster.submit(f"run_dir={run_dir}")
     assert second.returncode == 1
     assert f"its job {job_id} is running" in second.stderr and f"scancel {job_id}" in second.stderr
+    here = ("cluster.nodes=1", "cluster.ranks_per_node=1")
+    train = cluster.call(sys.executable, "-m", "pipeline.train", f"run_dir={run_dir}", *here)
+    assert train.returncode == 2, train.stderr
+    assert re.search(rf"trained already \(process \d+ on node1, Slurm job {job_id}, ", train.stderr)
     assert cluster.call("scancel", job_id).returncode == 0
     cluster.wait_until(job_id, lambda job: job["JobState"] == "CANCELLED")
     assert cluster.queue() == []
     assert "requeued" not in output(cluster.job(job_id))
+
+
+def test_a_job_of_a_run_that_is_trained_elsewhere_is_refused_by_all_its_ranks(
+    cluster: TwoNodes, local: tuple[list[str], list[dict[str, float]]], tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    with take(run_dir / ".lock"):
+        job_id = cluster.submitted(*local[0], *ON_TWO_NODES, f"run_dir={run_dir}")
+        job = cluster.wait_for_end(job_id)
+    told = output(job)
+    assert (job["JobState"], job["ExitCode"], job["Restarts"]) == ("FAILED", "2:0", "0"), told
+    assert told.count("this run is being trained already (process ") == 1, told
+    assert f"process {os.getpid()} on {socket.gethostname()}" in told
+    assert not list(run_dir.glob("config*"))
 
 
 def test_ranks_that_outlast_the_warning_are_requeued_over(
@@ -248,6 +271,8 @@ def test_a_defect_ends_the_job_with_its_message(
     assert job["JobState"] == "FAILED" and job["ExitCode"] in ("1:0", "143:0"), told
     assert job["Restarts"] == "0"
     assert "shards/000003.tar" in told and "Traceback" not in told
+    left = {path.name for path in (tmp_path / "run").glob("config*")}
+    assert left == set(), "the next submission begins with a configuration of its own"
 
 
 def dataset_words(folder: Path, out_dir: Path, *setup: str) -> list[str]:

@@ -16,7 +16,7 @@ def validate_outputs(job: TrainJob) -> list[str]:
 
 
 def _run_dir(run_dir: str) -> list[str]:
-    """Whether it can be written is seen when the configuration is frozen into it."""
+    """Whether it can be written is seen when a training locks it."""
     if not run_dir:
         return ["run_dir is not given: add run_dir=runs/NAME"]
     if os.path.exists(run_dir) and not os.path.isdir(run_dir):

@@ -5,7 +5,9 @@ checkpoints/latest                             name of the newest, for people an
 checkpoints/step_00000200/state.json           record.py
                          /rank_00000.safetensors   what rank 0 owned: tensors.py
                          /rng_00000.json           its generators
+                         /config.yaml              a copy of the run's
 checkpoints/.step_00000400.tmp/                being written, or left by a run that was killed
+last_checkpoint                                as latest; by it a start notices that all are gone
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ import shutil
 from collections.abc import Container, Sequence
 from pathlib import Path
 
-from data_tools.ground.aside import sync, sync_folder
+from data_tools.ground.aside import sync, sync_folder, write_text_aside
 from pipeline.config.checkpoint_names import name_of, steps_in
+from pipeline.config.run_files import CONFIG, LAST_CHECKPOINT
 from pipeline.engine.checkpoint.errors import CheckpointError
 from pipeline.engine.checkpoint.record import STATE, FileRecord, Record
 
@@ -74,6 +77,9 @@ class CheckpointFolder:
             if found != file.num_bytes:
                 raise OSError(f"{file.name} has {found} of {file.num_bytes} bytes")
         write_synced(aside / STATE, state_text)
+        config = self.path.parent / CONFIG
+        if config.exists():  # for the day on which the run's own is lost
+            write_synced(aside / CONFIG, config.read_text(encoding="utf-8"))
         sync_folder(aside)
         replaced = self.path / f".{name_of(step)}{_REPLACED}"
         if final.exists():  # damaged, or saved again after a roll-back
@@ -88,6 +94,7 @@ class CheckpointFolder:
         write_synced(aside, name_of(step) + "\n")
         os.replace(aside, self.path / LATEST)
         sync_folder(self.path)
+        write_text_aside(self.path.parent / LAST_CHECKPOINT, name_of(step) + "\n")
 
     def prune(self, newest: int, kept: int, spared: Container[int]) -> None:
         """Delete all checkpoints but the `kept` newest up to step `newest`, which was just written,

@@ -239,6 +239,35 @@ def test_a_damaged_record_is_named(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 3  # left as it was
 
 
+def test_a_record_that_is_no_text_is_named_too(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n{"step": 2, "x": "\xff"}\n')
+    with pytest.raises(RecordError, match=r"line 2 is no line of a run \(not UTF-8\): remove it"):
+        opened(tmp_path)
+
+
+def test_the_metrics_of_starts_without_a_checkpoint_stay_beside_those_of_the_run(tmp_path, capsys):
+    for start in (1, 2):
+        metrics, state = opened(tmp_path), TrainState()
+        take(metrics, state, step_metrics(float(start)))
+        metrics.log(state)
+        metrics.close()
+    told = capsys.readouterr().err
+    assert f"begins from step 0: {tmp_path / 'metrics.1.jsonl'} has the metrics of the " in told
+    opened(tmp_path)
+    losses = [lines(tmp_path / f"metrics.{n}.jsonl")[0]["train/loss"] for n in (1, 2)]
+    assert losses == [1.0, 2.0] and lines(tmp_path / "metrics.jsonl") == []
+
+
+def test_a_record_that_is_gone_is_told_and_gone_on_without(tmp_path, capsys):
+    state = TrainState(5, 40)
+    metrics = opened(tmp_path, state)
+    assert "metrics.jsonl: the lines up to step 5 are missing" in capsys.readouterr().err
+    take(metrics, state, step_metrics(1.0))
+    metrics.log(state)
+    opened(tmp_path, state)
+    assert "missing" not in capsys.readouterr().err
+
+
 def test_a_run_directory_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(OSError, match="metrics.jsonl"):

@@ -61,6 +61,14 @@ def test_nothing_to_go_back_to(tmp_path):
         checkpoints.load_latest(Engine())
 
 
+def test_a_checkpoint_has_the_configuration_and_leaves_a_mark_outside(tmp_path):
+    (tmp_path / "config.yaml").write_text("of the run\n")
+    save(tmp_path, 10)
+    assert (tmp_path / "checkpoints/step_00000010/config.yaml").read_text() == "of the run\n"
+    assert (tmp_path / "last_checkpoint").read_text() == "step_00000010\n"
+    assert manager(tmp_path).load_latest(Engine()).step == 10
+
+
 def test_the_files_are_plain_safetensors(tmp_path):
     save(tmp_path, 10)
     path = tmp_path / "checkpoints" / "step_00000010" / "rank_00000.safetensors"
