@@ -22,8 +22,10 @@ from typing import NoReturn
 
 from data_tools.ground import command_line, exit_codes, settings
 from pipeline.commands import command_of
-from pipeline.config import ConfigError, TrainJob
+from pipeline.config import ClusterConfig, ConfigError, TrainJob
 from pipeline.config.composition import freeze, job_of_arguments, load_frozen
+from pipeline.config.validation.cluster import gpu_problems
+from pipeline.devices import local_gpu_problems, visible_gpus
 from pipeline.signals import STOP_SIGNALS, hold_stop_signals
 
 GRACE_S = 5.0
@@ -71,10 +73,20 @@ def launch(module: str, arguments: list[str], *, stops_at_checkpoint: bool = Fal
                 f"cluster.nodes = {job.cluster.nodes}: one command starts the ranks of one "
                 "machine; for several nodes use `python -m slurm.submit` with the same arguments"
             )
+        refuse_gpus_without_work(job.cluster, trains=stops_at_checkpoint)
         ranks = job.cluster.ranks_per_node
         exit_now(launch_ranks(module, freeze(job), ranks, stops_at_checkpoint))
 
     return command_line.run(command_of(module), arguments, start)
+
+
+def refuse_gpus_without_work(cluster: ClusterConfig, *, trains: bool) -> None:
+    """ConfigError where two ranks would share a GPU, or a training would leave one idle."""
+    gpus = visible_gpus()
+    if trains or (gpus and cluster.ranks_per_node > gpus):
+        problems = [*gpu_problems(cluster), *local_gpu_problems(cluster, gpus)]
+        if problems:
+            raise ConfigError("the ranks cannot start:\n  " + "\n  ".join(problems))
 
 
 def launch_unless_rank(

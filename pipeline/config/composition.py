@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from data_tools.ground.aside import write_text_aside
 from data_tools.ground.conf_dir import conf_dir
 from data_tools.ground.errors import error_chain
 from data_tools.ground.fields import changeable_names
+from data_tools.ground.override_values import wrong_values
 from data_tools.ground.overrides import Configuration
 from pipeline.config.schema import ClusterConfig, ConfigError, ModelConfig, TrainJob
 from pipeline.config.validation import validate
@@ -48,14 +52,18 @@ CONFIGURATION = Configuration(TrainJob, CONF_DIR, "train")
 """What the words of a command line may set."""
 
 
-def load_job(overrides: list[str]) -> TrainJob:
+def load_job(overrides: list[str], kept: TrainJob | None = None) -> TrainJob:
     """Compose conf/train.yaml with Hydra overrides (`experiment=demo train.steps=200`); ConfigError
-    lists every problem."""
+    lists every problem. `kept`: the run that is in run_dir already."""
+    words, wrong = _for_hydra(overrides)
     try:
-        job: TrainJob = OmegaConf.to_object(_compose(overrides))  # type: ignore[assignment]
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"the configuration does not compose: {error_chain(error)}") from error
-    problems = validate(job)
+        job = _job_of(_compose([word for word in words if word not in wrong]))
+    except ConfigError as error:
+        if not wrong:
+            raise
+        raise ConfigError("\n  ".join([str(error), *wrong.values()])) from error
+    unread = [word.partition("=")[0] for word in wrong]
+    problems = [*wrong.values(), *_without(validate(job, kept), unread)]
     if problems:
         raise ConfigError("the training job is not valid:\n  " + "\n  ".join(problems))
     return job
@@ -64,31 +72,56 @@ def load_job(overrides: list[str]) -> TrainJob:
 def load_cluster(overrides: list[str]) -> ClusterConfig:
     """Only the cluster group of what the overrides compose to; nothing is validated. ConfigError
     where they do not compose."""
+    words, wrong = _for_hydra(overrides)
+    if wrong:
+        raise ConfigError("\n  ".join(["the configuration does not compose:", *wrong.values()]))
+    return _job_of(_compose(words)).cluster
+
+
+def _job_of(composed: DictConfig) -> TrainJob:
     try:
-        cluster: ClusterConfig = OmegaConf.to_object(  # type: ignore[assignment]
-            _compose(overrides).cluster
-        )
+        job: TrainJob = OmegaConf.to_object(composed)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise ConfigError(f"the configuration does not compose: {error_chain(error)}") from error
-    return cluster
+    return job
 
 
-def _compose(overrides: list[str]) -> DictConfig:
-    quoted = _for_hydra(overrides)
+def _without(problems: list[str], names: list[str]) -> list[str]:
+    """Those problems that begin with none of the names."""
+    return [problem for problem in problems if re.split("[ :]", problem)[0] not in names]
+
+
+def _compose(words: list[str]) -> DictConfig:
+    """A group that a word chooses is what it is without the experiment beside it: the experiment's
+    values lie over the files of all groups, and the command line wins over the experiment."""
+    composed = _composed(words)
+    names = {word: word.partition("=")[0] for word in words}
+    of_fields = {field.name for field in fields(TrainJob)}
+    chosen = {name for name in names.values() if name in CONFIGURATION.groups and name in of_fields}
+    over_groups = set(CONFIGURATION.groups) - of_fields
+    if chosen and over_groups & set(names.values()):
+        alone = _composed([word for word in words if names[word] not in over_groups])
+        for name in chosen:
+            composed[name] = alone[name]
+    return composed
+
+
+def _composed(words: list[str]) -> DictConfig:
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            return compose("train", quoted)
-    except (HydraException, OmegaConfBaseException) as error:
+            return compose("train", words)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"the configuration does not compose: {error_chain(error)}") from error
 
 
-def _for_hydra(overrides: list[str]) -> list[str]:
-    """The words with their texts quoted for Hydra. ConfigError names those that set no field."""
+def _for_hydra(overrides: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The words with their texts quoted for Hydra, and those whose value cannot be what it is given
+    to, each with its problem. ConfigError names those that set no field."""
     quoted, refused = CONFIGURATION.quoted(overrides)
     refused += CONFIGURATION.unknown_names(overrides)
     if refused:
         raise ConfigError("the configuration does not compose:\n  " + "\n  ".join(refused))
-    return quoted
+    return quoted, wrong_values(CONFIGURATION, quoted)
 
 
 def load_frozen(path: Path | str) -> TrainJob:
@@ -191,50 +224,71 @@ def _fields(job: TrainJob) -> dict[str, str]:
 def job_of_arguments(overrides: list[str]) -> TrainJob:
     """The job that a command line means.
 
-    `run_dir=X`, where X is an earlier run, means that run with the single values that are given
-    beside it (`cluster.nodes=4`). Anything else is composed. ConfigError.
+    `run_dir=X`, where X is an earlier run, means that run with what is given beside it: single
+    values (`cluster.nodes=4`) and groups that a run may change (`cluster=one_node`). Anything else
+    is composed. ConfigError.
     """
-    values = _single_values(_for_hydra(overrides))
-    if "run_dir" not in values:
-        return load_job(overrides)
-    path = Path(str(values["run_dir"])) / "config.yaml"
-    if not path.exists():
-        try:
-            return load_job(overrides)
-        except ConfigError as error:
-            if any(name.startswith("data.") for name in values):
-                raise
-            raise ConfigError(  # nobody who begins a run leaves out its data
-                f"{error}\n  run_dir = {path.parent}: no earlier run is there to go on with"
-            ) from error
-    job = _earlier_run(path, values)
-    problems = validate(job)
+    words, wrong = _for_hydra(overrides)
+    values = _of_a_run([word for word in words if word not in wrong])
+    run_dir = _run_dir_of(words)
+    path = Path(run_dir, "config.yaml")
+    if not run_dir or not path.exists():
+        return _new_run(overrides, values)
+    kept = load_frozen(path)
+    if values is None:
+        return load_job(overrides, kept)
+    job = _earlier_run(kept, values)
+    unread = [word.partition("=")[0] for word in wrong]
+    problems = [*wrong.values(), *_without(validate(job, kept), unread)]
     if problems:
         raise ConfigError(f"the run in {job.run_dir} cannot go on:\n  " + "\n  ".join(problems))
     return job
 
 
-def _single_values(overrides: list[str]) -> dict[str, Any]:
-    """Full name -> value of each override; empty where a word chooses a group of values, such as
-    experiment=..., or does not parse."""
+def _new_run(overrides: list[str], values: dict[str, Any] | None) -> TrainJob:
     try:
-        words = OverridesParser.create().parse_overrides(overrides)
-    except HydraException:
-        return {}  # composing says what is wrong
-    if not all(
-        word.type is OverrideType.CHANGE
-        and not word.is_sweep_override()
-        and ("." in word.key_or_group or word.key_or_group in ("run_dir", "force"))
-        for word in words
-    ):
-        return {}
-    return {word.key_or_group: word.value() for word in words}
+        return load_job(overrides)
+    except ConfigError as error:
+        if (
+            not values
+            or "run_dir" not in values
+            or any(name.startswith("data.") for name in values)
+        ):
+            raise
+        raise ConfigError(  # nobody who begins a run leaves out its data
+            f"{error}\n  run_dir = {values['run_dir']}: no earlier run is there to go on with"
+        ) from error
 
 
-def _earlier_run(path: Path, values: dict[str, Any]) -> TrainJob:
-    kept = load_frozen(path)
-    kept.force = []  # named what an earlier resumption changed
-    merged = OmegaConf.structured(kept)
+def _run_dir_of(words: list[str]) -> str:
+    """What the words say of run_dir; empty where they do not, or where it takes composing."""
+    given = [word for word in words if word.startswith("run_dir=") and "${" not in word]
+    return str(OverridesParser.create().parse_override(given[-1]).value()) if given else ""
+
+
+def _of_a_run(words: list[str]) -> dict[str, Any] | None:
+    """Full name -> value of each word; None where a word can only begin a run, such as
+    experiment=... The value of a group that a run may change is what its file composes to."""
+    values: dict[str, Any] = {}
+    may_change = changeable_names(TrainJob())
+    for word in OverridesParser.create().parse_overrides(words):
+        name = word.key_or_group
+        if word.type is not OverrideType.CHANGE:
+            return None
+        if name in CONFIGURATION.groups:
+            if not any(field.startswith(f"{name}.") for field in may_change):
+                return None
+            values[name] = _composed([f"{name}={word.value()}"])[name]
+        elif "." in name or name in ("run_dir", "force"):
+            values[name] = word.value()
+        else:
+            return None
+    return {**{n: v for n, v in values.items() if n in CONFIGURATION.groups}, **values}
+
+
+def _earlier_run(kept: TrainJob, values: Mapping[str, Any]) -> TrainJob:
+    """The run with other values; groups as a whole come first."""
+    merged = OmegaConf.structured(replace(kept, force=[]))  # an earlier resumption's
     try:
         for name, value in values.items():
             OmegaConf.update(merged, name, value)

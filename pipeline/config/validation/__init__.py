@@ -9,19 +9,26 @@ from __future__ import annotations
 
 from data_tools.ground.fields import out_of_bounds
 from pipeline.config.schema import TrainJob
+from pipeline.config.validation.batch import validate_batch
 from pipeline.config.validation.data import validate_data
 from pipeline.config.validation.loss import validate_loss
 from pipeline.config.validation.model import validate_model
 from pipeline.config.validation.outputs import validate_outputs
+from pipeline.config.validation.resumption import validate_resumption
 from pipeline.config.validation.training import validate_training
 
 
-def validate(job: TrainJob) -> list[str]:
-    """Every problem as `field = value: what is wrong, what to do`; empty when the job can start."""
+def validate(job: TrainJob, kept: TrainJob | None = None) -> list[str]:
+    """Every problem as `field = value: what is wrong, what to do`; empty when the job can start.
+
+    kept: the configuration of the run in run_dir, where one is there to go on with.
+    """
     return [
         *validate_outputs(job),
         *validate_data(job),
         *validate_training(job),
+        *validate_batch(job, kept),
+        *(validate_resumption(job, kept) if kept is not None else []),
         *validate_loss(job),
         *validate_model(job.model),
         *out_of_bounds(job),

@@ -1,18 +1,23 @@
-"""Rules for schedule, optimizer and batch, and for what DeepSpeed can do with them."""
+"""Rules for schedule, optimizer and logit scale, and for what DeepSpeed can do with them."""
 
 from __future__ import annotations
 
+import math
+
 from pipeline.config.choices import Optimizer, Precision, Schedule
-from pipeline.config.schema import TrainConfig, TrainJob
+from pipeline.config.schema import LossConfig, TrainConfig, TrainJob
+
+LARGEST_INITIAL_SCALE = math.log(1000)
+LARGEST_SCALE = 10.0
+"""Logarithms; what is above is a scale that was given as it is."""
 
 
 def validate_training(job: TrainJob) -> list[str]:
     return [
         *_schedule(job.train),
         *_learning_rates(job.train),
-        *_batch(job),
         *_lamb(job),
-        *_logit_scale(job),
+        *_logit_scale(job.loss),
     ]
 
 
@@ -46,42 +51,6 @@ def _learning_rates(train: TrainConfig) -> list[str]:
     ]
 
 
-def _batch(job: TrainJob) -> list[str]:
-    world_size, batch = job.world_size, job.train.global_batch_size
-    if world_size < 1 or batch < 1:
-        return []  # out of bounds
-    ranks = (
-        f"cluster.nodes = {job.cluster.nodes} x cluster.ranks_per_node = "
-        f"{job.cluster.ranks_per_node}"
-    )
-    if batch % world_size:
-        lower, upper = batch // world_size * world_size, -(-batch // world_size) * world_size
-        return [
-            f"train.global_batch_size = {batch}: is not divisible by {world_size} ranks ({ranks}); "
-            f"give {lower or upper} or {upper}"
-        ]
-    share = batch // world_size
-    problems = []
-    for name in ("image_micro_batch_size", "text_micro_batch_size"):
-        size: int | None = getattr(job.train, name)
-        if size is not None and size > 0 and share % size:
-            near = " or ".join(str(divisor) for divisor in nearest_divisors(share, size))
-            problems.append(
-                f"train.{name} = {size}: does not divide the {share} samples of a rank "
-                f"(train.global_batch_size = {batch}, {ranks}); give {near}, or null for "
-                f"all at once"
-            )
-    return problems
-
-
-def nearest_divisors(number: int, size: int) -> list[int]:
-    """The largest divisor of `number` below `size` and the smallest above it, where there is
-    one."""
-    divisors = [divisor for divisor in range(1, number + 1) if number % divisor == 0]
-    lower = [divisor for divisor in divisors if divisor < size][-1:]
-    return lower + [divisor for divisor in divisors if divisor > size][:1]
-
-
 def _lamb(job: TrainJob) -> list[str]:
     """LAMB needs the norm of each whole parameter, summed over ranks on the device: see
     pipeline/engine/lamb.py."""
@@ -106,11 +75,30 @@ def _lamb(job: TrainJob) -> list[str]:
     return problems
 
 
-def _logit_scale(job: TrainJob) -> list[str]:
-    loss = job.loss
-    if 0 < loss.init_logit_scale <= loss.max_logit_scale:
+def _logit_scale(loss: LossConfig) -> list[str]:
+    initial, largest = loss.init_logit_scale, loss.max_logit_scale
+    if not 0 < largest <= LARGEST_SCALE:
+        return [
+            f"loss.max_logit_scale = {largest}: is a natural logarithm, must be > 0 and <= "
+            f"{LARGEST_SCALE:g} (a scale of 22,026){_as_logarithm(largest, LARGEST_SCALE)}",
+            *_initial_scale(initial, LARGEST_INITIAL_SCALE, "a scale of 1,000"),
+        ]
+    if largest < LARGEST_INITIAL_SCALE:
+        return _initial_scale(initial, largest, "loss.max_logit_scale")
+    return _initial_scale(initial, LARGEST_INITIAL_SCALE, "a scale of 1,000")
+
+
+def _initial_scale(initial: float, most: float, what: str) -> list[str]:
+    if 0 < initial <= most:
         return []
     return [
-        f"loss.init_logit_scale = {loss.init_logit_scale}: must be > 0 and <= loss.max_logit_scale "
-        f"= {loss.max_logit_scale} (both are logarithms: ln(1/0.07) = 2.66, ln(100) = 4.61)"
+        f"loss.init_logit_scale = {initial}: is a natural logarithm, must be > 0 and <= {most:.4g} "
+        f"({what}){_as_logarithm(initial, most)}"
     ]
+
+
+def _as_logarithm(value: float, most: float) -> str:
+    """The fix for a scale that was given as it is, or for a temperature."""
+    if 1 < value < math.inf and math.log(value) <= most:
+        return f"; for a scale of {value:g} give ln({value:g}) = {math.log(value):.4f}"
+    return "; CLIP starts at ln(1/0.07) = 2.6593 and ends at ln(100) = 4.6052"
