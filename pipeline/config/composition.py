@@ -16,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from data_tools.ground.aside import write_text_aside
@@ -132,11 +132,20 @@ def load_frozen(path: Path | str) -> TrainJob:
         for name, off in OFF_BEFORE_NULL.items():
             if OmegaConf.select(frozen, name) == off:
                 OmegaConf.update(frozen, name, None)
+        _three_channels(frozen)
         merged = OmegaConf.merge(OmegaConf.structured(TrainJob), frozen)
         job: TrainJob = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except (OSError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: {error_chain(error)}") from error
     return job
+
+
+def _three_channels(frozen: DictConfig | ListConfig) -> None:
+    """A mean or deviation of one value was taken for all three channels once."""
+    for name in ("model.image_mean", "model.image_std"):
+        values = OmegaConf.select(frozen, name)
+        if isinstance(values, ListConfig) and len(values) == 1:
+            OmegaConf.update(frozen, name, list(values) * 3)
 
 
 def load_model_config(content: dict[str, Any]) -> ModelConfig:

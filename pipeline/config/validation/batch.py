@@ -20,15 +20,17 @@ def validate_batch(job: TrainJob, kept: TrainJob | None) -> list[str]:
         f"cluster.nodes = {job.cluster.nodes} x cluster.ranks_per_node = "
         f"{job.cluster.ranks_per_node}"
     )
+    too_large = _enough_samples(job)
+    if too_large:
+        return too_large
     if batch % world_size:
         stays = "" if kept is None else ", and a run keeps its global batch"
         return [
             f"train.global_batch_size = {batch}: is not divisible by {world_size} ranks ({ranks})"
-            f"{stays}; give {_offers(job, kept)}",
-            *_enough_samples(job),
+            f"{stays}; give {_offers(job, kept)}"
         ]
     share = batch // world_size
-    problems = _enough_samples(job)
+    problems = []
     for name in MICRO_BATCHES:
         size: int | None = getattr(job.train, name)
         if size is not None and size > 0 and share % size:

@@ -1,23 +1,15 @@
-"""Rules for schedule, optimizer and logit scale, and for what DeepSpeed can do with them."""
+"""Rules for schedule and optimizer, and for what DeepSpeed can do with them."""
 
 from __future__ import annotations
 
-import math
-
 from pipeline.config.choices import Optimizer, Precision, Schedule
-from pipeline.config.schema import LossConfig, TrainConfig, TrainJob
-
-LARGEST_INITIAL_SCALE = math.log(1000)
-LARGEST_SCALE = 10.0
-"""Logarithms; what is above is a scale that was given as it is."""
-
+from pipeline.config.schema import TrainConfig, TrainJob
 
 def validate_training(job: TrainJob) -> list[str]:
     return [
         *_schedule(job.train),
         *_learning_rates(job.train),
         *_lamb(job),
-        *_logit_scale(job.loss),
     ]
 
 
@@ -73,32 +65,3 @@ def _lamb(job: TrainJob) -> list[str]:
             "bf16, or optimizer=adamw"
         )
     return problems
-
-
-def _logit_scale(loss: LossConfig) -> list[str]:
-    initial, largest = loss.init_logit_scale, loss.max_logit_scale
-    if not 0 < largest <= LARGEST_SCALE:
-        return [
-            f"loss.max_logit_scale = {largest}: is a natural logarithm, must be > 0 and <= "
-            f"{LARGEST_SCALE:g} (a scale of 22,026){_as_logarithm(largest, LARGEST_SCALE)}",
-            *_initial_scale(initial, LARGEST_INITIAL_SCALE, "a scale of 1,000"),
-        ]
-    if largest < LARGEST_INITIAL_SCALE:
-        return _initial_scale(initial, largest, "loss.max_logit_scale")
-    return _initial_scale(initial, LARGEST_INITIAL_SCALE, "a scale of 1,000")
-
-
-def _initial_scale(initial: float, most: float, what: str) -> list[str]:
-    if 0 < initial <= most:
-        return []
-    return [
-        f"loss.init_logit_scale = {initial}: is a natural logarithm, must be > 0 and <= {most:.4g} "
-        f"({what}){_as_logarithm(initial, most)}"
-    ]
-
-
-def _as_logarithm(value: float, most: float) -> str:
-    """The fix for a scale that was given as it is, or for a temperature."""
-    if 1 < value < math.inf and math.log(value) <= most:
-        return f"; for a scale of {value:g} give ln({value:g}) = {math.log(value):.4f}"
-    return "; CLIP starts at ln(1/0.07) = 2.6593 and ends at ln(100) = 4.6052"
