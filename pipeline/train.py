@@ -52,7 +52,9 @@ def train(config: TrainJob) -> int:
 
     with loader, checkpoints, watchdog, StopRequest(world) as stop:
         state = checkpoints.load_latest(engine)
-        if state.step:
+        if state.step >= config.train.steps:
+            world.tell(f"train.steps = {config.train.steps}: done, the run has {state.step} steps")
+        elif state.step:
             world.tell(f"goes on from step {state.step}, {state.samples_seen} samples seen")
         metrics.start(state)
         batches = loader.batches(state.samples_seen, world.device)
@@ -93,7 +95,7 @@ def train(config: TrainJob) -> int:
         engine.close()
 
     world.barrier()  # ranks end together: Slurm ends those that are left 30 s after the first
-    if state.step != config.train.steps:
+    if state.step < config.train.steps:
         return exit_codes.STOPPED
     world.tell(next_steps(config))
     return 0

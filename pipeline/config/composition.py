@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from data_tools.ground.aside import write_text_aside
 from data_tools.ground.conf_dir import conf_dir
 from data_tools.ground.errors import error_chain
-from data_tools.ground.fields import changeable_names
+from data_tools.ground.fields import changeable_names, fixed_names
 from data_tools.ground.override_values import wrong_values
 from data_tools.ground.overrides import Configuration
 from pipeline.config.schema import ClusterConfig, ConfigError, ModelConfig, TrainJob
@@ -45,6 +45,9 @@ OFF_BEFORE_NULL: dict[str, int | float | str] = {
     "cluster.account": "",
     "cluster.qos": "",
 }
+
+SAMPLES = ("data.manifest", "data.mixture", "data.stream")
+"""What is behind these may have changed where the words are the same: force may name them always."""
 
 ConfigStore.instance().store(name="train_schema", node=TrainJob)
 
@@ -188,30 +191,63 @@ def _refuse_another(job: TrainJob, kept: TrainJob) -> None:
     """ConfigError where `job` is not the run that was started, or where `force` is not exact."""
     before, now, may_change = _fields(kept), _fields(job), changeable_names(job)
     differing = [name for name in now if before[name] != now[name] and name not in may_change]
+    cannot = _cannot_change(job, kept)
+    problems = _wrong_force(job.force, now, differing, may_change, cannot)
+    if problems:
+        raise ConfigError("\n  ".join(problems))
+    unnamed = [name for name in differing if name not in job.force]
+    if not unnamed:
+        return
+    changes = "\n".join(f"  - {name}: {before[name]}\n  + {name}: {now[name]}" for name in unnamed)
+    never = [name for name in unnamed if name in cannot]
+    fix = "name another run_dir, or resume with nothing but run_dir=... given"
+    if never:
+        fix += "".join(
+            f"; {name} stays {before[name]} in this run: {cannot[name]}" for name in never
+        )
+    else:
+        fix += f", or change the run from here on with force=[{','.join(differing)}]"
+    raise ConfigError(
+        f"run_dir = {job.run_dir}: holds a run of another configuration (- of the run, + given "
+        f"now):\n{changes}\n{fix}"
+    )
+
+
+def _cannot_change(job: TrainJob, kept: TrainJob) -> dict[str, str]:
+    """Full name -> reason of each field that cannot be forced to what `job` has."""
+    cannot = fixed_names(job)
+    for tower in ("image", "text"):
+        name = f"{tower}_lr_scale"
+        if getattr(kept.train, name) == 0 < getattr(job.train, name):
+            cannot[f"train.{name}"] = "its checkpoints have no moments of the tower, it was frozen"
+    return cannot
+
+
+def _wrong_force(
+    force: list[str],
+    now: Mapping[str, str],
+    differing: list[str],
+    may_change: set[str],
+    cannot: Mapping[str, str],
+) -> list[str]:
     problems = []
-    for name in job.force:
+    for name in force:
         if name not in now:
             like = difflib.get_close_matches(name, now, n=1)
             hint = f"; do you mean {like[0]}?" if like else "; give full names, such as train.lr"
             problems.append(f"force names {name}, which is no field{hint}")
         elif name in may_change:
             problems.append(f"force names {name}, which may change anyway: leave it out")
-        elif name not in differing:
+        elif name in differing and name in cannot:
+            problems.append(
+                f"force names {name}, which cannot change in a run: {cannot[name]}; leave it out "
+                "in both places, or name another run_dir"
+            )
+        elif name not in differing and name not in SAMPLES:
             problems.append(
                 f"force names {name}, which is {now[name]} in the run too: leave it out"
             )
-    if problems:
-        raise ConfigError("\n  ".join(problems))
-    unnamed = [name for name in differing if name not in job.force]
-    if unnamed:
-        changes = "\n".join(
-            f"  - {name}: {before[name]}\n  + {name}: {now[name]}" for name in unnamed
-        )
-        raise ConfigError(
-            f"run_dir = {job.run_dir}: holds a run of another configuration (- of the run, + given "
-            f"now):\n{changes}\nname another run_dir, or resume with nothing but run_dir=... "
-            f"given, or change the run from here on with force=[{','.join(differing)}]"
-        )
+    return problems
 
 
 def _fields(job: TrainJob) -> dict[str, str]:

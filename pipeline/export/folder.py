@@ -77,14 +77,17 @@ class Probe:
     images: Tensor
     """uint8 (B, 3, S, S)."""
     tokens: Tensor
-    """int64 (B, context_length): lengths odd and even, shortest and longest; zeros after."""
+    """int64 (B, context_length): lengths odd and even, shortest and longest; zeros after. A context
+    has room for the start, the end and one token."""
     expected: Features
 
     @classmethod
     def of(cls, model: CLIP, config: ModelConfig) -> Probe:
         generator = torch.Generator().manual_seed(0)
         longest, size = config.text.context_length, config.image_size
-        lengths = sorted({3, 4, min(9, longest), longest - 1, longest})
+        lengths = sorted(
+            {length for length in (3, 4, 9, longest - 1, longest) if 3 <= length <= longest}
+        )
         images = torch.randint(
             256, (len(lengths), 3, size, size), dtype=torch.uint8, generator=generator
         )

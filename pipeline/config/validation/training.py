@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.config.choices import Optimizer, Precision, Schedule
 from pipeline.config.schema import TrainConfig, TrainJob
 
+
 def validate_training(job: TrainJob) -> list[str]:
     return [
         *_schedule(job.train),
