@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -41,20 +41,32 @@ def wrong_values(configuration: Configuration, words: Iterable[str]) -> dict[str
                 f"\"{name}='{text}'\""
             )
             continue
-        advice = (
-            _wrong_choice(configuration.groups[name], override, name)
-            if name in configuration.groups
-            else _wrong_value(configuration, override, name)
-        )
+        advice = _wrong_word(configuration, name, override)
         if advice:
-            problems[word] = f"{name} = {_shown(override, text)}: {advice}"
+            is_text = not override.is_sweep_override() and isinstance(override.value(), str)
+            problems[word] = f"{name} = {_shown(override.value()) if is_text else text}: {advice}"
     return problems
 
 
-def _wrong_choice(choices: list[str], override: Override, name: str) -> str | None:
+def wrong_fields(configuration: Configuration, values: Mapping[str, Any]) -> dict[str, str]:
+    """As `wrong_values`, of fields by their full names: name -> problem."""
+    found = {name: _wrong_value(configuration, name, value) for name, value in values.items()}
+    return {
+        name: f"{name} = {_shown(values[name])}: {advice}"
+        for name, advice in found.items()
+        if advice
+    }
+
+
+def _wrong_word(configuration: Configuration, name: str, override: Override) -> str | None:
     if override.is_sweep_override():
-        return f"one command starts one job; give one of {', '.join(choices)}"
-    value = override.value()
+        return "one command starts one job; give one value, or [...] for a list"
+    if name in configuration.groups:
+        return _wrong_choice(configuration.groups[name], name, override.value())
+    return _wrong_value(configuration, name, override.value())
+
+
+def _wrong_choice(choices: list[str], name: str, value: Any) -> str | None:
     chosen = value if isinstance(value, list) else [value]
     if isinstance(value, list) and name not in SEVERAL:
         return f"only one can be chosen; give one of {', '.join(choices)}"
@@ -68,10 +80,7 @@ def _wrong_choice(choices: list[str], override: Override, name: str) -> str | No
     return None
 
 
-def _wrong_value(configuration: Configuration, override: Override, name: str) -> str | None:
-    if override.is_sweep_override():
-        return "one command starts one job; give one value, or [...] for a list"
-    value = override.value()
+def _wrong_value(configuration: Configuration, name: str, value: Any) -> str | None:
     annotation = configuration.types.get(name)
     inside = [field for field in configuration.types if field.startswith(f"{name}.")]
     if "${" in str(value) or not (annotation or inside):
@@ -109,6 +118,5 @@ def _list(element: Any, value: Any) -> str:
     return "[0.5,0.5,0.5]" if element is float else "[1,2]"
 
 
-def _shown(override: Override, text: str) -> str:
-    value = None if override.is_sweep_override() else override.value()
-    return repr(value) if isinstance(value, str) else text
+def _shown(value: Any) -> str:
+    return "null" if value is None else repr(value)

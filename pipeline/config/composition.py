@@ -6,8 +6,8 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from data_tools.ground.aside import write_text_aside
 from data_tools.ground.conf_dir import conf_dir
 from data_tools.ground.errors import error_chain
 from data_tools.ground.fields import changeable_names, fixed_names
-from data_tools.ground.override_values import wrong_values
+from data_tools.ground.override_values import wrong_fields, wrong_values
 from data_tools.ground.overrides import Configuration
 from pipeline.config.schema import ClusterConfig, ConfigError, ModelConfig, TrainJob
 from pipeline.config.validation import validate
+from pipeline.config.validation.resumption import newest_step
 
 CONF_DIR = conf_dir()
 
@@ -47,7 +48,7 @@ OFF_BEFORE_NULL: dict[str, int | float | str] = {
 }
 
 SAMPLES = ("data.manifest", "data.mixture", "data.stream")
-"""What is behind these may have changed where the words are the same: force may name them always."""
+"""What lies behind these may have changed where the words have not: force may always name them."""
 
 ConfigStore.instance().store(name="train_schema", node=TrainJob)
 
@@ -55,18 +56,17 @@ CONFIGURATION = Configuration(TrainJob, CONF_DIR, "train")
 """What the words of a command line may set."""
 
 
-def load_job(overrides: list[str], kept: TrainJob | None = None) -> TrainJob:
+def load_job(overrides: list[str]) -> TrainJob:
     """Compose conf/train.yaml with Hydra overrides (`experiment=demo train.steps=200`); ConfigError
-    lists every problem. `kept`: the run that is in run_dir already."""
-    words, wrong = _for_hydra(overrides)
+    lists every problem."""
+    words = _for_hydra(overrides)
+    wrong = wrong_values(CONFIGURATION, words)
     try:
         job = _job_of(_compose([word for word in words if word not in wrong]))
     except ConfigError as error:
-        if not wrong:
-            raise
         raise ConfigError("\n  ".join([str(error), *wrong.values()])) from error
     unread = [word.partition("=")[0] for word in wrong]
-    problems = [*wrong.values(), *_without(validate(job, kept), unread)]
+    problems = [*wrong.values(), *_without(validate(job, _kept(job.run_dir)), unread)]
     if problems:
         raise ConfigError("the training job is not valid:\n  " + "\n  ".join(problems))
     return job
@@ -75,7 +75,8 @@ def load_job(overrides: list[str], kept: TrainJob | None = None) -> TrainJob:
 def load_cluster(overrides: list[str]) -> ClusterConfig:
     """Only the cluster group of what the overrides compose to; nothing is validated. ConfigError
     where they do not compose."""
-    words, wrong = _for_hydra(overrides)
+    words = _for_hydra(overrides)
+    wrong = wrong_values(CONFIGURATION, words)
     if wrong:
         raise ConfigError("\n  ".join(["the configuration does not compose:", *wrong.values()]))
     return _job_of(_compose(words)).cluster
@@ -89,7 +90,7 @@ def _job_of(composed: DictConfig) -> TrainJob:
     return job
 
 
-def _without(problems: list[str], names: list[str]) -> list[str]:
+def _without(problems: list[str], names: Iterable[str]) -> list[str]:
     """Those problems that begin with none of the names."""
     return [problem for problem in problems if re.split("[ :]", problem)[0] not in names]
 
@@ -117,14 +118,13 @@ def _composed(words: list[str]) -> DictConfig:
         raise ConfigError(f"the configuration does not compose: {error_chain(error)}") from error
 
 
-def _for_hydra(overrides: list[str]) -> tuple[list[str], dict[str, str]]:
-    """The words with their texts quoted for Hydra, and those whose value cannot be what it is given
-    to, each with its problem. ConfigError names those that set no field."""
+def _for_hydra(overrides: list[str]) -> list[str]:
+    """The words with their texts quoted for Hydra. ConfigError names those that set no field."""
     quoted, refused = CONFIGURATION.quoted(overrides)
     refused += CONFIGURATION.unknown_names(overrides)
     if refused:
         raise ConfigError("the configuration does not compose:\n  " + "\n  ".join(refused))
-    return quoted, wrong_values(CONFIGURATION, quoted)
+    return quoted
 
 
 def load_frozen(path: Path | str) -> TrainJob:
@@ -270,70 +270,62 @@ def job_of_arguments(overrides: list[str]) -> TrainJob:
     """The job that a command line means.
 
     `run_dir=X`, where X is an earlier run, means that run with what is given beside it: single
-    values (`cluster.nodes=4`) and groups that a run may change (`cluster=one_node`). Anything else
+    values (`cluster.nodes=4`), and groups that a run may change (`cluster=one_node`). Anything else
     is composed. ConfigError.
     """
-    words, wrong = _for_hydra(overrides)
-    values = _of_a_run([word for word in words if word not in wrong])
-    run_dir = _run_dir_of(words)
-    path = Path(run_dir, "config.yaml")
-    if not run_dir or not path.exists():
-        return _new_run(overrides, values)
-    kept = load_frozen(path)
-    if values is None:
-        return load_job(overrides, kept)
-    job = _earlier_run(kept, values)
-    unread = [word.partition("=")[0] for word in wrong]
-    problems = [*wrong.values(), *_without(validate(job, kept), unread)]
+    values = _single_values(_for_hydra(overrides))
+    if "run_dir" not in values:
+        return load_job(overrides)
+    path = Path(str(values["run_dir"])) / "config.yaml"
+    if not path.exists():
+        try:
+            return load_job(overrides)
+        except ConfigError as error:
+            if any(name.startswith("data.") for name in values):
+                raise
+            raise ConfigError(  # nobody who begins a run leaves out its data
+                f"{error}\n  run_dir = {path.parent}: no earlier run is there to go on with"
+            ) from error
+    wrong = wrong_fields(CONFIGURATION, values)
+    job = _earlier_run(path, {name: values[name] for name in values if name not in wrong})
+    problems = [*wrong.values(), *_without(validate(job, _kept(job.run_dir)), wrong)]
     if problems:
         raise ConfigError(f"the run in {job.run_dir} cannot go on:\n  " + "\n  ".join(problems))
     return job
 
 
-def _new_run(overrides: list[str], values: dict[str, Any] | None) -> TrainJob:
+def _kept(run_dir: str) -> TrainJob | None:
+    """The run that is in a folder, if it has come as far as a checkpoint."""
+    path = Path(run_dir, "config.yaml")
+    return load_frozen(path) if newest_step(Path(run_dir)) and path.exists() else None
+
+
+def _single_values(overrides: list[str]) -> dict[str, Any]:
+    """Full name -> value of each override, groups that a run may change among them, first; empty
+    where a word chooses another group, such as experiment=..., or does not parse."""
     try:
-        return load_job(overrides)
-    except ConfigError as error:
-        if (
-            not values
-            or "run_dir" not in values
-            or any(name.startswith("data.") for name in values)
-        ):
-            raise
-        raise ConfigError(  # nobody who begins a run leaves out its data
-            f"{error}\n  run_dir = {values['run_dir']}: no earlier run is there to go on with"
-        ) from error
-
-
-def _run_dir_of(words: list[str]) -> str:
-    """What the words say of run_dir; empty where they do not, or where it takes composing."""
-    given = [word for word in words if word.startswith("run_dir=") and "${" not in word]
-    return str(OverridesParser.create().parse_override(given[-1]).value()) if given else ""
-
-
-def _of_a_run(words: list[str]) -> dict[str, Any] | None:
-    """Full name -> value of each word; None where a word can only begin a run, such as
-    experiment=... The value of a group that a run may change is what its file composes to."""
-    values: dict[str, Any] = {}
+        words = OverridesParser.create().parse_overrides(overrides)
+    except HydraException:
+        return {}  # composing says what is wrong
     may_change = changeable_names(TrainJob())
-    for word in OverridesParser.create().parse_overrides(words):
+    groups, values = {}, {}
+    for word in words:
         name = word.key_or_group
-        if word.type is not OverrideType.CHANGE:
-            return None
-        if name in CONFIGURATION.groups:
-            if not any(field.startswith(f"{name}.") for field in may_change):
-                return None
-            values[name] = _composed([f"{name}={word.value()}"])[name]
-        elif "." in name or name in ("run_dir", "force"):
+        if word.type is not OverrideType.CHANGE or word.is_sweep_override():
+            return {}
+        if "." in name or name in ("run_dir", "force"):
             values[name] = word.value()
+        elif any(field.startswith(f"{name}.") for field in may_change):
+            groups[name] = _composed([f"{name}={word.value()}"])[name]
         else:
-            return None
-    return {**{n: v for n, v in values.items() if n in CONFIGURATION.groups}, **values}
+            return {}
+    return groups | values
 
 
-def _earlier_run(kept: TrainJob, values: Mapping[str, Any]) -> TrainJob:
-    """The run with other values; groups as a whole come first."""
-    merged = OmegaConf.structured(replace(kept, force=[]))  # an earlier resumption's
+def _earlier_run(path: Path, values: dict[str, Any]) -> TrainJob:
+    kept = load_frozen(path)
+    kept.force = []  # named what an earlier resumption changed
+    merged = OmegaConf.structured(kept)
     try:
         for name, value in values.items():
             OmegaConf.update(merged, name, value)
