@@ -35,6 +35,13 @@ POLL_S = 0.05
 PR_SET_PDEATHSIG = 1
 # gloo raises a bare RuntimeError, NCCL its own; both say in words that it was not this rank
 LOST_PEER = ("Connection reset by peer", "Connection closed by peer", "remote process exited")
+# Python's, torch's for CUDA, and torch's for the host, which is a bare RuntimeError
+OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError", "can't allocate memory")
+FITS = (
+    "  too large for this machine: give train.image_micro_batch_size and train.text_micro_batch_size "
+    "(the same numbers, less memory),\n  deepspeed.zero_stage=2 or 3 with several ranks, a smaller "
+    "train.global_batch_size, or a smaller model"
+)
 
 RankMain = Callable[[TrainJob], "int | None"]
 
@@ -129,11 +136,17 @@ def _run_rank(rank_main: RankMain, job: TrainJob) -> int:
             pass
         elif type(error).__module__.startswith(("pipeline.", "data_tools.")):
             _print_line(f"error (rank {rank}): {error}")
+        elif any(word in f"{type(error).__name__}: {error}" for word in OUT_OF_MEMORY):
+            _print_line(f"error (rank {rank}): {_first_line(error)}\n{FITS}")
         elif any(word in str(error) for word in LOST_PEER):
             _print_line(f"rank {rank}: lost the connection to another rank")
         else:
             traceback.print_exc()
         return 1
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0].strip() or type(error).__name__
 
 
 def launch_ranks(

@@ -8,7 +8,7 @@ from pipeline.config.schema import ClusterConfig
 def gpu_problems(cluster: ClusterConfig) -> list[str]:
     """One rank takes one GPU: NCCL refuses two, and a GPU more idles."""
     ranks, gpus = cluster.ranks_per_node, cluster.gpus_per_node
-    if not gpus or gpus == ranks:
+    if gpus < 1 or gpus == ranks:
         return []
     so = f"{gpus - ranks} would idle" if gpus > ranks else "NCCL takes one rank a GPU"
     return [
