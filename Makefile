@@ -28,11 +28,11 @@ demo-smoke: RECIPE := demo_smoke
 demo-smoke: install ## the same flow at a tiny size (2 minutes)
 	$(run_demo)
 
-# Nothing of an earlier run is left: no number can come from it.
+# Nothing of an earlier run is left: no number can come from it. Two ranks on CPU wherever it runs.
 define run_demo
 rm -rf runs/$@
 $(BIN)/python -m data_tools.demo recipe=$(RECIPE) out_dir=runs/$@/data
-$(BIN)/python -m pipeline.train experiment=$(RECIPE)
+CUDA_VISIBLE_DEVICES= $(BIN)/python -m pipeline.train experiment=$(RECIPE)
 endef
 
 shards: install ## the data half for your own list: make shards QUERIES=my_queries.txt OUT=data/mine SOURCE=commons CONTACT=you@example.org [ARGS='...']

@@ -24,10 +24,12 @@ from typing import IO, NoReturn
 
 from data_tools.ground import command_line, exit_codes, settings
 from pipeline.commands import TRAIN
-from pipeline.config import ConfigError, TrainJob
+from pipeline.config import ClusterConfig, ConfigError, TrainJob
 from pipeline.config.composition import job_of_arguments, load_frozen, to_yaml
 from pipeline.config.run_config import lock_run, refuse_misfit
 from pipeline.config.schema import RefusedStartError
+from pipeline.config.validation.cluster import gpu_problems
+from pipeline.devices import local_gpu_problems, visible_gpus
 from pipeline.signals import STOP_SIGNALS, hold_stop_signals
 
 GRACE_S = 5.0
@@ -37,6 +39,13 @@ POLL_S = 0.05
 PR_SET_PDEATHSIG = 1
 # gloo raises a bare RuntimeError, NCCL its own; both say in words that it was not this rank
 LOST_PEER = ("Connection reset by peer", "Connection closed by peer", "remote process exited")
+# Python's, torch's for CUDA, and torch's for the host, which is a bare RuntimeError
+OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError", "can't allocate memory")
+FITS = (
+    "  too large for this machine: give train.image_micro_batch_size and train.text_micro_batch_size "
+    "(the same numbers, less memory),\n  deepspeed.zero_stage=2 or 3 with several ranks, a smaller "
+    "train.global_batch_size, or a smaller model"
+)
 
 RankMain = Callable[[TrainJob], "int | None"]
 
@@ -75,6 +84,7 @@ def launch(module: str, arguments: list[str], *, stops_at_checkpoint: bool = Fal
                 f"cluster.nodes = {job.cluster.nodes}: one command starts the ranks of one "
                 "machine; for several nodes use `python -m slurm.submit` with the same arguments"
             )
+        refuse_gpus_without_work(job.cluster, trains=stops_at_checkpoint)
         lock = None
         if stops_at_checkpoint:
             refuse_misfit(job)
@@ -103,6 +113,15 @@ def handed_over(job: TrainJob) -> Iterator[Path]:
                 "configuration: make room, or name a folder with TMPDIR=..."
             ) from error
         yield path
+
+
+def refuse_gpus_without_work(cluster: ClusterConfig, *, trains: bool) -> None:
+    """ConfigError where two ranks would share a GPU, or a training would leave one idle."""
+    gpus = visible_gpus()
+    if trains or (gpus and cluster.ranks_per_node > gpus):
+        problems = [*gpu_problems(cluster), *local_gpu_problems(cluster, gpus)]
+        if problems:
+            raise ConfigError("the ranks cannot start:\n  " + "\n  ".join(problems))
 
 
 def launch_unless_rank(
@@ -147,11 +166,17 @@ def run_rank(rank_main: RankMain, job: TrainJob) -> int:
             pass
         elif type(error).__module__.startswith(("pipeline.", "data_tools.")):
             _print_line(f"error (rank {rank}): {error}")
+        elif any(word in f"{type(error).__name__}: {error}" for word in OUT_OF_MEMORY):
+            _print_line(f"error (rank {rank}): {_first_line(error)}\n{FITS}")
         elif any(word in str(error) for word in LOST_PEER):
             _print_line(f"rank {rank}: lost the connection to another rank")
         else:
             traceback.print_exc()
         return 1
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0].strip() or type(error).__name__
 
 
 def start_ranks(

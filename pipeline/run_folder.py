@@ -35,7 +35,10 @@ class RunFolder:
         with self._world.raise_on_all_ranks(f"write the configuration of {self._config.run_dir}"):
             if self._world.is_main:
                 commit_config(self._config, begins=state.step == 0)
-        if state.step:
+        steps = self._config.train.steps
+        if state.step >= steps:
+            self._world.tell(f"train.steps = {steps}: done, the run has {state.step} steps")
+        elif state.step:
             self._world.tell(f"goes on from step {state.step}, {state.samples_seen} samples seen")
 
     def _open(self) -> None:

@@ -98,7 +98,7 @@ def train(config: TrainJob) -> int:
         engine.close()
 
     world.barrier()  # ranks end together: Slurm ends those that are left 30 s after the first
-    if state.step != config.train.steps or owed:
+    if state.step < config.train.steps or owed:
         return exit_codes.STOPPED
     world.tell(next_steps(config))
     return 0

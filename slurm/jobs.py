@@ -89,7 +89,7 @@ def shards_submission(words: list[str], tasks: str = "") -> Submission:
     cluster = ClusterConfig()
     try:
         cluster = load_cluster(ours)
-        problems += cluster_problems(cluster)
+        problems += cluster_problems(replace(cluster, gpus_per_node=0))
         if (cluster.nodes, cluster.ranks_per_node, cluster.gpus_per_node) != (1, 1, 0):
             problems.append(
                 f"cluster.nodes, ranks_per_node, gpus_per_node = {cluster.nodes}, "

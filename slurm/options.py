@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 from pipeline.config import ClusterConfig
+from pipeline.config.validation.cluster import gpu_problems
 
 SETUP_FILE = "setup.sh"
 # Ranks get signal_before_s - 10 seconds for their last checkpoint: less than 20 is none.
@@ -21,11 +22,7 @@ def cluster_problems(cluster: ClusterConfig, *, warned: bool = True) -> list[str
     problems = []
     if cluster.cpus_per_rank < 1:
         problems.append(f"cluster.cpus_per_rank = {cluster.cpus_per_rank}: must be >= 1")
-    if 0 < cluster.gpus_per_node < cluster.ranks_per_node:
-        problems.append(
-            f"cluster.ranks_per_node = {cluster.ranks_per_node}: NCCL takes one rank a GPU, and "
-            f"cluster.gpus_per_node = {cluster.gpus_per_node}"
-        )
+    problems += gpu_problems(cluster)
     limit_s = time_limit_s(cluster.time_limit)
     if not limit_s:
         problems.append(

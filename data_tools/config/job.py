@@ -39,6 +39,7 @@ from data_tools.config.sources import SourcesConfig
 from data_tools.ground.conf_dir import conf_dir
 from data_tools.ground.errors import error_chain
 from data_tools.ground.fields import hashable
+from data_tools.ground.override_values import wrong_values
 from data_tools.ground.overrides import Configuration
 
 CONF_DIR = conf_dir()
@@ -101,13 +102,14 @@ def load_job(overrides: list[str], until: str = "report") -> DatasetJob:
     refused += CONFIGURATION.unknown_names(overrides)
     if refused:
         raise ConfigError("the configuration does not compose:\n  " + "\n  ".join(refused))
+    wrong = wrong_values(CONFIGURATION, quoted)
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            composed = compose("dataset", quoted)
+            composed = compose("dataset", [word for word in quoted if word not in wrong])
         job: DatasetJob = OmegaConf.to_object(composed)  # type: ignore[assignment]
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"the configuration does not compose: {error_chain(error)}") from error
-    problems = validate(job, until)
+    problems = [*wrong.values(), *validate(job, until)]
     if problems:
         raise ConfigError("the dataset job is not valid:\n  " + "\n  ".join(problems))
     return job

@@ -1,5 +1,5 @@
 """Fields of configuration dataclasses that carry what holds for their value: the bound that the
-value must keep, and whether a run that is resumed may change it.
+value must keep, and whether a run that is resumed may change it, or cannot.
 
     steps: int = at_least(1, default=10_000)
     num_workers: int = changeable(at_least(1, default=2))
@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_BOUND, _CHANGEABLE, _HASHED, _NOT_HASHED = "bound", "changeable", "hashed", "not hashed"
+_BOUND, _CHANGEABLE, _FIXED = "bound", "changeable", "fixed"
+_HASHED, _NOT_HASHED = "hashed", "not hashed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,12 @@ class Bound:
             return bool(value.strip())
         above = self.low < value if self.low_open else self.low <= value
         below = value < self.high if self.high_open else value <= self.high
-        return above and below and math.isfinite(value)
+        return above and below and _is_finite(value)
+
+
+def _is_finite(value: float) -> bool:
+    """Also of whole numbers that are beyond every float."""
+    return isinstance(value, int) or math.isfinite(value)
 
 
 def at_least(low: float, *, default: T, null: str = "turns it off", advice: str = "") -> T:
@@ -121,6 +127,14 @@ def changeable(field: T) -> T:
     return field
 
 
+def fixed(because: str, field: T) -> T:
+    """The same `field`, which a run that is resumed cannot change by force either. `because` is the
+    reason, after "NAME cannot change in a run: "."""
+    assert isinstance(field, dataclasses.Field)
+    field.metadata = MappingProxyType({**field.metadata, _FIXED: because})
+    return field
+
+
 def null_hashed_as(value: Any, field: T) -> T:
     """The same `field`; where it is null, `hashable` has `value`, which meant off before null did:
     data folders of those versions keep their fingerprints."""
@@ -180,13 +194,22 @@ def out_of_bounds(config: Any, name: str = "", without: Collection[str] = ()) ->
         bound: Bound | None = field.metadata.get(_BOUND)
         if bound is None or value is None or bound.holds(value):
             continue
-        finite = bound.is_text or math.isfinite(value)
+        finite = bound.is_text or _is_finite(value)
         null = f"; null {bound.null}" if type(None) in typing.get_args(field.type) else ""
         shown = repr(value) if bound.is_text else value
         problems.append(
             f"{full_name} = {shown}: {bound.advice}" + ("" if finite else ", and finite") + null
         )
     return problems
+
+
+def fixed_names(config: Any) -> dict[str, str]:
+    """The full names of all values below `config` that are `fixed`, with the reasons."""
+    return {
+        name: field.metadata[_FIXED]
+        for name, field, _ in _values(config, "")
+        if _FIXED in field.metadata
+    }
 
 
 def changeable_names(config: Any, name: str = "") -> set[str]:

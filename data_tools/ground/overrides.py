@@ -63,16 +63,18 @@ class Configuration:
 
     def unknown_names(self, words: Iterable[str], own: Iterable[str] = ()) -> list[str]:
         """A problem for each `name=value` whose name is no field, group or one of `own`, also for
-        Hydra's +name=value. ~name and hydra.* are left to Hydra."""
+        Hydra's +name=value, and for Hydra's ~name and hydra.*, which would change nothing."""
         known = [*own, *self.groups, *self.types]
         branches = {name.rpartition(".")[0] for name in self.types}
         problems = []
         for word in words:
             name, equals, _ = word.partition("=")
             name = name.lstrip("+")  # an added field would be unknown to the dataclasses too
-            if name.startswith(("~", "hydra.", "hydra/")):
-                continue
-            if not equals:
+            if name.startswith("~"):
+                problems.append(f"{word}: no setting can be taken away; give name=value")
+            elif name.startswith(("hydra.", "hydra/")):
+                problems.append(f"{word}: Hydra's own settings change nothing here; leave it out")
+            elif not equals or not name:
                 problems.append(f"{word}: give name=value, such as {known[0]}=...")
             elif not (name in known or self._is_below_or_above(name, branches)):
                 like = difflib.get_close_matches(name, known, n=1)
@@ -99,7 +101,10 @@ class Configuration:
         out, problems = [], []
         for word in words:
             name, equals, text = word.partition("=")
-            plain, optional = plain_type(self.types.get(name.lstrip("+")))
+            if name.lstrip("+") in (*self.types, *self.groups):
+                name = name.lstrip("+")  # what exists is changed, however it is asked for
+                word = f"{name}{equals}{text}"
+            plain, optional = plain_type(self.types.get(name))
             if not equals or (optional and text == "null"):
                 out.append(word)
             elif plain in (str, Path):

@@ -2,18 +2,21 @@
 
 from dataclasses import dataclass, field
 
-from data_tools.ground.fields import at_least, changeable, share_below_1
+from data_tools.ground.fields import at_least, between, changeable, fixed, share_below_1
 from pipeline.config.choices import Exchange, LossBackend, LossKind, ReduceDtype
 
 
 @dataclass(kw_only=True, slots=True)
 class LossConfig:
-    kind: LossKind = LossKind.clip
+    kind: LossKind = fixed(
+        "its checkpoints have a logit bias with kind=sigmoid, and none with kind=clip",
+        field(default=LossKind.clip),
+    )
     """Which contrastive loss is trained."""
     init_logit_scale: float = 2.6592600369
     """Logit scale at the start, as a logarithm: ln(1/0.07). For both kinds; SigLIP's paper has
     ln(10) = 2.303 with kind=sigmoid."""
-    init_logit_bias: float = -10.0
+    init_logit_bias: float = between(-100, 100, default=-10.0)
     """Logit bias at the start; only kind=sigmoid has one."""
     max_logit_scale: float = 4.6051701860
     """Largest logit scale, as a logarithm: ln(100). The scale is clamped to it in the forward."""

@@ -10,6 +10,7 @@ from data_tools.ground.fields import (
     at_least,
     between,
     changeable,
+    fixed,
     more_than,
     not_empty,
     share,
@@ -26,6 +27,12 @@ from pipeline.config.choices import (
 )
 from pipeline.config.loss import LossConfig
 
+_A_YEAR = 365 * 24 * 60
+"""In minutes; the clocks of threads and of collectives count no further than some centuries."""
+_SHAPES = "the weights in its checkpoints have the shapes of this value"
+_SEEDS = "torch's generators take whole numbers from -2**63 to 2**64 - 1; give 0 or another of them"
+_ORDER = "the order of its samples is laid out for it: some would come twice and some never"
+
 
 class ConfigError(ValueError):
     """Every problem of a configuration at once; each line names the field, the value and the
@@ -39,16 +46,16 @@ class RefusedStartError(ConfigError):
 
 @dataclass(kw_only=True, slots=True)
 class VisionConfig:
-    patch_size: int = at_least(1, default=32)
+    patch_size: int = fixed(_SHAPES, at_least(1, default=32))
     """Side of a square patch in pixels. With stem=conv it is the stride of the whole stem and must
     be 8."""
-    width: int = at_least(1, default=768)
+    width: int = fixed(_SHAPES, at_least(1, default=768))
     """Size of the tower's hidden vectors; must be divisible by num_heads."""
-    num_layers: int = at_least(1, default=12)
+    num_layers: int = fixed(_SHAPES, at_least(1, default=12))
     """Transformer blocks."""
-    num_heads: int = at_least(1, default=12)
+    num_heads: int = fixed(_SHAPES, at_least(1, default=12))
     """Attention heads per block."""
-    stem: Stem = Stem.patch
+    stem: Stem = fixed(_SHAPES, field(default=Stem.patch))
     """How pixels become patch embeddings."""
     patch_dropout: float = share_below_1("of the patches", default=0.0)
     """Share of the patches left out of each training image (arXiv 2212.00794); 0 keeps all."""
@@ -56,15 +63,15 @@ class VisionConfig:
 
 @dataclass(kw_only=True, slots=True)
 class TextConfig:
-    context_length: int = between(3, 77, default=77)
+    context_length: int = fixed(_SHAPES, between(3, 77, default=77))
     """Tokens per text, start and end included. Longer captions are cut; the end token is kept."""
-    vocab_size: int = 49408
+    vocab_size: int = fixed(_SHAPES, between(49408, 1_000_000, default=49408))
     """Number of token ids: those of CLIP's byte-pair vocabulary."""
-    width: int = at_least(1, default=512)
+    width: int = fixed(_SHAPES, at_least(1, default=512))
     """Size of the tower's hidden vectors; must be divisible by num_heads."""
-    num_layers: int = at_least(1, default=12)
+    num_layers: int = fixed(_SHAPES, at_least(1, default=12))
     """Transformer blocks."""
-    num_heads: int = at_least(1, default=8)
+    num_heads: int = fixed(_SHAPES, at_least(1, default=8))
     """Attention heads per block."""
 
 
@@ -72,15 +79,16 @@ class TextConfig:
 class ModelConfig:
     name: str = "vit_b_32"
     """Name of the architecture in logs and exports; it has no effect on the model."""
-    embed_dim: int = at_least(1, default=512)
+    embed_dim: int = fixed(_SHAPES, at_least(1, default=512))
     """Size of the features in which images and texts are compared."""
-    image_size: int = at_least(1, default=224)
+    image_size: int = fixed(_SHAPES, between(1, 8192, default=224))
     """Side of the square input image in pixels; must be divisible by vision.patch_size."""
     image_mean: list[float] = field(default_factory=lambda: [0.48145466, 0.4578275, 0.40821073])
-    """Mean per channel (RGB) of pixels scaled to 0..1; subtracted on the device. The default is
-    CLIP's."""
+    """Mean per channel (RGB) of pixels scaled to 0..1: three values from 0 to 1, subtracted on the
+    device. The default is CLIP's."""
     image_std: list[float] = field(default_factory=lambda: [0.26862954, 0.26130258, 0.27577711])
-    """Standard deviation per channel, by which pixels are divided after the mean is subtracted."""
+    """Standard deviation per channel, by which pixels are divided after the mean is subtracted:
+    three values from 0.001 to 1."""
     dropout: float = share_below_1("of the activations", default=0.0)
     """Dropout on the output of each attention and MLP block; training only. 0 drops nothing."""
     quick_gelu: bool = False
@@ -137,9 +145,9 @@ class DataConfig:
     chunk_size: int = at_least(1, default=16)
     """Consecutive samples that one lane of the batch reads. 1 is a full shuffle; more means fewer,
     longer reads."""
-    num_workers: int = changeable(at_least(1, default=2))
+    num_workers: int = changeable(between(1, 256, default=2))
     """Decoding workers per rank. 1 is a thread; more are processes (threads with data.stream)."""
-    prefetch_batches: int = changeable(at_least(1, default=4))
+    prefetch_batches: int = changeable(between(1, 1000, default=4))
     """Batches decoded ahead per rank."""
     crop_scale_min: float = share("of the image's area", default=0.9)
     """Smallest area of the random resized crop, as a share of the image; 1.0 only resizes."""
@@ -156,9 +164,9 @@ class DataConfig:
 
 @dataclass(kw_only=True, slots=True)
 class TrainConfig:
-    steps: int = at_least(1, default=10000)
+    steps: int = between(1, 1_000_000_000, default=10000)
     """Optimizer steps in all."""
-    global_batch_size: int = at_least(2, default=1024)
+    global_batch_size: int = fixed(_ORDER, between(2, 10_000_000, default=1024))
     """Samples per step over all ranks, all of which the loss compares with each other. Each rank
     takes global_batch_size / world_size of them."""
     image_micro_batch_size: int | None = changeable(
@@ -171,7 +179,7 @@ class TrainConfig:
         at_least(1, default=None, null="takes all at once")
     )
     """As image_micro_batch_size, for texts; null takes all at once."""
-    lr: float = more_than(0, default=1e-3)
+    lr: float = between(0, 1000, low_open=True, default=1e-3)
     """Peak learning rate, reached after warm-up."""
     image_lr_scale: float = at_least(0, default=1.0)
     """Factor on lr for the image tower; 0 freezes it."""
@@ -199,7 +207,7 @@ class TrainConfig:
     """Decay per step of the running mean of the gradient."""
     beta2: float = share_below_1("of the mean square that stays at each step", default=0.98)
     """Decay per step of the running mean of the squared gradient."""
-    eps: float = more_than(0, default=1e-6)
+    eps: float = between(1e-30, 1, default=1e-6)
     """Added to the root of the mean square, so that nothing is divided by zero."""
     weight_decay: float = at_least(0, default=0.2)
     """Decoupled weight decay of matrices; biases, gains, embeddings and the logit scale and bias
@@ -224,10 +232,10 @@ class TrainConfig:
     )
     """Decay per step of the moving average (EMA) of the weights, such as 0.9999; the EMA is what is
     evaluated and exported. Null keeps no average."""
-    seed: int = 0
+    seed: int = between(-(2**63), 2**64 - 1, default=0, advice=_SEEDS)
     """Seed of the initial weights, the order of the samples, augmentation and dropout."""
     threads_per_rank: int | None = changeable(
-        at_least(1, default=None, null="leaves torch's choice")
+        between(1, 1024, default=None, null="leaves torch's choice")
     )
     """Threads of torch per rank on CPU; null leaves torch's choice. On CUDA it does not matter."""
 
@@ -261,7 +269,7 @@ class HealthConfig:
     median of the up to 20 lines before, of which there must be 5. Null never does."""
     max_rollbacks: int = at_least(0, default=3)
     """Times that a run may go back; the next time it ends with an error."""
-    stall_minutes: float = more_than(0, default=30.0)
+    stall_minutes: float = between(0, _A_YEAR, low_open=True, default=30.0)
     """Minutes without a finished step or evaluation batch after which every rank writes its stacks
     to run_dir/stacks and the run ends."""
 
@@ -307,7 +315,7 @@ class LoggingConfig:
     """Steps per log line."""
     wandb_mode: WandbMode = WandbMode.auto
     """Where Weights & Biases keeps the log."""
-    wandb_project: str = "clip-pretrain"
+    wandb_project: str = not_empty(default="clip-pretrain")
     """Project at Weights & Biases."""
     wandb_entity: str | None = not_empty(default=None, null="is the account's default")
     """Team or user at Weights & Biases; null is the account's default."""
@@ -319,12 +327,12 @@ class LoggingConfig:
 class ClusterConfig:
     """Where the ranks run; `slurm.submit` turns it into options of sbatch."""
 
-    nodes: int = at_least(1, default=1)
+    nodes: int = between(1, 100_000, default=1)
     """Machines."""
-    ranks_per_node: int = at_least(1, default=1)
+    ranks_per_node: int = between(1, 1024, default=1)
     """Ranks (processes) per node: one per GPU; on a machine without GPUs any number."""
     gpus_per_node: int = at_least(0, default=0)
-    """GPUs per node that Slurm is asked for; 0 asks for none."""
+    """GPUs per node that Slurm is asked for, as many as ranks_per_node; 0 asks for none."""
     cpus_per_rank: int = 8
     """CPU cores per rank that Slurm is asked for."""
     partition: str | None = not_empty(default=None, null="is the site's default")
@@ -338,7 +346,7 @@ class ClusterConfig:
     signal_before_s: int = 120
     """Seconds before the time limit at which Slurm warns the job, which then requeues itself and
     resumes."""
-    timeout_minutes: float = more_than(0, default=15.0)
+    timeout_minutes: float = between(0.1, _A_YEAR, default=15.0)
     """Minutes that a rank waits in a collective operation before it fails; its failure ends the
     other ranks too."""
     setup: list[str] = field(default_factory=list)

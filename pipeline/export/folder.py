@@ -109,7 +109,8 @@ class Probe:
     images: Tensor
     """uint8 (B, 3, S, S)."""
     tokens: Tensor
-    """int64 (B, context_length): lengths odd and even, shortest and longest; zeros after."""
+    """int64 (B, context_length): lengths odd and even, shortest and longest; zeros after. A context
+    has room for the start, the end and one token."""
     expected: Features
 
     @classmethod

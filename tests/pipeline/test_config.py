@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,8 @@ def test_a_misspelt_key_in_a_group_file_is_refused(
         target.write_text(file.read_text())
     (copy / "model" / "typo.yaml").write_text("embed_dims: 5\n")
     monkeypatch.setattr(composition, "CONF_DIR", copy)
+    there = replace(composition.CONFIGURATION, folder=copy)
+    monkeypatch.setattr(composition, "CONFIGURATION", there)
     with pytest.raises(ConfigError, match="embed_dims"):
         load_job([*given, "model=typo"])
 
@@ -283,8 +286,11 @@ def test_values_given_beside_the_run_directory_change_that_run(given: list[str])
 def test_a_run_directory_that_cannot_be_written_is_refused(given: list[str]) -> None:
     manifest = given[0].partition("=")[2]
     below_a_file = f"{manifest}/run"
-    with pytest.raises(ConfigError, match="run_dir = .*manifest.json/run: cannot be written"):
+    problem = "run_dir = .*manifest.json/run: cannot be "
+    with pytest.raises(ConfigError, match=problem + "written"):
         lock_run(below_a_file)
+    with pytest.raises(ConfigError, match=problem + "made, because"):
+        load_job(["experiment=tiny", given[0], f"run_dir={below_a_file}"])
 
 
 def test_composing_needs_no_torch() -> None:

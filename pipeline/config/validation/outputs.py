@@ -4,46 +4,70 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
 
-import fsspec
 from fsspec.core import split_protocol
 
-from pipeline.config.schema import TrainJob
+from pipeline.config.choices import WandbMode
+from pipeline.config.schema import LoggingConfig, TrainJob
+from pipeline.config.validation.protocols import missing_protocol
+
+NOT_IN_WANDB_PROJECTS = "/\\#?%:"
+LONGEST_WANDB_PROJECT = 128
 
 
 def validate_outputs(job: TrainJob) -> list[str]:
-    return _run_dir(job.run_dir) + _remote(job.checkpoint.remote or "") + _tensorboard(job)
+    return [
+        *_run_dir(job.run_dir),
+        *_remote(job.checkpoint.remote or ""),
+        *_tensorboard(job),
+        *_wandb(job.logging),
+    ]
 
 
 def _run_dir(run_dir: str) -> list[str]:
-    """Whether it can be written is seen when a training locks it."""
-    if not run_dir:
+    if not run_dir.strip():
         return ["run_dir is not given: add run_dir=runs/NAME"]
-    if os.path.exists(run_dir) and not os.path.isdir(run_dir):
-        return [f"run_dir = {run_dir}: is a file; name a folder"]
-    return []
+    if split_protocol(run_dir)[0] is not None:
+        return [
+            f"run_dir = {run_dir}: is a URL; name a folder of this machine, and give the URL to "
+            "checkpoint.remote for copies of the checkpoints"
+        ]
+    if run_dir.startswith("~"):
+        return [
+            f"run_dir = {run_dir}: the shell left ~ as it is; give {Path(run_dir).expanduser()}"
+        ]
+    problem = unwritable(Path(run_dir))
+    return [f"run_dir = {run_dir}: {problem}"] if problem else []
+
+
+def unwritable(folder: Path) -> str | None:
+    """Why nothing can be written to `folder`, which need not be there yet, with the fix; None where
+    nothing is known against it."""
+    folder = folder.absolute()
+    there = folder
+    while not os.path.lexists(there) and there != there.parent:
+        there = there.parent  # also past folders that may not be looked into
+    if not os.path.isdir(there):
+        return (
+            "is a file; name a folder"
+            if there == folder
+            else f"cannot be made, because {there} is no folder; name another"
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        which = "it" if there == folder else str(there)
+        return f"{which} cannot be written to (no permission, or read-only); name another folder"
+    return None
 
 
 def _remote(url: str) -> list[str]:
-    """Whether the store answers is seen when the run starts; here, whether fsspec can ask it."""
     protocol, _ = split_protocol(url)
     if protocol is None and ":" not in url:
-        return []  # a folder of this machine
-    if protocol is None:
-        return [f"checkpoint.remote = {url}: is no URL; give s3://bucket/folder, or a folder"]
-    try:
-        fsspec.get_filesystem_class(protocol)
-    except ImportError as error:
-        return [
-            f"checkpoint.remote = {url}: the package for {protocol}:// is missing ({error}); "
-            f"install it (s3fs for s3://, gcsfs for gs://, adlfs for abfs://)"
-        ]
-    except ValueError:
-        return [
-            f"checkpoint.remote = {url}: fsspec knows no {protocol}://; give s3://, gs://, "
-            f"abfs:// or a folder"
-        ]
-    return []
+        return []  # a folder, of the machine where the ranks run
+    problem: str | None = "is no URL; give s3://bucket/folder, or a folder"
+    if protocol is not None:
+        problem = missing_protocol(url)
+    return [f"checkpoint.remote = {url}: {problem}"] if problem else []
 
 
 def _tensorboard(job: TrainJob) -> list[str]:
@@ -52,4 +76,17 @@ def _tensorboard(job: TrainJob) -> list[str]:
     return [
         "logging.tensorboard = true: tensorboard is not installed; `pip install "
         "'clip-pretrain[tensorboard]'`, or leave it out"
+    ]
+
+
+def _wandb(logging: LoggingConfig) -> list[str]:
+    """What Weights & Biases would refuse when the first rank has started."""
+    name = logging.wandb_project
+    if logging.wandb_mode is WandbMode.disabled:
+        return []
+    if len(name) <= LONGEST_WANDB_PROJECT and not set(name) & set(NOT_IN_WANDB_PROJECTS):
+        return []
+    return [
+        f"logging.wandb_project = {name}: Weights & Biases takes at most {LONGEST_WANDB_PROJECT} "
+        f"characters and none of {' '.join(NOT_IN_WANDB_PROJECTS)}; give another name"
     ]

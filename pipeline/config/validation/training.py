@@ -1,4 +1,4 @@
-"""Rules for schedule, optimizer and batch, and for what DeepSpeed can do with them."""
+"""Rules for schedule and optimizer, and for what DeepSpeed can do with them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ def validate_training(job: TrainJob) -> list[str]:
     return [
         *_schedule(job.train),
         *_learning_rates(job.train),
-        *_batch(job),
         *_lamb(job),
-        *_logit_scale(job),
     ]
 
 
@@ -46,42 +44,6 @@ def _learning_rates(train: TrainConfig) -> list[str]:
     ]
 
 
-def _batch(job: TrainJob) -> list[str]:
-    world_size, batch = job.world_size, job.train.global_batch_size
-    if world_size < 1 or batch < 1:
-        return []  # out of bounds
-    ranks = (
-        f"cluster.nodes = {job.cluster.nodes} x cluster.ranks_per_node = "
-        f"{job.cluster.ranks_per_node}"
-    )
-    if batch % world_size:
-        lower, upper = batch // world_size * world_size, -(-batch // world_size) * world_size
-        return [
-            f"train.global_batch_size = {batch}: is not divisible by {world_size} ranks ({ranks}); "
-            f"give {lower or upper} or {upper}"
-        ]
-    share = batch // world_size
-    problems = []
-    for name in ("image_micro_batch_size", "text_micro_batch_size"):
-        size: int | None = getattr(job.train, name)
-        if size is not None and size > 0 and share % size:
-            near = " or ".join(str(divisor) for divisor in nearest_divisors(share, size))
-            problems.append(
-                f"train.{name} = {size}: does not divide the {share} samples of a rank "
-                f"(train.global_batch_size = {batch}, {ranks}); give {near}, or null for "
-                f"all at once"
-            )
-    return problems
-
-
-def nearest_divisors(number: int, size: int) -> list[int]:
-    """The largest divisor of `number` below `size` and the smallest above it, where there is
-    one."""
-    divisors = [divisor for divisor in range(1, number + 1) if number % divisor == 0]
-    lower = [divisor for divisor in divisors if divisor < size][-1:]
-    return lower + [divisor for divisor in divisors if divisor > size][:1]
-
-
 def _lamb(job: TrainJob) -> list[str]:
     """LAMB needs the norm of each whole parameter, summed over ranks on the device: see
     pipeline/engine/lamb.py."""
@@ -104,13 +66,3 @@ def _lamb(job: TrainJob) -> list[str]:
             "bf16, or optimizer=adamw"
         )
     return problems
-
-
-def _logit_scale(job: TrainJob) -> list[str]:
-    loss = job.loss
-    if 0 < loss.init_logit_scale <= loss.max_logit_scale:
-        return []
-    return [
-        f"loss.init_logit_scale = {loss.init_logit_scale}: must be > 0 and <= loss.max_logit_scale "
-        f"= {loss.max_logit_scale} (both are logarithms: ln(1/0.07) = 2.66, ln(100) = 4.61)"
-    ]

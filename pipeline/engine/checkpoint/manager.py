@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch.distributed as dist
 
-from pipeline.config import TrainJob
+from pipeline.config import DataConfig, TrainJob
 from pipeline.config.checkpoint_names import name_of
 from pipeline.distributed.group import Group
 from pipeline.distributed.world import World, seed_everything
@@ -298,7 +298,7 @@ class CheckpointManager:
                 self._ranks,
                 f"{path}: data_fingerprint was {record.data_fingerprint}, is now "
                 f"{self._data_fingerprint}; resume with the same data, or start another run_dir; "
-                f"force=[data.manifest] goes on with other data all the same",
+                f"force=[{_samples_field(self._config.data)}] goes on with other data all the same",
             )
         pieces, parameters = describe(engine.shards.fragments())
         ranks = self._ranks.gather(RankRecord([], pieces, parameters))
@@ -322,3 +322,9 @@ class CheckpointManager:
             f"{self._world.world_size}: random generators are seeded anew from train.seed and the "
             f"step"
         )
+
+
+def _samples_field(data: DataConfig) -> str:
+    """Full name of the field that says where the samples come from."""
+    given = [name for name in ("mixture", "stream") if getattr(data, name)]
+    return f"data.{(given or ['manifest'])[0]}"

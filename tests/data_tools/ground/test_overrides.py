@@ -88,6 +88,9 @@ def test_what_is_quoted_or_interpolates_stays() -> None:
         ("+x=1", "there is no setting x"),
         ("model@x=tiny", "there is no setting model@x"),
         ("run_dir", "give name=value"),
+        ("=5", "give name=value"),
+        ("~train.lr", "no setting can be taken away"),
+        ("hydra.run.dir=x", "leave it out"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest(word: str, advice: str) -> None:
@@ -96,6 +99,6 @@ def test_an_unknown_name_is_refused_with_the_nearest(word: str, advice: str) -> 
 
 
 def test_known_names_pass() -> None:
-    words = ["train={lr: 1}", "train.lr=1", "cluster=local", "+train.lr=1", "~x", "hydra.a=1"]
+    words = ["train={lr: 1}", "train.lr=1", "cluster=local", "+train.lr=1", "++model=demo"]
     assert TRAIN.unknown_names([*words, "data.mixture.0.weight=2"]) == []
     assert DATASET.unknown_names(["source=[commons,pool]", "out_dir=x", "recipe=demo"]) == []
