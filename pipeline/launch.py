@@ -42,8 +42,8 @@ LOST_PEER = ("Connection reset by peer", "Connection closed by peer", "remote pr
 # Python's, torch's for CUDA, and torch's for the host, which is a bare RuntimeError
 OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError", "can't allocate memory")
 FITS = (
-    "  too large for this machine: give train.image_micro_batch_size and train.text_micro_batch_size "
-    "(the same numbers, less memory),\n  deepspeed.zero_stage=2 or 3 with several ranks, a smaller "
+    "  too large for this machine: give train.image_micro_batch_size and "
+    "train.text_micro_batch_size (the same numbers, less memory),\n  deepspeed.zero_stage=2 or 3 with several ranks, a smaller "
     "train.global_batch_size, or a smaller model"
 )
 

@@ -24,11 +24,15 @@ from data_tools.ground.errors import error_chain
 from data_tools.ground.fields import changeable_names, fixed_names
 from data_tools.ground.override_values import wrong_fields, wrong_values
 from data_tools.ground.overrides import Configuration
-from pipeline.config.run_folder import no_run_in
-from pipeline.config.run_files import checkpoint_step, config_of_run, missing_config, way_back
+from pipeline.config.run_files import (
+    checkpoint_step,
+    config_of_run,
+    missing_config,
+    no_run_in,
+    way_back,
+)
 from pipeline.config.schema import ClusterConfig, ConfigError, ModelConfig, TrainJob
 from pipeline.config.validation import validate
-from pipeline.config.validation.resumption import newest_step
 
 CONF_DIR = conf_dir()
 
@@ -168,7 +172,7 @@ def _first_line(error: Exception) -> str:
     return f"{what}{where}"
 
 
-def _three_channels(frozen: DictConfig) -> None:
+def _three_channels(frozen: DictConfig | ListConfig) -> None:
     """A mean or deviation of one value was taken for all three channels once."""
     for name in ("model.image_mean", "model.image_std"):
         values = OmegaConf.select(frozen, name)
@@ -320,7 +324,7 @@ def _going_on(path: Path, values: dict[str, Any]) -> TrainJob:
 def _kept(run_dir: str) -> TrainJob | None:
     """The run that is in a folder, if it has come as far as a checkpoint."""
     path = Path(run_dir, "config.yaml")
-    return load_frozen(path) if newest_step(Path(run_dir)) and path.exists() else None
+    return load_frozen(path) if checkpoint_step(Path(run_dir)) and path.exists() else None
 
 
 def _single_values(overrides: list[str]) -> dict[str, Any]:

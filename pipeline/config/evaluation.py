@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.config.composition import run_to_evaluate
-from pipeline.config.run_folder import no_average_in, no_such_step
+from pipeline.config.run_files import no_average_in, no_such_step
 from pipeline.config.schema import ConfigError, TrainJob
 from pipeline.config.validation.evaluation import validate_evaluation
 

@@ -13,8 +13,9 @@ import pytest
 from data_tools.ground.fields import changeable_names
 from pipeline.config import ConfigError, TrainJob, composition
 from pipeline.config.composition import CONF_DIR, job_of_arguments, load_frozen, load_job
-from pipeline.config.run_config import commit_config, lock_run, refuse_misfit
+from pipeline.config.run_config import lock_run
 from pipeline.config.validation import validate
+from tests.pipeline.begun_runs import begin
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 EXPERIMENTS = sorted(path.stem for path in (CONF_DIR / "experiment").glob("*.yaml"))
@@ -26,14 +27,6 @@ def given(tmp_path: Path) -> list[str]:
     manifest = tmp_path / "manifest.json"
     manifest.write_text("{}")
     return [f"data.manifest={manifest}", f"run_dir={tmp_path / 'run'}"]
-
-
-def freeze(job: TrainJob) -> Path:
-    """What a start does that all ranks accept, and a checkpoint of it; returns config.yaml."""
-    refuse_misfit(job)
-    commit_config(job, begins=False)
-    (Path(job.run_dir) / "checkpoints" / "step_00000005").mkdir(parents=True, exist_ok=True)
-    return Path(job.run_dir) / "config.yaml"
 
 
 @pytest.mark.parametrize("group", ["model", "cluster"])
@@ -113,11 +106,11 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
 
 def test_frozen_config_is_read_back_equal(given: list[str]) -> None:
     job = load_job(["experiment=tiny", *given, "train.lr=0.00123"])
-    assert load_frozen(freeze(job)) == job
+    assert load_frozen(begin(job)) == job
 
 
 def test_a_typo_in_a_frozen_config_is_refused(given: list[str]) -> None:
-    path = freeze(load_job(["experiment=tiny", *given]))
+    path = begin(load_job(["experiment=tiny", *given]))
     path.write_text(path.read_text().replace("zero_stage", "zero_stge"))
     with pytest.raises(ConfigError, match="zero_stge"):
         load_frozen(path)
@@ -125,7 +118,7 @@ def test_a_typo_in_a_frozen_config_is_refused(given: list[str]) -> None:
 
 def test_naming_the_run_directory_resumes_its_configuration(given: list[str]) -> None:
     job = load_job(["experiment=tiny", *given, "train.lr=0.00123"])
-    freeze(job)
+    begin(job)
     assert job_of_arguments([f"run_dir={job.run_dir}"]) == job
 
 
@@ -141,10 +134,10 @@ def test_a_run_directory_without_a_run_is_told(tmp_path: Path) -> None:
 def test_another_configuration_in_the_run_directory_is_refused_with_the_difference(
     given: list[str],
 ) -> None:
-    path = freeze(load_job(["experiment=tiny", *given]))
+    path = begin(load_job(["experiment=tiny", *given]))
     before = path.read_text()
     with pytest.raises(ConfigError) as refused:
-        freeze(load_job(["experiment=tiny", *given, "train.lr=0.5", "train.precision=fp16"]))
+        begin(load_job(["experiment=tiny", *given, "train.lr=0.5", "train.precision=fp16"]))
     told = str(refused.value)
     assert "  - train.lr: 0.001\n  + train.lr: 0.5\n" in told
     assert '  + train.precision: "fp16"' in told
@@ -171,18 +164,18 @@ def test_another_configuration_in_the_run_directory_is_refused_with_the_differen
     ],
 )
 def test_a_resumed_run_may_change_how_and_where_it_computes(word: str, given: list[str]) -> None:
-    freeze(load_job(["experiment=tiny", *given]))
+    begin(load_job(["experiment=tiny", *given]))
     job = load_job(["experiment=tiny", *given, word])
-    assert load_frozen(freeze(job)) == job
+    assert load_frozen(begin(job)) == job
 
 
 @pytest.mark.parametrize(
     "word", ["train.global_batch_size=32", "train.seed=1", "data.chunk_size=3", "model.name=other"]
 )
 def test_a_resumed_run_may_not_change_what_it_computes(word: str, given: list[str]) -> None:
-    freeze(load_job(["experiment=tiny", *given]))
+    begin(load_job(["experiment=tiny", *given]))
     with pytest.raises(ConfigError, match=f"force=.{word.partition('=')[0]}"):
-        freeze(load_job(["experiment=tiny", *given, word]))
+        begin(load_job(["experiment=tiny", *given, word]))
 
 
 def test_what_may_change_is_what_could_before_it_stood_beside_the_fields() -> None:
@@ -220,11 +213,11 @@ def test_a_run_frozen_before_null_meant_off_goes_on(
     job = load_job([*same, "train.threads_per_rank=null"])
     assert load_frozen("run/config.yaml") == job
     assert job_of_arguments(["run_dir=run"]) == job
-    freeze(job)  # makes a checkpoint
+    begin(job)  # makes a checkpoint
     assert "ema_decay: null" in Path("run/config.yaml").read_text()
     Path("run/config.yaml").write_text(before)
     with pytest.raises(ConfigError, match="  - train.ema_decay: null\n  . train.ema_decay: 0.5"):
-        freeze(load_job([*same, "train.ema_decay=0.5"]))
+        begin(load_job([*same, "train.ema_decay=0.5"]))
 
 
 def test_the_old_off_is_refused_with_the_new_one(given: list[str]) -> None:
@@ -233,11 +226,11 @@ def test_the_old_off_is_refused_with_the_new_one(given: list[str]) -> None:
 
 
 def test_force_names_exactly_what_differs(given: list[str]) -> None:
-    freeze(load_job(["experiment=tiny", *given]))
+    begin(load_job(["experiment=tiny", *given]))
 
     def refusal(*words: str) -> str:
         with pytest.raises(ConfigError) as refused:
-            freeze(load_job(["experiment=tiny", *given, *words]))
+            begin(load_job(["experiment=tiny", *given, *words]))
         return str(refused.value)
 
     assert "+ train.seed: 3" in refusal("train.lr=0.5", "train.seed=3", "force=[train.lr]")
@@ -247,31 +240,31 @@ def test_force_names_exactly_what_differs(given: list[str]) -> None:
     assert "names train, which is no field" in told
     assert "cluster.nodes, which may change anyway" in told
     words = ["train.lr=0.5", "train.seed=3", "force=[train.lr,train.seed]"]
-    forced = load_frozen(freeze(load_job(["experiment=tiny", *given, *words])))
+    forced = load_frozen(begin(load_job(["experiment=tiny", *given, *words])))
     assert (forced.train.lr, forced.train.seed) == (0.5, 3)
     # the next start is not forced any more: it is that run
     resumed = job_of_arguments([f"run_dir={forced.run_dir}"])
-    freeze(resumed)
+    begin(resumed)
     assert resumed.train.lr == 0.5 and resumed.force == []
 
 
 def test_force_without_a_run_is_refused(given: list[str]) -> None:
     job = load_job(["experiment=tiny", *given, "force=[train.lr]"])
     with pytest.raises(ConfigError, match="holds no run to differ in"):
-        freeze(job)
+        begin(job)
     assert not Path(job.run_dir).exists()
 
 
 def test_values_given_beside_the_run_directory_change_that_run(given: list[str]) -> None:
     started = load_job(["experiment=tiny", *given, "train.lr=0.00123"])
-    freeze(started)
+    begin(started)
     run_dir = f"run_dir={started.run_dir}"
     job = job_of_arguments([run_dir, "cluster.ranks_per_node=4", "train.compile=towers"])
     assert (job.world_size, job.train.compile.value, job.train.lr) == (4, "towers", 0.00123)
-    freeze(job)
+    begin(job)
     with pytest.raises(ConfigError, match="force=.train.steps"):
-        freeze(job_of_arguments([run_dir, "train.steps=30"]))
-    freeze(job_of_arguments([run_dir, "train.steps=30", "force=[train.steps]"]))
+        begin(job_of_arguments([run_dir, "train.steps=30"]))
+    begin(job_of_arguments([run_dir, "train.steps=30", "force=[train.steps]"]))
     assert job_of_arguments([run_dir]).train.steps == 30
     with pytest.raises(ConfigError, match=r"(?s)cannot go on.*global_batch_size"):
         job_of_arguments([run_dir, "cluster.ranks_per_node=7"])

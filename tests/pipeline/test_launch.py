@@ -15,7 +15,8 @@ import pytest
 
 LAUNCH = (
     "import sys; from pathlib import Path; from pipeline.launch import start_ranks;"
-    "sys.exit(start_ranks('{module}', ['--config', 'run/config.yaml'], Path('run'), 3, {stops_at_checkpoint}))"
+    "words = ['--config', 'run/config.yaml'];"
+    "sys.exit(start_ranks('{module}', words, Path('run'), 3, {stops_at_checkpoint}))"
 )
 STARTING = "starting 3 ranks of rank_of_test, run_dir run"
 # what a training rank does

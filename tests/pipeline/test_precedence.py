@@ -12,11 +12,11 @@ from pipeline.config import ClusterConfig, ModelConfig
 from pipeline.config.composition import (
     CONF_DIR,
     CONFIGURATION,
-    freeze,
     job_of_arguments,
     load_cluster,
     load_job,
 )
+from tests.pipeline.begun_runs import begin
 
 EXPERIMENTS = CONFIGURATION.groups["experiment"]
 SCHEMAS = {"cluster": ClusterConfig, "model": ModelConfig}
@@ -65,7 +65,7 @@ def test_an_experiment_alone_sets_what_it_sets(given: list[str]) -> None:
 
 def test_a_run_goes_on_with_another_cluster(given: list[str]) -> None:
     started = load_job(["experiment=tiny", *given, "train.lr=0.007"])
-    freeze(started)
+    begin(started)
     run_dir = f"run_dir={started.run_dir}"
     job = job_of_arguments(["cluster.nodes=2", "cluster=one_node", run_dir])
     assert (job.cluster.nodes, job.cluster.ranks_per_node, job.train.lr) == (2, 8, 0.007)

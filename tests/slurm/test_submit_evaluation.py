@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.composition import freeze, load_job
+from pipeline.config.composition import load_job
+from tests.pipeline.begun_runs import begin
 from tests.slurm.login_node import ROOT, program, restarted, submit
 
 
@@ -15,8 +16,7 @@ from tests.slurm.login_node import ROOT, program, restarted, submit
 def trained(words: list[str], tmp_path: Path) -> Path:
     """A run of two nodes with a checkpoint of step 30, whose data is gone."""
     run_dir = tmp_path / "runs" / "mine"
-    freeze(load_job([*words, "cluster.nodes=2", "cluster.partition=gpu"]))
-    (run_dir / "checkpoints" / "step_00000030").mkdir(parents=True)
+    begin(load_job([*words, "cluster.nodes=2", "cluster.partition=gpu"]), step=30)
     (tmp_path / "manifest.json").unlink()
     (tmp_path / "birds").mkdir()
     return run_dir

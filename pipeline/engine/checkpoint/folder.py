@@ -18,8 +18,7 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 
 from data_tools.ground.aside import sync, sync_folder, write_text_aside
-from pipeline.config.checkpoint_names import name_of, steps_in
-from pipeline.config.run_files import CONFIG, LAST_CHECKPOINT
+from pipeline.config.run_files import CONFIG, LAST_CHECKPOINT, name_of, steps_in
 from pipeline.engine.checkpoint.errors import CheckpointError
 from pipeline.engine.checkpoint.record import STATE, FileRecord, Record
 

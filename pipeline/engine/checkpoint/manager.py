@@ -13,7 +13,7 @@ from typing import Protocol
 import torch.distributed as dist
 
 from pipeline.config import DataConfig, TrainJob
-from pipeline.config.checkpoint_names import name_of
+from pipeline.config.run_files import name_of
 from pipeline.distributed.group import Group
 from pipeline.distributed.world import World, seed_everything
 from pipeline.engine.checkpoint.errors import CheckpointError

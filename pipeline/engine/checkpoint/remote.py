@@ -15,7 +15,7 @@ from typing import TypeVar
 import fsspec
 import stamina
 
-from pipeline.config.checkpoint_names import name_of
+from pipeline.config.run_files import name_of
 from pipeline.engine.checkpoint.errors import CheckpointError
 from pipeline.engine.checkpoint.folder import LATEST
 from pipeline.engine.checkpoint.record import STATE, Record

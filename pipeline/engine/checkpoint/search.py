@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from pipeline.config.checkpoint_names import name_of
+from pipeline.config.run_files import name_of
 from pipeline.distributed.group import Group
 from pipeline.distributed.world import World
 from pipeline.engine.checkpoint.errors import CheckpointError

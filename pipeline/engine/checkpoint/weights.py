@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import Tensor
 
-from pipeline.config.checkpoint_names import name_of
+from pipeline.config.run_files import name_of
 from pipeline.engine.checkpoint.errors import CheckpointError
 from pipeline.engine.checkpoint.folder import CheckpointFolder
 from pipeline.engine.checkpoint.reader import EMA, WEIGHT, read_whole

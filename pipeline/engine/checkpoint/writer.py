@@ -19,7 +19,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from datetime import timedelta
 
-from pipeline.config.checkpoint_names import name_of
+from pipeline.config.run_files import name_of
 from pipeline.distributed.group import Group, PeerError
 from pipeline.engine.checkpoint.errors import CheckpointError
 from pipeline.engine.checkpoint.folder import CheckpointFolder
