@@ -34,8 +34,10 @@ def words(tmp_path):
 
 
 def told(capsys):
-    """Stage -> what its summary line ends with."""
+    """Stage -> what its summary line ends with. Queries, match and search also tell of files."""
+    stages = {stage.name for stage in build.STAGES}
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    lines = [line for line in lines if line.split(":")[0] in stages]
     return {line.split(":")[0]: line.rsplit("(", 1)[-1].rstrip(")") for line in lines}
 
 

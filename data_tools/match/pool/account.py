@@ -95,7 +95,8 @@ class Account:
             parts.append(f"{counts.too_long:,} longer than match.max_caption_chars")
         if counts.unusable_urls:
             parts.append(f"{counts.unusable_urls:,} whose URL is no address")
-        parts.append(f"largest cell {self.largest_cell:,} bytes")
+        if self.largest_cell:
+            parts.append(f"largest cell {self.largest_cell:,} bytes")
         return f"pool {name}: " + ", ".join(parts)
 
 

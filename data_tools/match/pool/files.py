@@ -76,11 +76,16 @@ def find_files(config: PoolConfig) -> list[PoolFile]:
     problems = []
     for pattern in config.paths:
         try:
-            matching = _expand(pattern, config.storage_options)
+            matching, folder = _expand(pattern, config.storage_options)
         except Exception as error:  # whatever the file system behind the address raises
             problems.append(f"sources.pool.paths: {pattern!r} cannot be listed: {reason(error)}")
             continue
-        if not matching:
+        if not matching and folder:
+            problems.append(
+                f"sources.pool.paths: {pattern!r} is no file but a folder: name the files in it, "
+                f"such as {pattern.rstrip('/') + '/*.parquet'!r}"
+            )
+        elif not matching:
             problems.append(f"sources.pool.paths: {pattern!r} matches no file")
         files.update((file.name, file) for file in matching)
     if problems:
@@ -134,7 +139,8 @@ def reading(file: PoolFile) -> Iterator[None]:
         ) from error
 
 
-def _expand(pattern: str, options: dict[str, Any]) -> list[PoolFile]:
+def _expand(pattern: str, options: dict[str, Any]) -> tuple[list[PoolFile], bool]:
+    """(the files, whether there is a folder of that name)."""
     system, path = _file_system(pattern, options)
     remote = not isinstance(system, LocalFileSystem)
     infos: Iterable[dict[str, Any]]
@@ -144,10 +150,12 @@ def _expand(pattern: str, options: dict[str, Any]) -> list[PoolFile]:
         else:
             infos = [system.info(path)]
     except FileNotFoundError:
-        return []
+        return [], False
+    infos = list(infos)
     files = [info for info in infos if info["type"] == "file"]
     names = [system.unstrip_protocol(info["name"]) if remote else info["name"] for info in files]
-    return [_pool_file(name, info, remote) for name, info in zip(names, files)]
+    found = [_pool_file(name, info, remote) for name, info in zip(names, files)]
+    return found, len(files) < len(infos)
 
 
 def _is_pattern(address: str, system: Any, path: str) -> bool:

@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
 import pyarrow as pa
@@ -192,31 +192,29 @@ def _check_the_end(text: _Window, at: int) -> None:
 
 def batch_of(rows: list[Row], config: PoolConfig) -> Batch:
     """The rows as columns by role; those whose URL or caption is no text are left out."""
-    names = {role: alternatives(config, role) for role in ROLES}
-    lists: dict[str, list[bytes | None]] = {role: [] for role in ROLES}
-    num_broken = num_more = 0
+    names = {role: alternatives(config, role) for role in ROLES if any(alternatives(config, role))}
+    others = [role for role in names if role not in ("url", "caption")]
+    lists: dict[str, list[bytes | None]] = {role: [] for role in names}
+    urls, captions = lists["url"], lists["caption"]
+    num_broken = 0
     for row in rows:
-        values = {role: _value(row, names[role]) for role in ROLES}
         try:
-            url = _encoded(values["url"])
-            captions = _captions(values["caption"])
+            url = _encoded(_value(row, names["url"]))
+            texts = _captions(_value(row, names["caption"]))
         except (TypeError, UnicodeEncodeError):  # UnicodeEncodeError: half of a surrogate pair
             num_broken += 1
             continue
-        count = len(captions)
-        num_more += count - 1
-        lists["url"] += [url] * count
-        lists["caption"] += captions
-        for role in ROLES[2:]:
-            value = values[role]
-            text = None if value is None else str(value).encode(errors="replace")
-            lists[role] += [text] * count
+        for text in texts:
+            urls.append(url)
+            captions.append(text)
+            for role in others:
+                value = _value(row, names[role])
+                cell = None if value is None else str(value).encode(errors="replace")
+                lists[role].append(cell)
     columns = {
-        role: convert(config, role, pa.array(values, pa.binary()))
-        for role, values in lists.items()
-        if any(names[role])
+        role: convert(config, role, pa.array(values, pa.binary())) for role, values in lists.items()
     }
-    return Batch(columns, num_broken, num_more)
+    return Batch(columns, num_broken, len(urls) - (len(rows) - num_broken))
 
 
 class _Window:
@@ -248,16 +246,16 @@ def _value(row: Row, names: list[str]) -> object:
     return next((row[name] for name in names if name in row), None)
 
 
-def _captions(value: object) -> list[bytes | None]:
+def _captions(value: object) -> Sequence[bytes | None]:
     """The caption, or those of a list; an empty list is a null."""
     if not isinstance(value, list):
-        return [_encoded(value)]
+        return (_encoded(value),)
     return [_encoded(text) for text in value] or [None]
 
 
 def _encoded(text: object) -> bytes | None:
+    if isinstance(text, str):
+        return text.encode()
     if text is None or (isinstance(text, float) and math.isnan(text)):  # as pandas writes a null
         return None
-    if not isinstance(text, str):
-        raise TypeError(f"{type(text).__name__}, not text")
-    return text.encode()
+    raise TypeError(f"{type(text).__name__}, not text")

@@ -1,4 +1,5 @@
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -8,8 +9,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from data_tools import candidates, match
+from data_tools.config import MatchConfig, PoolConfig, fingerprint
 from data_tools.match import counts as pair_counts
 from data_tools.match import counts_per_query, units
+from data_tools.match.pool import Account, PoolFile
+from data_tools.match.units import MatchSettings, Unit
 from data_tools.tables.schema import (
     CANDIDATES,
     FATES,
@@ -291,3 +295,46 @@ def test_a_query_that_is_everywhere_costs_no_memory_for_each_place(tmp_path):
     match.run(job, paths)
     assert counts_per_query(paths, 3).tolist() == [90, 90, 90]
     assert np.unique([len(row["query_ids"]) for row in matched_rows(paths)]).tolist() == [3]
+
+
+# of the version in which quoted was true by default
+UNITS_BEFORE = {
+    (True, "a.parquet"): "df0b972759918b3e",
+    (True, "a.csv"): "abe6acf2ebf373e7",
+    (True, "a.tsv"): "cb0ea98fb1e6364c",
+}
+
+
+def unit_fingerprint(quoted, name):
+    pool = PoolConfig(enabled=True, paths=["x"], quoted=quoted)
+    settings = MatchSettings(pool, MatchConfig(), Path("q"), "d")
+    return settings.fingerprint(Unit(PoolFile(name, 10, "1"), 0, 1))
+
+
+def test_units_that_were_matched_when_quoted_was_true_by_default_stay():
+    for (quoted, name), value in UNITS_BEFORE.items():
+        assert unit_fingerprint(quoted, name) == value
+    assert unit_fingerprint(None, "a.csv") == UNITS_BEFORE[True, "a.csv"]
+    assert unit_fingerprint(None, "a.parquet") == UNITS_BEFORE[True, "a.parquet"]
+    # quotes are text in it now
+    assert unit_fingerprint(None, "a.tsv") == unit_fingerprint(False, "a.tsv")
+
+
+def test_quoted_true_is_another_job_than_null_for_a_tsv_only(tmp_path):
+    for name in ("a.csv", "b.tsv"):
+        (tmp_path / name).write_text("")
+    for name, same in (("a.csv", True), ("b.tsv", False)):
+        by_default, given = (
+            match.inputs(PoolConfig(enabled=True, paths=[f"{tmp_path}/{name}"], quoted=quoted))
+            for quoted in (None, True)
+        )
+        assert (by_default == given) is same
+    assert fingerprint(PoolConfig()) == fingerprint(PoolConfig(quoted=True))
+
+
+def test_accounts_of_earlier_versions_are_read(tmp_path):
+    stored = {"rows": 3, "null": 1, "matched": 2}
+    account = Account.from_json(stored)
+    assert (account.counts.rows, account.counts.matched, account.largest_cell) == (3, 2, 0)
+    assert "largest" not in account.line("a.csv")
+    assert Account.from_json(account.as_json()) == account

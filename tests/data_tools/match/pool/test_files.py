@@ -94,3 +94,12 @@ def test_files_in_any_file_system_that_fsspec_knows(tmp_path):
     memory.rm("/pool-test", recursive=True)
     with pytest.raises(DataError, match="nosuch://x"):
         find_files(pool("nosuch://x"))
+
+
+@pytest.mark.parametrize("pattern", ["spark.parquet", "spark.parquet/", "*.parquet"])
+def test_a_folder_that_is_named_as_a_file_is_told_from_a_missing_one(tmp_path, pattern):
+    (tmp_path / "spark.parquet").mkdir()
+    write(tmp_path / "spark.parquet", "part-0.parquet")
+    with pytest.raises(DataError, match=r"no file but a folder: name .*/\*\.parquet'"):
+        find_files(pool(f"{tmp_path}/{pattern}"))
+    assert len(find_files(pool(f"{tmp_path}/spark.parquet/*.parquet"))) == 1
