@@ -341,6 +341,8 @@ def test_a_server_that_drips_bytes_does_not_hold_us(commons_source):
         ("rock-n-roll & R&B", "rock-n-roll & R&B"),
         ("हिन्दी café", "हिन्दी café"),
         ("keycap: *", "keycap"),
+        ("farmer\u2019s mar\u00adket", "farmer's market"),
+        ("\u202br&amp;b\u202c \u201clive\u201d", "r&b live"),
         ("+cat | -dog (red)", "cat dog red"),
         ("*** ?", ""),
         ("\U0001f431", "\U0001f431"),
