@@ -224,7 +224,8 @@ def _plan(_: NoSettings, overrides: list[str]) -> None:
     job = load_job(overrides)
     paths = DatasetPaths(Path(job.out_dir))
     plan = make_plan(job, paths)
+    written = write_plan(plan, paths)  # first: whoever reads the print may stop (`| head`)
     print(readable(job, plan))
-    print(f"\nwritten to {write_plan(plan, paths)}")
+    print(f"\nwritten to {written}")
     if plan.pairs and plan.pairs.short_queries:
         print(f"queries short of t: {short_queries_path(paths)}")

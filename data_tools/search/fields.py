@@ -6,7 +6,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from data_tools.text.entities import unescaped
 from data_tools.text.html_text import html_to_text
+from data_tools.text.typography import typed
 
 # Characters that a search server reads as an operator, a phrase, a wildcard or a regex:
 # CirrusSearch (https://www.mediawiki.org/wiki/Help:CirrusSearch), and Elasticsearch's
@@ -18,7 +20,8 @@ def search_words(query: str, max_chars: int = 300, max_words: int = 50) -> str:
     """The query as plain words, without what servers read as operators: `-x`, `x:`, `"x"`, `~`,
     `*`, `OR`. It is cut between words to the length that the server accepts; empty if nothing is
     left to search for."""
-    words = (word.lstrip("-+") for word in re.sub(OPERATORS, " ", query).split())
+    seen = typed(unescaped(query))  # a soft hyphen or a curly apostrophe finds less
+    words = (word.lstrip("-+") for word in re.sub(OPERATORS, " ", seen).split())
     plain = [word.lower() if word in ("AND", "OR", "NOT") else word for word in words if word]
     text = " ".join(plain[:max_words])
     if len(text) > max_chars:

@@ -23,6 +23,9 @@ def fold(text: str) -> str:
 def normal_characters(text: str, case_sensitive: bool = False) -> str:
     """`fold` without the rules of white space, and without case folding if `case_sensitive`. No
     line feed comes or goes, so that many lines can be given at once."""
+    if text.isascii() and "&" not in text:  # the same, and faster
+        plain = text.replace("`", "'")
+        return plain if case_sensitive else plain.lower()
     text = unicodedata.normalize("NFKC", typed(text))
     if may_have_entities(text):
         entities = decoded(text, lambda char: _decoded_character(char, case_sensitive))

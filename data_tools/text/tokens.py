@@ -10,7 +10,6 @@ if and only if its tokens are there one after the other.
 from __future__ import annotations
 
 import functools
-import re
 import unicodedata
 from dataclasses import dataclass
 
@@ -37,9 +36,6 @@ WORD, MARK, UNSPACED, BREAK = 1, 2, 4, 8
 NEWLINE = 10
 APOSTROPHE = bytes(range(256)).replace(b"`", b"'")
 LOWER_CASE = APOSTROPHE.lower()
-# White space other than a line feed and a single space, with the spaces around it.
-SPACES = re.compile(r"(?: ?[^\S\n ]| {2})[^\S\n]*")
-LINE_ENDS = re.compile(" ?\n ?")
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ def _normal_lines(lines: str, case_sensitive: bool) -> str:
     All lines are normalised at once, which is right because a line feed combines with nothing.
     """
     normal = normal_characters(lines, case_sensitive)
-    return LINE_ENDS.sub("\n", SPACES.sub(" ", normal)).removeprefix(" ")
+    return "\n".join([" ".join(line.split()) for line in normal.split("\n")])
 
 
 def _tokens(normal: bytes, at: np.ndarray) -> Tokens:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -203,6 +204,49 @@ def test_every_command_is_known_here() -> None:
     ]
     assert unknown == []
     assert len(commands(README)) == len(RUNNERS)
+
+
+def commands_in_the_text(page: Path) -> list[str]:
+    """What stands between single backticks in the sentences, and in the blocks, of a page."""
+    text = page.read_text()
+    sentences = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    inline = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", sentences)]
+    starts = ("python -m ", "make ", "bash ")
+    indented = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    found = [*commands(text), *inline, *indented]
+    return [command for command in found if command.startswith(starts)]
+
+
+def is_known(command: str) -> bool:
+    """Whether there is such a module, target of the Makefile, or script."""
+    tool, *words = command.split()
+    if tool == "make":
+        return f"\n{words[0]}:" in (ROOT / "Makefile").read_text()
+    if tool == "bash":
+        return (ROOT / words[0]).is_file()
+    found = importlib.util.find_spec(words[1])
+    if found is not None and found.submodule_search_locations:
+        found = importlib.util.find_spec(f"{words[1]}.__main__")
+    return found is not None and '__name__ == "__main__"' in Path(str(found.origin)).read_text()
+
+
+def test_commands_of_every_page_are_there() -> None:
+    pages = [ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md", *ROOT.glob("conf/*.md")]
+    for part in ("data_tools", "pipeline", "slurm", "tests"):
+        pages += (ROOT / part).rglob("README.md")
+    found = {command for page in pages for command in commands_in_the_text(page)}
+    placeholders = {"python -m COMMAND --help", "python -m tests.benchmarks.bench_NAME"}
+    assert len(found) >= 40
+    assert [one for one in sorted(found - placeholders) if not is_known(one)] == []
+
+
+def test_the_plan_needs_nothing_but_the_list(tmp_path: Path) -> None:
+    """The one command of the page that asks for nothing that another has made."""
+    (tmp_path / "my_queries.txt").write_text("ice hockey\npuck\n")
+    (plan,) = [line for line in commands(README) if "data_tools.plan" in line]
+    told = Place(tmp_path, "").run(plan)
+    assert "2 queries, listed for this plan only" in told and "commons, every query" in told
+    assert [path.name for path in (tmp_path / "data/mine").iterdir()] == ["plan.json"]
 
 
 @pytest.mark.slow

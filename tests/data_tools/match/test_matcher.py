@@ -12,7 +12,7 @@ from data_tools.match.matcher import QueryMatcher
 from data_tools.match.pool.clean import single_spaced
 from data_tools.tables.schema import DataError
 from data_tools.text.fold import fold
-from data_tools.text.tokens import SPACES, cut
+from data_tools.text.tokens import cut
 from tests.data_tools.match.reference_matcher import ReferenceMatcher, normal_form
 
 
@@ -255,7 +255,6 @@ def test_what_matches_everywhere_is_found_once_a_caption():
 def test_white_space_is_that_of_python():
     space = [chr(point) for point in range(0x110000) if chr(point).isspace()]
     for char in space:
-        assert char == "\n" or SPACES.sub(" ", f"a{char}b {char}c") == "a b c"
         texts = [f"a{char}b", f"{char}a", f"a{char}", f"a{char} b"]
         wanted = [" ".join(text.split()) for text in texts]
         assert single_spaced(pa.array(texts)).to_pylist() == wanted

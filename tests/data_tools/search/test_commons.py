@@ -115,6 +115,23 @@ def test_fields_of_a_candidate(commons_source):
     assert full.url.endswith("/Red_cat_1.png") and "/thumb/" not in full.url
 
 
+def test_a_painting_has_the_text_that_a_browser_shows(commons_source):
+    """As the templates Artwork and Creator write it, and one with what html.parser stops at."""
+    hidden = '<div style="display: none;">{}</div>'
+    painting = Picture(
+        "Cat by the sea.png",
+        png(width=80, height=60),
+        description='<div class="fn"><span class="language fr"><b>Français :</b></span> <i>Le '
+        "Chat</i></div>" + hidden.format('title QS:P1476,fr:"Le Chat"'),
+        artist="<bdi>B. Peintre</bdi>" + hidden.format("creator QS:P170,Q42"),
+    )
+    odd = Picture("Cat.png", png(), description="a cat <![ on a wall")
+    with serve([painting, odd]) as commons:
+        found = {hit.caption: hit for hit in commons_source(commons.endpoint).search("cat", 10)}
+    assert found.keys() == {"Le Chat", "a cat"}
+    assert found["Le Chat"].attribution == "B. Peintre"
+
+
 @pytest.mark.parametrize(
     ("info", "address"),
     [
@@ -341,6 +358,8 @@ def test_a_server_that_drips_bytes_does_not_hold_us(commons_source):
         ("rock-n-roll & R&B", "rock-n-roll & R&B"),
         ("हिन्दी café", "हिन्दी café"),
         ("keycap: *", "keycap"),
+        ("farmer\u2019s mar\u00adket", "farmer's market"),
+        ("\u202br&amp;b\u202c \u201clive\u201d", "r&b live"),
         ("+cat | -dog (red)", "cat dog red"),
         ("*** ?", ""),
         ("\U0001f431", "\U0001f431"),
