@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections import Counter
 
+from data_tools.ground.printable import printable
+
 # With fewer samples than this a share says little, so it is taken of this number: at the default
 # 0.001 ten bad samples are tolerated, and a data set that cannot be read ends the run at the
 # eleventh.
@@ -31,7 +33,10 @@ class SampleError(Exception):
         return SampleError(self.reason, self.key, self.shard, self.offset)
 
     def __str__(self) -> str:
-        return f"{self.reason} (key {self.key}, shard {self.shard}, offset {self.offset})"
+        # keys and reasons are strangers' texts
+        return printable(
+            f"{self.reason} (key {self.key}, shard {self.shard}, offset {self.offset})"
+        )
 
 
 def max_bad(num_read: int, max_bad_fraction: float) -> float:

@@ -34,7 +34,7 @@ def all_stages(root: Path, num_kept: int = 60) -> dict[str, bytes]:
     for stage in (curate, rebalance, pack, report):
         stage.run(job, paths)
     manifest = load_manifest(paths.manifest)
-    assert audit(manifest, num_decoded=5) == []
+    assert audit(manifest, num_decoded=5).problems == []
     for shard in manifest.shards:
         keys = pq.read_table(manifest.index_path(shard))["key"].to_pylist()
         write_scores(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from data_tools.dataset.pictures import DecodeError, read_whole_header
+from data_tools.dataset.pictures import DecodeError, read_whole_header, what_it_is
 
 # The loader's workers decode side by side; OpenCV's own threads would only fight with these.
 cv2.setNumThreads(0)
@@ -43,5 +43,6 @@ def decode_rgb(
     except cv2.error as error:
         raise DecodeError(f"OpenCV: {error.err or error}") from error
     if image is None:
-        raise DecodeError("not an image that OpenCV can decode")
+        what = what_it_is(data)
+        raise DecodeError("not an image that OpenCV can decode" + (f": {what}" if what else ""))
     return image

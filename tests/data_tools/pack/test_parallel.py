@@ -174,7 +174,7 @@ def test_shards_by_bytes_end_before_the_target(curated, tmp_path):
     assert counts["samples"] == manifest.num_samples == 242
     sizes = [shard.num_bytes for shard in manifest.shards]
     assert len(sizes) > 3 and all(170_000 < size < 230_000 for size in sizes[:-1]), sizes
-    assert audit(manifest, 256) == []
+    assert audit(manifest, 256).problems == []
     tiny = copy_of(curated, tmp_path / "tiny")
     job = make_job(tiny.root)
     job.pack.samples_per_shard, job.pack.target_shard_bytes = None, 1
@@ -227,7 +227,7 @@ def test_the_order_has_more_than_one_row_group(curated, tmp_path, monkeypatch, u
     pack.run(job, many)
     manifest = load_manifest(many.manifest)
     assert [shard.num_samples for shard in manifest.shards] == [1500] * 4 + [50]
-    assert audit(manifest, 64) == []
+    assert audit(manifest, 64).problems == []
 
 
 def grow(paths: DatasetPaths, rows, times: int) -> None:

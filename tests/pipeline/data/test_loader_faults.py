@@ -208,3 +208,13 @@ def test_storage_that_does_not_answer_is_an_error(manifest, monkeypatch):
         next(loader.batches(0))
     release.set()
     loader.close()
+
+
+def test_a_key_of_a_stranger_does_not_reach_the_terminal(tmp_path, capsys):
+    samples = make_samples(16)
+    samples[3].key, samples[3].image = "\x1b]0;title\x07\u202e", b"<html>"
+    path = write_shards(tmp_path, samples, 16)
+    read_batches(path, 2, max_bad_fraction=1.0)
+    printed = capsys.readouterr().err
+    assert printed.replace("\n", "").isprintable()
+    assert "OpenCV can decode: an HTML or XML page (key \\x1b]0;title\\x07\\u202e" in printed
