@@ -10,6 +10,7 @@ import pytest
 
 from data_tools import crawl
 from data_tools.config import CrawlConfig, fingerprint
+from data_tools.crawl import child_processes
 from data_tools.crawl.cut_hosts import CutHosts
 from data_tools.crawl.part_plan import ROWS
 from data_tools.crawl.stage import guard_settings
@@ -100,6 +101,17 @@ def test_a_slow_host_is_waited_for(tmp_path, capsys):
         assert counts == {"kept": 6, "fetched": 6, "failed": 0, "rejected": 0}
         assert time.monotonic() - started > 5, "its pause was kept"
     assert "left out" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_wait_is_no_stall(tmp_path, monkeypatch):
+    """Nothing is finished for longer than the stall timeout, because the host asks for a pause."""
+    monkeypatch.setattr(child_processes, "START_UP_S", 0.0)
+    with hostile_site(robots=SLOW.format(25)) as site:
+        write_kept(tmp_path, [site.url("/n/1.jpg")])
+        # a start takes longer than the timeout where the machine is busy: not as long as the pause
+        job = make_job(tmp_path, allow_private=[site.host], stall_timeout_s=20.0)
+        assert crawl.run(job, DatasetPaths(tmp_path))["fetched"] == 1
 
 
 @pytest.mark.slow
