@@ -135,7 +135,7 @@ def _chain(tasks: str, with_pool: bool, rounds: int) -> list[tuple[str, str, lis
         *(match if with_pool else []),
         ("balance", "", [BUILD, "--until", "balance"]),
         ("crawl", array, [BUILD, "--stage", "crawl"]),
-        *((f"retry {n}", array, [BUILD, "--stage", "crawl"]) for n in range(1, rounds + 1)),
+        *((f"retry_{n}", array, [BUILD, "--stage", "crawl"]) for n in range(1, rounds + 1)),
         ("rebalance", "", [BUILD, "--until", "rebalance"]),
         ("pack", array, [BUILD, "--stage", "pack"]),
         ("report", "", [BUILD]),

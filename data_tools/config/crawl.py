@@ -147,8 +147,8 @@ class CrawlConfig:
     max_image_aspect: float = at_least(1, default=20.0)
     """Longer side over shorter."""
     stall_timeout_s: float = at_least(1, default=300.0)
-    """img2dataset is stopped, and the part reported, when nothing was finished for this long; the
-    time that a URL may wait for its host's turn comes on top."""
+    """img2dataset is stopped, and the part reported, when nothing was finished for this long, and
+    no URL waited for its host's turn."""
     allow_private: list[str] = field(default_factory=list)
     """host:port pairs that may be fetched although their address is private or loopback. Everything
     else private is refused."""

@@ -99,11 +99,6 @@ class GuardProcess:
     def __init__(self, settings: GuardSettings) -> None:
         self._settings = settings
 
-    @property
-    def host_wait_s(self) -> float:
-        """Seconds that a URL may wait for its hosts' turns, in which nothing may be finished."""
-        return self._settings.host_wait_s
-
     def __enter__(self) -> GuardProcess:
         settings = json.dumps(asdict(self._settings))
         self._process = _start("data_tools.crawl.guard", settings, subprocess.PIPE, None)
@@ -187,8 +182,7 @@ def run_img2dataset(
             elif time.monotonic() - since > patience_s:
                 raise DataError(
                     f"img2dataset finished nothing for {patience_s:.0f} s "
-                    "(crawl.stall_timeout_s, and the longest wait for a host's turn) and was "
-                    f"stopped; run again\n{log_tail(log)}"
+                    f"(crawl.stall_timeout_s) and was stopped; run again\n{log_tail(log)}"
                 )
             time.sleep(POLL_S)
     finally:

@@ -64,8 +64,8 @@ class CutHosts:
         shown = sorted(self._urls.items(), key=lambda item: (-item[1], item[0]))
         hosts = len({host for host, _ in self._urls})
         lines = [
-            f"  {self.num_urls:,} URLs of {hosts:,} hosts were left out; the ledger names each "
-            "(failed:host_busy, http_429, robots_unreachable):"
+            f"  {self.num_urls:,} URLs were left out because of their hosts, {hosts:,} in all; the "
+            "ledger names each (failed:host_busy, http_429, robots_unreachable):"
         ]
         lines += [self._line(*key, count, config) for key, count in shown[:SHOWN]]
         if len(shown) > SHOWN:

@@ -52,6 +52,7 @@ from data_tools.tables.schema import FETCHED_STATUS
 
 PRODUCT = "clip-pretrain"
 CANNOT_WRITE = os.EX_IOERR
+WAIT_PULSE_S = 1.0
 # Each may hold a decoded image: 50 megapixels at 4 bytes per pixel (Pillow) are 200 MB.
 DECODE_THREADS = 2
 # getaddrinfo blocks its thread, for seconds if the name server is dead: with asyncio's default of
@@ -153,6 +154,14 @@ class Guard:
         self._part = Part(token, urls, upright_only, fates.open("a", buffering=1))
         return self._part.token
 
+    async def tell_of_waits(self) -> None:
+        """For ever: change the time of the fates file while a URL waits for its host's turn, so
+        that the driver sees that nothing hangs."""
+        while True:
+            await asyncio.sleep(WAIT_PULSE_S)
+            if self._fetcher.turns.waiting and self._part is not None:
+                os.utime(self._part.fates.fileno())
+
     async def handle(self, request: web.Request) -> web.Response:
         """Answer one request of img2dataset: fetch the URL, write its fate, send the image or
         502."""
@@ -239,6 +248,7 @@ async def serve(settings: GuardSettings) -> None:
     await runner.setup()
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     await web.SockSite(runner, listener).start()
+    telling = asyncio.create_task(guard.tell_of_waits())
     commands = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
     try:
@@ -250,6 +260,7 @@ async def serve(settings: GuardSettings) -> None:
                 flush=True,
             )
     finally:
+        telling.cancel()
         await guard.close()
         await runner.cleanup()
 

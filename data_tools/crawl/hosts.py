@@ -55,6 +55,8 @@ class HostTurns:
     def __init__(self, connections: int, requests_per_s: float) -> None:
         self._connections, self._requests_per_s = connections, requests_per_s
         self._hosts: OrderedDict[str, _Host] = OrderedDict()
+        self.waiting = 0
+        """Requests that wait for their turn."""
 
     @asynccontextmanager
     async def of(self, name: str, at_most_s: float | None = None) -> AsyncIterator[float]:
@@ -65,11 +67,15 @@ class HostTurns:
         host = self._host(name)
         host.users += 1
         try:
-            await self._wait(host, name, at_most_s)
-            if host.turns.locked():
-                await _within(host.turns.acquire(), name, at_most_s)
-            else:
-                await host.turns.acquire()
+            self.waiting += 1
+            try:
+                await self._wait(host, name, at_most_s)
+                if host.turns.locked():
+                    await _within(host.turns.acquire(), name, at_most_s)
+                else:
+                    await host.turns.acquire()
+            finally:
+                self.waiting -= 1
             try:
                 yield time.monotonic() - started
             finally:

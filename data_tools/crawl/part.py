@@ -157,8 +157,7 @@ def _fetch(
             aside / "img2dataset.log",
             guard=guard,
             pulse=pulse,
-            # while all that is left waits for a host's turn, nothing is finished
-            stall_timeout_s=config.stall_timeout_s + guard.host_wait_s,
+            stall_timeout_s=config.stall_timeout_s,
         )
     to_guard.unlink()
     to_img2dataset.unlink()
@@ -214,8 +213,9 @@ def img2dataset_arguments(config: CrawlConfig, urls: Path, output: Path, num_url
 def _pulse(
     fates: BinaryIO, images: Path, progress: StageProgress, rows_per_url: float
 ) -> Callable[[], object]:
-    """A function whose value changes with every URL that the guard is done with and every block
-    that img2dataset writes. Each call also updates `progress`."""
+    """A function whose value changes with every URL that the guard is done with, every block that
+    img2dataset writes, and each second in which a URL waits for its host's turn (the guard changes
+    the time of its file then). Each call also updates `progress`."""
     before, urls = progress.done, 0
 
     def pulse() -> object:
@@ -223,6 +223,6 @@ def _pulse(
         urls += fates.read().count(b"\n")
         progress.update(before + round(urls * rows_per_url))
         sizes = sum(file.stat().st_size for file in images.glob("*.*")) if images.exists() else 0
-        return urls, sizes
+        return urls, sizes, os.fstat(fates.fileno()).st_mtime_ns
 
     return pulse

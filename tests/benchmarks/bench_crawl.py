@@ -135,6 +135,7 @@ def run_ours(urls: list[str], folder: Path, web: Web, processes: int, threads: i
             "threads": threads,
             "connections_per_host": threads,
             "requests_per_host_per_s": None,
+            "retry_rounds": 0,  # as bare img2dataset, which asks once
             "allow_private": [web.host, *web.dead],
         },
     }

@@ -278,13 +278,16 @@ def test_a_dataset_job_in_tasks_is_a_chain(login_node: Path, tmp_path: Path) -> 
     told = ended.stdout
     assert ended.returncode == 0, ended.stderr
     assert (
-        "jobs queries 41, match 42, balance 43, crawl 44, rebalance 45, pack 46, report 47" in told
+        "jobs queries 41, match 42, balance 43, crawl 44, retry_1 45, rebalance 46, pack 47, "
+        "report 48" in told
     )
     (entry,) = json.loads((tmp_path / "data" / "submit.json").read_text())
     commands = {job["name"]: job["command"] for job in entry["jobs"]}
     assert not any(word.startswith("--dependency") for word in commands["queries"])
     assert "--dependency=afterok:41" in commands["match"] and "--array=0-7%4" in commands["match"]
     assert "--dependency=afterok:43" in commands["crawl"] and "crawl" in commands["crawl"]
+    assert "--dependency=afterok:44" in commands["retry_1"]
+    assert "--array=0-7%4" in commands["retry_1"] and "crawl" in commands["retry_1"]
     assert not any(word.startswith("--array") for word in commands["balance"])
     at = commands["balance"].index("data_tools.build")
     assert commands["balance"][at + 1 : at + 3] == ["--until", "balance"]

@@ -14,8 +14,11 @@ from data_tools.ground.fields import (
     between,
     changeable,
     changeable_names,
+    hashable,
     more_than,
     not_empty,
+    not_hashed,
+    null_hashed_as,
     out_of_bounds,
     share_below_1,
 )
@@ -37,6 +40,18 @@ def inner() -> type:
 
 
 Inner = inner()
+
+
+@dataclass(kw_only=True, slots=True)
+class Hashed:
+    off: int | None = null_hashed_as(0, at_least(0, default=None))
+    patience_s: float = not_hashed(at_least(0, default=60.0))
+    what: int = 3
+
+
+def test_what_has_no_effect_is_not_hashed_and_null_is_hashed_as_before():
+    assert hashable(Hashed()) == hashable(Hashed(patience_s=1.0)) == {"off": 0, "what": 3}
+    assert out_of_bounds(Hashed(patience_s=-1.0), "a") == ["a.patience_s = -1.0: must be >= 0"]
 
 
 @dataclass(kw_only=True, slots=True)
