@@ -179,7 +179,8 @@ def test_odd_texts_have_the_ids_of_the_training(tokenizer, text):
 @given(st.text(st.characters(exclude_categories=("Cs", "Cn", "Co")), max_size=30))
 @settings(max_examples=200, deadline=None)
 def test_any_text_has_the_ids_of_the_training(tokenizer, text):
-    assume("_of_text>" not in text.lower())  # open_clip's special tokens: the card counts them
+    # open_clip's special tokens, and any character as an entity: the card counts them
+    assume("_of_text>" not in text.lower() and "&" not in text)
     assume(ftfy.fix_text(text) == ftfy.fix_text(text, fix_encoding=False))
     assert tokenizer(text, truncation=True)["input_ids"] == ours([text])[0]
 
