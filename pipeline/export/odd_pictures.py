@@ -129,6 +129,7 @@ def _files() -> Iterator[tuple[str, bytes]]:
     yield "PNG with palette", _saved(picture.convert("P"), "PNG")
     yield "PNG of 1 bit", _saved(picture.convert("1"), "PNG")
     yield "GIF", _saved(picture.convert("P"), "GIF")
+    yield "PNG with a clear colour", _saved(picture.convert("P"), "PNG", transparency=3)
     picture.putalpha(Image.fromarray((grey // 2).astype(np.uint8)))
     yield "PNG with alpha", _saved(picture, "PNG")
     yield "CMYK JPEG", _saved(picture.convert("RGB").convert("CMYK"), "JPEG", quality=90)

@@ -41,6 +41,7 @@ ODD_TEXTS: dict[str, tuple[str, ...]] = {
     "marks and numbers": ("3,000.50$ -- 10:30!", "a_b-c/d #tag @me", "½ ① m²"),
     "contractions": ("don't DON'T we'LL", "rock 'n' roll 's"),
     "special tokens as words": ("<|endoftext|> hello", "a <|startoftext|> b"),
+    "open_clip's special tokens": ("<end_of_text> hello", "a <start_of_text> b"),
     "an empty text": ("", " "),
     "longer than the context": ("word " * 90, "x" * 500),
 }

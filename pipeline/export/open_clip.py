@@ -34,9 +34,8 @@ image = preprocess(open_picture("cat.jpg"))[None]
 text = tokenizer(["a photo of a cat"])"""
 _TEXT_NOTE = """\
 Not measured here: open_clip was not run. Its tokenizer (version 3.3.0) cleans as the training did
-and gives the same ids for every assigned character below U+20000, with three exceptions: U+0345, an
-apostrophe before "ſ", and the words `<start_of_text>` and `<end_of_text>`, which end or start a
-text there and are words here."""
+and gives the same ids for every assigned character below U+20000, with two exceptions: U+0345, and
+an apostrophe before "ſ"."""
 _SIZE_NOTE = """\
 Not measured here: open_clip was not run. Its transform (torchvision's Resize and CenterCrop on a
 Pillow picture) follows the same steps as the training's evaluation, at odd sizes too."""

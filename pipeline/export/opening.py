@@ -14,4 +14,6 @@ def open_picture(file: Any) -> Image.Image:
     picture = ImageOps.exif_transpose(Image.open(file))
     if picture.mode.startswith("I"):  # 16-bit grey: convert() would make nearly all of it white
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    return picture.convert("RGB")
+    picture = picture.convert("RGB")
+    picture.info.pop("transparency", None)  # transformers would paint that colour white
+    return picture

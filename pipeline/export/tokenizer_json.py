@@ -22,6 +22,10 @@ _TERMINAL_COLOURS = r"\x1b\[(?:\d|;)*[a-zA-Z]"
 _CONTROLS = r"[\x00-\x08\x0b\x0e-\x1f\x7f\u206a-\u206f\ufff9-\ufffc\ufeff]"
 _C1_CONTROLS = range(0x80, 0xA0)
 _AMPERSAND = ord("&")
+# Lowercase goes letter by letter, but a sigma that ends a word has a form of its own. Signs such as
+# an accent or an apostrophe end no word.
+_CASED, _IGNORED = r"[\p{Lu}\p{Ll}\p{Lt}]", r"[\p{Mn}\p{Me}\p{Cf}\p{Lm}\p{Sk}'.:·’‘]"
+_FINAL_SIGMA = rf"(?<={_CASED}|{_CASED}{_IGNORED})Σ(?!{_IGNORED}*{_CASED})"
 # CLIP's words, without its two special tokens: they are words here, so that no text ends itself.
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
@@ -78,8 +82,7 @@ def cleaning() -> Any:
             by_pattern(_CONTROLS, ""),
             normalizers.NFC(),
             by_pattern(r"\s+", " "),
-            # Lowercase goes letter by letter; Python's and Rust's strings know where a word ends.
-            by_pattern(r"(?<=\p{L})Σ(?!\p{L})", "ς"),
+            by_pattern(_FINAL_SIGMA, "ς"),
             normalizers.Lowercase(),
         ]
     )

@@ -72,16 +72,20 @@ def test_transformers_gives_the_same_features(tmp_path, quick_gelu):
     assert theirs.config.text_config.hidden_act == ("quick_gelu" if quick_gelu else "gelu")
 
 
-def test_exported_files_have_the_modes_of_the_umask(tmp_path):
-    """Others may read an export where the umask lets them."""
-    before = os.umask(0o022)
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+@pytest.mark.parametrize("format", ["huggingface", "open_clip", "native"])
+def test_exported_files_have_the_modes_of_the_umask(tmp_path, format, umask):
+    """Others may read, or change, an export where the umask lets them."""
+    if format == "huggingface":
+        pytest.importorskip("transformers")
+    before = os.umask(umask)
     try:
-        export(small_config(), tmp_path / "out", "native")
+        export(small_config(), tmp_path / "out", format)
     finally:
         os.umask(before)
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()}
-    assert modes and set(modes.values()) == {0o644}, modes
-    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o755
+    assert len(modes) > 2 and set(modes.values()) == {0o666 & ~umask}, modes
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o777 & ~umask
 
 
 def test_what_a_killed_export_left_goes_with_the_next_one(tmp_path):
@@ -96,6 +100,7 @@ def test_hugging_face_folder_is_complete(tmp_path):
     transformers = pytest.importorskip("transformers")
     export(small_config(), tmp_path / "out", "huggingface")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "README.md",
         "config.json",
         "merges.txt",
         "model.safetensors",
@@ -231,6 +236,45 @@ def test_an_existing_folder_and_foreign_weights_are_refused(tmp_path):
     with pytest.raises(ExportError, match="model small(?s:.*)text.ln_final.bias"):
         export_weights(weights, small_config(), tmp_path / "new", "native", max_logit_scale=LN_100)
     assert not (tmp_path / "new").exists()
+
+
+def odd_config(context_length=20, **changed):
+    config = small_config()
+    config.text.context_length = context_length
+    for name, value in changed.items():
+        setattr(config, name, value)
+    return config
+
+
+@pytest.mark.parametrize("context_length", [3, 4, 5])
+@pytest.mark.parametrize("format", ["huggingface", "open_clip", "native"])
+def test_short_contexts_are_written(tmp_path, format, context_length):
+    if format == "huggingface":
+        pytest.importorskip("transformers")
+    config = odd_config(context_length)
+    tokens = Probe.of(small_clip(config), config).tokens
+    lengths = ((tokens == 49407).int().argmax(1) + 1).tolist()
+    assert lengths == list(range(3, context_length + 1))
+    export(config, tmp_path / "out", format)
+    assert (tmp_path / "out" / "README.md").is_file()
+
+
+@pytest.mark.parametrize("format", ["huggingface", "open_clip", "native"])
+@pytest.mark.parametrize(
+    "changed, told",
+    [
+        ({"image_mean": [0.4]}, r"image_mean=\[0.4\]: .*write \[0.4, 0.4, 0.4\], which .* trained"),
+        ({"image_std": [0.2, 0.2]}, r"image_std=\[0.2, 0.2\]: readers want three numbers"),
+        ({"image_mean": [0.4, float("nan"), 0.4]}, "image_mean=.*three numbers"),
+        ({"image_std": [0.2, 0.0, 0.2]}, "image_std=.*must be above 0"),
+        ({"image_mean": [], "image_std": [0.5]}, r"(?s)image_mean=\[\].*image_std=\[0.5\]"),
+    ],
+)
+def test_what_only_this_project_reads_is_refused_with_all_of_it(tmp_path, format, changed, told):
+    """Before a file is written, and before weights are looked at: of an old run."""
+    with pytest.raises(ExportError, match=told):
+        export_weights({}, odd_config(**changed), tmp_path / "out", format, max_logit_scale=4.6)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_probe_has_odd_and_even_lengths_up_to_the_longest():
