@@ -167,6 +167,8 @@ def _open_sets(config: TrainJob, world: World) -> list[EvalSet]:
             )
         except EvalSetError as error:
             problems.append(str(error))
+        except OSError as error:
+            problems.append(f"{folder} cannot be read ({error}): make it readable, or leave it out")
     if problems:
         raise EvalSetError("\n  ".join(problems))
     return sets

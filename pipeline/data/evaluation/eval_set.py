@@ -92,10 +92,16 @@ def load_eval_set(
 ) -> EvalSet:
     """Read member headers, labels and captions of every tar (no images), and check that they agree.
 
-    Raises EvalSetError for a missing file, another number of tars than nshards.txt says, a tar cut
-    short, a sample without image or target, a key that occurs twice, a label without class name.
+    Raises EvalSetError for a folder that is no evaluation set, a missing file, another number of
+    tars than nshards.txt says, a tar cut short, a sample without image or target, a key that occurs
+    twice, a label without class name.
     """
     folder = Path(folder)
+    if not (folder / "test").is_dir():
+        raise EvalSetError(
+            f"{folder} is no evaluation set: it has no folder test/ with nshards.txt and 0.tar; "
+            f"correct eval.datasets, or fetch the set again"
+        )
     kind = _kind(folder / "dataset_type.txt")
     classnames: list[str] = []
     templates: list[str] = []
@@ -133,7 +139,10 @@ def _kind(path: Path) -> str:
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise EvalSetError(f"{path} is missing: a classification set needs it")
-    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    try:
+        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise EvalSetError(f"{path} is not UTF-8 ({error}): save it as UTF-8") from error
     if not all(line.strip() for line in lines):
         raise EvalSetError(f"{path} is empty or has an empty line")
     return [line.strip() for line in lines]
