@@ -31,9 +31,9 @@ from pipeline.engine.checkpoint import CheckpointError, Weights, read_weights
 from pipeline.eval import (
     EvalError,
     evaluate_model,
-    forget_after,
     format_table,
     scored_sets,
+    set_aside_after,
     write_report,
     write_results,
 )
@@ -67,12 +67,16 @@ class Evaluation:
             lambda: not names <= scored_sets(self._run_dir, step)
         )
 
-    def forget_after(self, step: int) -> None:
-        """Remove the scores of steps that the run takes again. Collective."""
-        with self._world.raise_on_all_ranks("remove scores of later steps"):
+    def go_back_to(self, step: int) -> None:
+        """Set aside the scores of later steps, which the run takes again. Collective."""
+        outdated: list[int] = []
+        with self._world.raise_on_all_ranks("set aside the scores of later steps"):
             if self._world.is_main:
                 with _written(self._run_dir):
-                    forget_after(self._run_dir, step)
+                    outdated = set_aside_after(self._run_dir, step)
+        if outdated:
+            steps = ", ".join(map(str, outdated))
+            self._world.tell(f"scores of steps {steps} are {self._run_dir}/eval/*.outdated now")
 
     def run(
         self, encode_image: Encoder, encode_text: Encoder, step: int, suffix: str = ""

@@ -54,7 +54,7 @@ def train(config: TrainJob) -> int:
         if state.step:
             world.tell(f"goes on from step {state.step}, {state.samples_seen} samples seen")
         metrics.start(state)
-        evaluation.forget_after(state.step)
+        evaluation.go_back_to(state.step)
         if evaluation.owed(state.step):
             world.tell(f"step {state.step} was not evaluated before the stop: scoring it now")
             evaluate_towers(evaluation, engine, watchdog, metrics, state)
@@ -81,7 +81,7 @@ def train(config: TrainJob) -> int:
                 if sick:
                     state = roll_back(checkpoints, engine, health, state)
                     metrics.start(state)
-                    evaluation.forget_after(state.step)
+                    evaluation.go_back_to(state.step)
                     batches = loader.batches(state.samples_seen, world.device)
                     world.tell(f"{sick}: back to step {state.step}, with later samples")
                     continue

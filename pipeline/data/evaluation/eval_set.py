@@ -110,7 +110,10 @@ def load_eval_set(
         templates = _lines(folder / "zeroshot_classification_templates.txt")
         for template in templates:
             if "{c}" not in template:
-                raise EvalSetError(f"{folder}: template {template!r} has no {{c}} for the class")
+                raise EvalSetError(
+                    f"{folder}: template {template!r} has no {{c}} for the class: write {{c}} "
+                    f"where its name goes"
+                )
     target_suffix = "cls" if kind == "classification" else "txt"
     with closing(FilePool()) as files:
         shards = [read_shard(path, target_suffix, files) for path in list_shards(folder / "test")]
