@@ -61,11 +61,13 @@ class Evaluation:
     def owed(self, step: int) -> bool:
         """Whether an evaluation is due at this step and not all of its scores are there: the
         training was stopped between the checkpoint and its evaluation. Collective."""
+        if not self.due(step):
+            return False
         names = {eval_set.name for eval_set in self._sets}
-        ranks = Group.of(None)
-        return self.due(step) and ranks.broadcast(
-            lambda: not names <= scored_sets(self._run_dir, step)
-        )
+        owed = Group.of(None).broadcast(lambda: not names <= scored_sets(self._run_dir, step))
+        if owed:
+            self._world.tell(f"step {step} is not evaluated: a stop came before")
+        return owed
 
     def go_back_to(self, step: int) -> None:
         """Set aside the scores of later steps, which the run takes again. Collective."""
