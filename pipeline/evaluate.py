@@ -31,9 +31,9 @@ from pipeline.engine.checkpoint import CheckpointError, Weights, read_weights
 from pipeline.eval import (
     EvalError,
     evaluate_model,
-    forget_after,
     format_table,
     scored_sets,
+    set_aside_after,
     write_report,
     write_results,
 )
@@ -61,18 +61,24 @@ class Evaluation:
     def owed(self, step: int) -> bool:
         """Whether an evaluation is due at this step and not all of its scores are there: the
         training was stopped between the checkpoint and its evaluation. Collective."""
+        if not self.due(step):
+            return False
         names = {eval_set.name for eval_set in self._sets}
-        ranks = Group.of(None)
-        return self.due(step) and ranks.broadcast(
-            lambda: not names <= scored_sets(self._run_dir, step)
-        )
+        owed = Group.of(None).broadcast(lambda: not names <= scored_sets(self._run_dir, step))
+        if owed:
+            self._world.tell(f"step {step} is not evaluated: a stop came before")
+        return owed
 
-    def forget_after(self, step: int) -> None:
-        """Remove the scores of steps that the run takes again. Collective."""
-        with self._world.raise_on_all_ranks("remove scores of later steps"):
+    def go_back_to(self, step: int) -> None:
+        """Set aside the scores of later steps, which the run takes again. Collective."""
+        outdated: list[int] = []
+        with self._world.raise_on_all_ranks("set aside the scores of later steps"):
             if self._world.is_main:
                 with _written(self._run_dir):
-                    forget_after(self._run_dir, step)
+                    outdated = set_aside_after(self._run_dir, step)
+        if outdated:
+            steps = ", ".join(map(str, outdated))
+            self._world.tell(f"scores of steps {steps} are {self._run_dir}/eval/*.outdated now")
 
     def run(
         self, encode_image: Encoder, encode_text: Encoder, step: int, suffix: str = ""
@@ -167,6 +173,8 @@ def _open_sets(config: TrainJob, world: World) -> list[EvalSet]:
             )
         except EvalSetError as error:
             problems.append(str(error))
+        except OSError as error:
+            problems.append(f"{folder} cannot be read ({error}): make it readable, or leave it out")
     if problems:
         raise EvalSetError("\n  ".join(problems))
     return sets

@@ -55,9 +55,8 @@ def train(config: TrainJob) -> int:
         state = checkpoints.load_latest(engine)
         folder.accept(state)
         metrics.start(state)
-        evaluation.forget_after(state.step)
-        if evaluation.owed(state.step):
-            world.tell(f"step {state.step} was not evaluated before the stop: scoring it now")
+        evaluation.go_back_to(state.step)
+        if evaluation.owed(state.step):  # a stop or a kill came between checkpoint and evaluation
             evaluate_towers(evaluation, engine, watchdog, metrics, state)
         batches = loader.batches(state.samples_seen, world.device)
         asked_to_stop = False
@@ -80,25 +79,22 @@ def train(config: TrainJob) -> int:
             if done or asked_to_stop or state.step % config.logging.every_steps == 0:
                 sick = health.judge(metrics.log(state), state)
                 if sick:
-                    state = roll_back(checkpoints, engine, health, state)
+                    state = roll_back(checkpoints, engine, health, evaluation, state)
                     metrics.start(state)
-                    evaluation.forget_after(state.step)
                     batches = loader.batches(state.samples_seen, world.device)
                     world.tell(f"{sick}: back to step {state.step}, with later samples")
                     continue
             if done or asked_to_stop or checkpoints.due(state):
                 with metrics.clock_stopped():
                     checkpoints.save(engine, state)
-            if evaluation.due(state.step) and not asked_to_stop:
+            if evaluation.due(state.step) and not asked_to_stop:  # the next start makes it up
                 evaluate_towers(evaluation, engine, watchdog, metrics, state)
-        # a stop has no time for an evaluation: the next start makes it up
-        owed = asked_to_stop and evaluation.owed(state.step)
         checkpoints.close(upload=not asked_to_stop)  # a grace time is too short for an upload
         metrics.close()
         engine.close()
 
     world.barrier()  # ranks end together: Slurm ends those that are left 30 s after the first
-    if state.step < config.train.steps or owed:
+    if state.step < config.train.steps or (asked_to_stop and evaluation.owed(state.step)):
         return exit_codes.STOPPED
     world.tell(next_steps(config))
     return 0
@@ -111,13 +107,18 @@ def timed_next(batches: Iterator[Batch]) -> tuple[Batch, float]:
 
 
 def roll_back(
-    checkpoints: CheckpointManager, engine: ClipEngine, health: Health, state: TrainState
+    checkpoints: CheckpointManager,
+    engine: ClipEngine,
+    health: Health,
+    evaluation: Evaluation,
+    state: TrainState,
 ) -> TrainState:
     """Load the last checkpoint and pass over the data since then; saved at once, so that a resumed
     run does not go back to it again."""
     state = state_after_rollback(checkpoints.load_latest(engine), state)
     health.rolled_back()
     checkpoints.save(engine, state)
+    evaluation.go_back_to(state.step)
     return state
 
 

@@ -381,8 +381,10 @@ def run_to_evaluate(overrides: list[str]) -> tuple[TrainJob, list[str]]:
     if problem:
         raise ConfigError(problem)
     path = run_dir / "config.yaml"
+    kept = load_frozen(path)
     job = composed or _earlier_run(path, values)
-    before, now = _fields(load_frozen(path)), _fields(job)
+    job.eval.datasets = job.eval.datasets or (kept.eval.datasets if composed else [])
+    before, now = _fields(kept), _fields(job)
     others = [
         f"{name} = {now[name]}: the weights are of a model with {before[name]}; leave it out"
         for name in now

@@ -92,9 +92,12 @@ def no_run_in(run_dir: Path, given: bool = True) -> str | None:
     given: False where no run_dir was named."""
     if not given:
         return "run_dir is not given: add run_dir=runs/NAME"
-    train_first = f"no checkpoint yet; train first (python -m pipeline.train run_dir={run_dir})"
+    train_first = (
+        f"no checkpoint yet; train first (python -m pipeline.train run_dir={run_dir}), or wait for "
+        f"the first of a training that runs"
+    )
     if not run_dir.exists():
-        return f"run_dir = {run_dir}: there is no such folder, so {train_first}"
+        return f"run_dir = {run_dir}: there is no such folder, and {train_first}"
     if not run_dir.is_dir():
         return f"run_dir = {run_dir}: is a file; name the folder of a run"
     steps = steps_in(run_dir / "checkpoints")

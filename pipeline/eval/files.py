@@ -93,21 +93,23 @@ def scored_sets(run_dir: Path, step: int) -> set[str]:
         return set()
 
 
-def forget_after(run_dir: Path, step: int) -> None:
-    """Remove the scores and examples of later steps: a run that went back to `step` takes those
-    steps again, and its weights will be others."""
-    folder = run_dir / "eval"
+def set_aside_after(run_dir: Path, step: int) -> list[int]:
+    """Rename the scores of later steps to `*.outdated` and drop their examples; return the steps. A
+    run that went back to `step` takes those steps again, and its weights may be others."""
+    folder, outdated = run_dir / "eval", []
     if not folder.is_dir():
-        return
+        return []
     with _alone(folder):
-        for path in folder.glob("step_*.json"):
+        for path in sorted(folder.glob("step_*.json")):
             number = path.stem.removeprefix("step_")
             if number.isdecimal() and int(number) > step:
-                path.unlink()
+                os.replace(path, path.with_name(f"{path.name}.outdated"))
+                outdated.append(int(number))
         shown = read_examples(run_dir)
         kept = {name: entry for name, entry in shown.items() if entry["step"] <= step}
         if len(kept) < len(shown):
             _write_examples(_examples_path(run_dir), kept)
+    return outdated
 
 
 def _scores_path(run_dir: Path, step: int) -> Path:

@@ -105,7 +105,7 @@ def test_every_broken_set_is_named_and_nothing_is_written(run_dir: Path, trained
         module="pipeline.evaluate",
     )
     assert ended.returncode == 1 and "Traceback" not in ended.stderr
-    assert f"{empty}: " in ended.stderr and "nshards.txt is missing" in ended.stderr
+    assert f"{empty} is no evaluation set" in ended.stderr
     assert "classnames.txt names 2 classes" in ended.stderr
     assert {path: path.read_bytes() for path in (run_dir / "eval").glob("*.json")} == before
 
@@ -147,11 +147,11 @@ def test_scores_that_a_kill_swallowed_are_made_up(run_dir: Path, trained: Path) 
     lines = [line for line in path.read_text().splitlines(True) if '"eval/' not in line]
     path.write_text("".join(lines))
     told = resumed(trained, run_dir)
-    assert "step 9 was not evaluated before the stop: scoring it now" in told
+    assert "step 9 is not evaluated: a stop came before" in told
     assert scores(run_dir, 9) == before
     assert scored_in_metrics(run_dir) == logged and len(logged) == 1
     again = resumed(trained, run_dir)
-    assert "scoring it now" not in again and "try next" in again
+    assert "not evaluated" not in again and "try next" in again
 
 
 @pytest.mark.slow
@@ -174,7 +174,7 @@ def test_killed_in_the_middle_of_its_evaluation(trained: Path, tmp_path: Path) -
     process.kill()
     process.wait(60)
     assert not list(run_dir.glob("eval/step_*"))
-    assert "step 6 was not evaluated before the stop" in resumed(trained, run_dir)
+    assert "step 6 is not evaluated: a stop came before" in resumed(trained, run_dir)
     assert scores(run_dir, 6)["many"]["num_samples"] == 1200
 
 
@@ -198,5 +198,5 @@ def test_a_stop_leaves_the_evaluation_to_the_next_start(trained: Path, tmp_path:
     last = int(steps[-1].removeprefix("step_"))
     assert not (run_dir / "eval" / f"step_{last:08d}.json").exists()
     told = resumed(trained, run_dir, "train.steps=20")
-    assert f"step {last} was not evaluated before the stop" in told
+    assert f"step {last} is not evaluated: a stop came before" in told
     assert [step for step, _ in scored_in_metrics(run_dir)] == list(range(1, 21))

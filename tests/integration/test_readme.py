@@ -19,6 +19,7 @@ import pytest
 from data_tools.demo.mediawiki import Picture
 from data_tools.demo.server import serve
 from tests.integration.runs import ROOT
+from tests.pipeline.data.eval_sets import write_classification
 
 README = (ROOT / "README.md").read_text()
 # the model of the README on two CPU ranks, for three steps
@@ -127,6 +128,14 @@ def train(place: Place, command: str) -> None:
     assert (place.folder / "runs/mine/checkpoints/latest").exists()
 
 
+def evaluate(place: Place, command: str) -> None:
+    """On a set where `make demo` would have written one."""
+    (folder,) = re.findall(r"\[(.*?)\]", command)
+    image = cv2.imencode(".png", np.zeros((40, 40, 3), np.uint8))[1].tobytes()
+    write_classification(place.folder / folder, [image], [0], ["owl", "fox"])
+    assert "top-1" in place.run(command)
+
+
 def as_it_stands(place: Place, command: str) -> None:
     place.run(command)
 
@@ -189,7 +198,7 @@ RUNNERS: dict[str, Callable[[Place, str], None]] = {
     "python -m slurm.submit experiment=": submit,
     "python -m pipeline.train run_dir=": as_it_stands,
     "python -m pipeline.metrics.workspace": up_to_the_missing_key,
-    "python -m pipeline.evaluate": as_it_stands,
+    "python -m pipeline.evaluate": evaluate,
     "python -m pipeline.export": as_it_stands,
     "python -m pipeline.score": as_it_stands,
     "python -m data_tools.subset": as_it_stands,

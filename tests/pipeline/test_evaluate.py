@@ -75,15 +75,18 @@ def test_due_at_the_last_step_and_every_so_many(evaluation):
     assert [step for step in range(25) if evaluation.due(step)] == [20]
 
 
-def test_owed_until_every_set_has_scores_of_the_step(evaluation, tmp_path):
+def test_owed_until_every_set_has_scores_of_the_step(evaluation, tmp_path, capsys):
     scored = {"kind": "classification", "num_samples": 1, "num_classes": 1, "top1": 1.0}
     assert evaluation.owed(12) and not evaluation.owed(13) and not evaluation.owed(0)
     write_results(tmp_path / "run", 12, {"birds": scored})
     assert evaluation.owed(12)
     write_results(tmp_path / "run", 12, {"cars": scored, "other": scored})
     assert not evaluation.owed(12) and evaluation.owed(6)
-    evaluation.forget_after(11)
+    evaluation.go_back_to(11)
     assert evaluation.owed(12)
+    assert "scores of steps 12 are" in capsys.readouterr().err
+    evaluation.go_back_to(11)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_run_without_sets_owes_nothing(tmp_path):

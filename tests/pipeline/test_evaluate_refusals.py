@@ -62,8 +62,11 @@ def test_nothing_of_training_is_asked_for(run_dir: Path) -> None:
 
 def test_the_words_of_the_training_mean_that_run(run_dir: Path) -> None:
     words = ["experiment=tiny", f"run_dir={run_dir}", "data.manifest=gone"]
-    job, unused = evaluation_of_arguments([*words, f"eval.datasets=[{run_dir}]"], None, None)
+    job, unused = evaluation_of_arguments(words, None, None)
     assert job.model.name == "tiny" and unused == []
+    assert [Path(folder).name for folder in job.eval.datasets] == ["birds"]  # the run's own
+    job, _ = evaluation_of_arguments([*words, f"eval.datasets=[{run_dir}]"], None, None)
+    assert job.eval.datasets == [str(run_dir)]
 
 
 def test_a_run_that_was_moved(run_dir: Path, tmp_path: Path) -> None:

@@ -94,10 +94,16 @@ def load_eval_set(
 ) -> EvalSet:
     """Read member headers, labels and captions of every tar (no images), and check that they agree.
 
-    Raises EvalSetError for a missing file, another number of tars than nshards.txt says, a tar cut
-    short, a sample without image or target, a key that occurs twice, a label without class name.
+    Raises EvalSetError for a folder that is no evaluation set, a missing file, another number of
+    tars than nshards.txt says, a tar cut short, a sample without image or target, a key that occurs
+    twice, a label without class name.
     """
     folder = Path(folder)
+    if not (folder / "test").is_dir():
+        raise EvalSetError(
+            f"{folder} is no evaluation set: it has no folder test/ with nshards.txt and 0.tar; "
+            f"correct eval.datasets, or fetch the set again"
+        )
     kind = _kind(folder / "dataset_type.txt")
     classnames: list[str] = []
     templates: list[str] = []
@@ -106,7 +112,10 @@ def load_eval_set(
         templates = _lines(folder / "zeroshot_classification_templates.txt")
         for template in templates:
             if "{c}" not in template:
-                raise EvalSetError(f"{folder}: template {template!r} has no {{c}} for the class")
+                raise EvalSetError(
+                    f"{folder}: template {template!r} has no {{c}} for the class: write {{c}} "
+                    f"where its name goes"
+                )
     target_suffix = "cls" if kind == "classification" else "txt"
     with closing(FilePool()) as files:
         shards = [read_shard(path, target_suffix, files) for path in list_shards(folder / "test")]
@@ -135,7 +144,10 @@ def _kind(path: Path) -> str:
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise EvalSetError(f"{path} is missing: a classification set needs it")
-    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    try:
+        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise EvalSetError(f"{path} is not UTF-8 ({error}): save it as UTF-8") from error
     if not all(line.strip() for line in lines):
         raise EvalSetError(f"{path} is empty or has an empty line")
     return [line.strip() for line in lines]

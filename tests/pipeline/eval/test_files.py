@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.eval import forget_after, scored_sets, write_report, write_results
+from pipeline.eval import scored_sets, set_aside_after, write_report, write_results
 from pipeline.eval.files import read_evaluations, read_examples
 from pipeline.eval.report import newest_scores
 
@@ -121,14 +121,16 @@ def test_examples_of_older_versions_are_of_one_step(tmp_path):
     assert found["cars"]["step"] == 20
 
 
-def test_a_run_that_goes_back_forgets_later_scores(tmp_path):
+def test_a_run_that_goes_back_sets_later_scores_aside(tmp_path):
     for step in (10, 20, 30):
         write_results(tmp_path, step, {"birds": scores(step / 100)})
     write_results(tmp_path, 10, {"cars": scores(0.5)})
-    forget_after(tmp_path, 20)
+    later = (tmp_path / "eval" / "step_00000030.json").read_text()
+    assert set_aside_after(tmp_path, 20) == [30]
+    assert (tmp_path / "eval" / "step_00000030.json.outdated").read_text() == later
     assert [step for step, _ in read_evaluations(tmp_path)] == [10, 20]
     assert set(read_examples(tmp_path)) == {"cars"}  # those of the birds were of step 30
-    forget_after(tmp_path / "other", 20)
+    assert set_aside_after(tmp_path / "other", 20) == []
     assert not (tmp_path / "other").exists()
 
 

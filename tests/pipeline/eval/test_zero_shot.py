@@ -165,6 +165,13 @@ def test_scores_do_not_round_to_bfloat16():
         assert evaluate(Tables(texts[:2], texts), toy)["top1"] == 1.0
 
 
+def test_features_that_are_not_finite_are_no_score():
+    """Nothing is above nan: each answer would count as right."""
+    toy = ToySet("toy", "classification", 3, [0, 1, 2], classnames=["0", "1", "2"])
+    with pytest.raises(EvalError, match="features that are not finite"):
+        evaluate(Tables(torch.full((3, 3), torch.nan), torch.eye(3)), toy)
+
+
 def test_what_is_refused():
     known = Tables(torch.eye(3), torch.eye(3))
     toy = ToySet("toy", "classification", 3, [0, 1, 2], classnames=["0", "1", "2"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tarfile
 import threading
 
@@ -92,6 +93,11 @@ def cut(path, keep):
 
 # What is done to a good set, and what the error must name.
 DAMAGE = {
+    "nothing in it": (lambda f: (shutil.rmtree(f), f.mkdir()), "pets is no evaluation set"),
+    "class names not UTF-8": (
+        lambda f: (f / "classnames.txt").write_bytes("Bär\ncat\ndog".encode("latin-1")),
+        "classnames.txt is not UTF-8",
+    ),
     "shard missing": (
         lambda f: os.unlink(f / "test/1.tar"),
         r"nshards.txt says 3.*missing \['1.tar'",
@@ -182,3 +188,8 @@ def test_a_loop_left_early_ends_its_threads(folder):
     for _ in load_eval_set(folder, 16).batches(2):
         break
     assert not [t for t in threading.enumerate() if t.name.startswith("eval-set")]
+
+
+def test_the_name_of_a_set_is_its_folders(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert load_eval_set(".", 16).name == load_eval_set(f"{folder}/", 16).name == "pets"
