@@ -152,9 +152,9 @@ def exit_now(code: int) -> NoReturn:
 def run_rank(rank_main: RankMain, job: TrainJob) -> int:
     """Run one rank and return its exit code.
 
-    The rank where an error of ours was raised prints its message in one line; any other error, a
-    defect, keeps its traceback. A rank that only lost its peers says so in one line, because the
-    peer that failed has said why.
+    The rank where an error of ours or of the system was raised prints its message in one line; any
+    other error, a defect, keeps its traceback. A rank that only lost its peers says so in one line,
+    because the peer that failed has said why.
     """
     rank = os.environ.get("RANK", "?")
     try:
@@ -170,6 +170,8 @@ def run_rank(rank_main: RankMain, job: TrainJob) -> int:
             _print_line(f"error (rank {rank}): {_first_line(error)}\n{FITS}")
         elif any(word in str(error) for word in LOST_PEER):
             _print_line(f"rank {rank}: lost the connection to another rank")
+        elif isinstance(error, OSError) and error.errno is not None:
+            _print_line(f"error (rank {rank}): {error}; see its disk's room and permissions")
         else:
             traceback.print_exc()
         return 1

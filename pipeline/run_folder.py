@@ -35,6 +35,8 @@ class RunFolder:
         with self._world.raise_on_all_ranks(f"write the configuration of {self._config.run_dir}"):
             if self._world.is_main:
                 commit_config(self._config, begins=state.step == 0)
+        if self._remains is not None and self._remains.gone:
+            self._world.tell(f"{self._remains.gone}, the newest checkpoint, is gone")
         steps = self._config.train.steps
         if state.step >= steps:
             self._world.tell(f"train.steps = {steps}: done, the run has {state.step} steps")

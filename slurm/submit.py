@@ -200,7 +200,18 @@ def _output(command: list[str]) -> str:
 
 def _earlier(folder: Path) -> list[dict[str, Any]]:
     path = folder / "submit.json"
-    return list(json.loads(path.read_text())) if path.exists() else []
+    if not path.exists():
+        return []
+    try:
+        entries = list(json.loads(path.read_bytes()))
+        for entry in entries:
+            entry["jobs"][0]["job_id"]
+    except (ValueError, KeyError, TypeError, LookupError) as error:
+        raise SlurmError(
+            f"{path}: is damaged ({error!r}), and it names the jobs of this folder: see with "
+            "`squeue --me` that none is queued or running, then delete it and submit again"
+        ) from error
+    return entries
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
 from data_tools.ground.conf_dir import conf_dir
@@ -147,6 +147,13 @@ def load_frozen(path: Path | str) -> TrainJob:
         _three_channels(frozen)
         merged = OmegaConf.merge(OmegaConf.structured(TrainJob), frozen)
         job: TrainJob = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    except FileNotFoundError as error:
+        raise missing_config(Path(path).parent) from error
+    except ConfigKeyError as error:
+        raise ConfigError(
+            f"{path}: {error_chain(error)}\n  this version does not know it: take the line out, or "
+            "go on with the version that wrote it"
+        ) from error
     except (OSError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: {error_chain(error)}") from error
     except (YAMLError, UnicodeDecodeError) as error:
@@ -301,7 +308,7 @@ def job_of_arguments(
     if path is not None and (step is not None or not begins):
         return _going_on(path, values)
     if path is None and step is not None:
-        raise missing_config(run_dir, step)
+        raise missing_config(run_dir)
     try:
         return load_job(overrides)
     except ConfigError as error:

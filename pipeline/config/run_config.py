@@ -23,6 +23,7 @@ from pipeline.config.run_files import (
     SUBMITTED,
     checkpoint_step,
     missing_config,
+    newest_ever,
     steps_of,
 )
 from pipeline.config.schema import ConfigError, TrainJob
@@ -76,12 +77,17 @@ class Remains:
     """Of the newest checkpoint, whole or not; None without one."""
     signs: list[Path]
     """Where there is no checkpoint, the files by which there must have been one."""
+    gone: str | None
+    """Name of the newest checkpoint ever, where it is there no more."""
 
     @classmethod
     def of(cls, job: TrainJob) -> Remains:
         folder = Path(job.run_dir)
         step = checkpoint_step(folder)
-        return cls(folder, step, [] if step is not None else _signs_of_checkpoints(job))
+        signs = [] if step is not None else _signs_of_checkpoints(job)
+        newest = newest_ever(folder)
+        gone = newest if newest and not (folder / CHECKPOINTS / newest).exists() else None
+        return cls(folder, step, signs, gone)
 
     def refuse_another_configuration(self, job: TrainJob) -> None:
         """For a run that has a checkpoint: ConfigError where its config.yaml is missing, torn, or
@@ -92,7 +98,7 @@ class Remains:
             return
         if self.step is None:
             return  # it has them in checkpoint.remote alone, and goes on in a new folder
-        raise missing_config(self.run_dir, self.step)
+        raise missing_config(self.run_dir)
 
     def refuse_lost_checkpoints(self) -> None:
         """ConfigError where the run had checkpoints and has none: it would begin anew."""
@@ -111,7 +117,7 @@ def _signs_of_checkpoints(job: TrainJob) -> list[Path]:
     folder = Path(job.run_dir)
     mark = folder / LAST_CHECKPOINT
     if mark.exists():
-        return [mark] if mark.read_bytes().strip() != NO_CHECKPOINT_YET.encode() else []
+        return [mark] if newest_ever(folder) else []
     if any((folder / CHECKPOINTS).glob(".step_*.tmp")):
         return []  # killed while the first one was being written
     try:

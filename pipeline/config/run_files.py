@@ -44,6 +44,16 @@ def checkpoint_step(run_dir: Path) -> int | None:
     return max(steps, default=None)
 
 
+def newest_ever(run_dir: Path) -> str | None:
+    """Name of the newest checkpoint that was ever written; None where none was, or an earlier
+    version wrote them."""
+    try:
+        name = (run_dir / LAST_CHECKPOINT).read_text(errors="replace").strip()
+    except OSError:
+        return None
+    return None if name == NO_CHECKPOINT_YET else name
+
+
 def steps_of(folder: Path, pattern: str) -> list[int]:
     """Steps of the files and folders step_N or step_N.* that fit `pattern`."""
     names = (path.name.lstrip(".").partition(".")[0] for path in folder.glob(pattern))
@@ -64,8 +74,11 @@ def newer_config(run_dir: Path) -> Path | None:
     return max(there, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
-def missing_config(run_dir: Path, step: int) -> ConfigError:
-    """The error of a run that has checkpoints and no configuration."""
+def missing_config(run_dir: Path) -> ConfigError:
+    """The error of a folder that has no configuration, but checkpoints or nothing."""
+    step = checkpoint_step(run_dir)
+    if step is None:
+        return ConfigError(f"{run_dir / CONFIG}: no such file, and no checkpoints: no run is there")
     return ConfigError(
         f"run_dir = {run_dir}: has checkpoints, the newest of step {step}, but no {CONFIG}, so "
         f"that nobody can tell whether they are of this configuration; {way_back(run_dir)}"

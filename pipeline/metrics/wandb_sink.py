@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import sys
 import uuid
 from collections.abc import Callable
@@ -124,9 +125,11 @@ class WandbSink:
 def run_id_of(run_dir: Path) -> str:
     """Made once for a run directory, so that a resumed run goes on in the same W&B run."""
     path = run_dir / WANDB_ID
-    if not path.exists():
-        write_text_aside(path, uuid.uuid4().hex[:8])
-    return path.read_text().strip()
+    kept = path.read_text(errors="replace").strip() if path.exists() else ""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", kept):  # a file that was cut off makes a run of its own
+        kept = uuid.uuid4().hex[:8]
+        write_text_aside(path, kept)
+    return kept
 
 
 def chosen_mode(asked: WandbMode) -> WandbMode:

@@ -266,6 +266,7 @@ if __name__ == "__main__":
         ("return None", 0, ""),
         ("raise launch.ConfigError('of a value')", 1, "error (rank ?): of a value\n"),
         ("raise RuntimeError('Connection closed by peer')", 1, "rank ?: lost the connection to "),
+        ("open('/proc/no/file')", 1, "error (rank ?): [Errno 2] No such file or directory: '/proc"),
         ("return {}[job.train.steps]", 1, "Traceback (most recent call last)"),
     ],
 )

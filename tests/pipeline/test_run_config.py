@@ -19,6 +19,7 @@ from data_tools.ground.lock import take
 from pipeline.config import ConfigError, TrainJob
 from pipeline.config.composition import job_of_arguments, load_frozen, load_job, to_yaml
 from pipeline.config.run_config import (
+    Remains,
     commit_config,
     last_logged_step,
     lock_run,
@@ -184,6 +185,27 @@ def test_checkpoints_that_are_gone_of_a_run_of_an_earlier_version(
     (run_dir / "eval").mkdir()
     (run_dir / "eval" / f"step_{job.train.steps:08d}.json").write_text("{}")
     assert f"seen by {run_dir}/eval" in refusal(job)
+
+
+def test_the_newest_checkpoint_alone_is_gone(words: list[str], run_dir: Path) -> None:
+    job = began(words, 5, 10)
+    assert Remains.of(job).gone is None
+    shutil.rmtree(run_dir / "checkpoints" / "step_00000010")
+    refuse_misfit(job)
+    assert Remains.of(job).gone == "step_00000010"
+
+
+def test_what_only_another_version_knows_is_named(words: list[str], run_dir: Path) -> None:
+    began(words, 5)
+    with (run_dir / "config.yaml").open("a") as file:
+        file.write("colour_of_the_sky: blue\n")
+    with pytest.raises(ConfigError, match=r"(?s)colour_of_the_sky.*take the line out"):
+        job_of_arguments([words[2]])
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{tmp_path}/config.yaml: no such file"):
+        load_frozen(tmp_path / "config.yaml")
 
 
 def test_a_checkpoint_that_was_being_replaced_is_one(words: list[str], run_dir: Path) -> None:

@@ -6,6 +6,8 @@ What a real Slurm makes of the same commands: test_two_nodes.py.
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -148,6 +150,20 @@ def test_a_second_submission_waits_for_the_first_and_is_added_to_it(
     assert [job["job_id"] for entry in entries for job in entry["jobs"]] == ["42", "43"]
 
 
+@pytest.mark.parametrize("damaged", ["", "[{", "7", '[{"jobs": 3}]', '[{"jobs": []}]'])
+def test_a_damaged_list_of_submissions_is_named(
+    login_node: Path, words: list[str], tmp_path: Path, damaged: str
+) -> None:
+    run_dir = tmp_path / "runs" / "mine"
+    run_dir.mkdir(parents=True)
+    (run_dir / "submit.json").write_text(damaged)
+    program(login_node, "sbatch", "echo 42")
+    ended = submit(login_node, *words)
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    assert f"{run_dir}/submit.json: is damaged" in ended.stderr
+    assert [path.name for path in run_dir.iterdir()] == ["submit.json"]
+
+
 @pytest.mark.parametrize("flags", [[], ["--dry-run"]])
 def test_a_folder_with_another_run_is_refused_by_the_dry_run_as_well(
     login_node: Path, words: list[str], tmp_path: Path, flags: list[str]
@@ -218,6 +234,11 @@ def test_a_training_that_is_restarted_without_progress_stops(tmp_path: Path) -> 
     assert ["restarted" in ended.stderr for ended in told] == [False] * 5 + [True]
     assert told[-1].returncode == 1
     assert "6 times in a row without a new checkpoint (latest: step_00000099)" in told[-1].stderr
+    for damaged in ("", "step_00000099", "step_00000099 six"):
+        (tmp_path / "restarts").write_text(damaged)
+        ended = restarted("train.sbatch", tmp_path, 3)
+        assert "was restarted" not in ended.stderr and "NODELIST" in ended.stderr  # went on
+        assert re.fullmatch(r"step_00000099 [01]\n", (tmp_path / "restarts").read_text())
     # submitted anew, it may try again
     assert "restarted" not in restarted("train.sbatch", tmp_path, 0).stderr
 

@@ -172,14 +172,25 @@ def test_one_job_a_run_directory_and_a_cancelled_one_stays_cancelled(
     second = cluster.submit(f"run_dir={run_dir}")
     assert second.returncode == 1
     assert f"its job {job_id} is running" in second.stderr and f"scancel {job_id}" in second.stderr
-    here = ("cluster.nodes=1", "cluster.ranks_per_node=1")
-    train = cluster.call(sys.executable, "-m", "pipeline.train", f"run_dir={run_dir}", *here)
-    assert train.returncode == 2, train.stderr
-    assert re.search(rf"trained already \(process \d+ on node1, Slurm job {job_id}, ", train.stderr)
     assert cluster.call("scancel", job_id).returncode == 0
     cluster.wait_until(job_id, lambda job: job["JobState"] == "CANCELLED")
     assert cluster.queue() == []
     assert "requeued" not in output(cluster.job(job_id))
+
+
+def test_a_run_that_a_job_trains_is_refused_outside_of_it(
+    cluster: TwoNodes, local: tuple[list[str], list[dict[str, float]]], tmp_path: Path
+) -> None:
+    words = [word for word in local[0] if not word.startswith("train.steps=")]
+    words += ["train.steps=20000", "checkpoint.every_steps=20000", f"run_dir={tmp_path / 'run'}"]
+    job_id = cluster.submitted(*words, *ON_TWO_NODES)
+    cluster.wait_until(job_id, lambda _: last_step(tmp_path / "run") >= 1)
+    here = ("cluster.nodes=1", "cluster.ranks_per_node=1")
+    ended = cluster.call(sys.executable, "-m", "pipeline.train", *words, *here)
+    assert ended.returncode == 2, ended.stderr
+    assert re.search(rf"trained already \(process \d+ on node1, Slurm job {job_id}, ", ended.stderr)
+    assert cluster.call("scancel", job_id).returncode == 0
+    cluster.wait_until(job_id, lambda job: job["JobState"] == "CANCELLED")
 
 
 def test_a_job_of_a_run_that_is_trained_elsewhere_is_refused_by_all_its_ranks(

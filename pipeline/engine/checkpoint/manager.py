@@ -192,8 +192,12 @@ class CheckpointManager:
         checkpoint."""
         path, rank = self._folder.path, self._world.rank
         with self._world.raise_on_all_ranks(f"write to {path}"):
-            path.mkdir(parents=True, exist_ok=True)
-            (path / f".probe_{rank}").write_text(f"{rank}\n")
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+                (path / f".probe_{rank}").write_text(f"{rank}\n")
+            except OSError as error:
+                fix = "put a folder there, or a link to one, that can be written"
+                raise OSError(error.errno, f"{error.strerror}; {fix}", str(path)) from error
         with self._world.raise_on_all_ranks(f"share {path}"):
             if self._world.is_main:
                 self._see_probes()

@@ -17,7 +17,7 @@ from PIL import Image
 from pipeline.config import ConfigError, DataConfig, SourceConfig, WandbMode
 from pipeline.metrics import MetricsProcessor
 from pipeline.metrics.examples import retrieval_strips
-from pipeline.metrics.wandb_sink import chosen_mode, data_cards
+from pipeline.metrics.wandb_sink import chosen_mode, data_cards, run_id_of
 from pipeline.state import TrainState
 from tests.pipeline.metrics.steps import job, lines, step_metrics, take, world
 from tests.pipeline.metrics.wandb_records import Recorded, records_of
@@ -302,3 +302,12 @@ def test_the_service_of_a_parent_process_is_not_used(tmp_path):
     ended = run_with(tmp_path / "run", "offline", {"WANDB_SERVICE": gone})
     assert ended.returncode == 0, ended.stderr
     assert len(records_of(tmp_path / "run")) == 1
+
+
+def test_an_id_that_was_cut_off_becomes_another_and_stays(tmp_path: Path) -> None:
+    first = run_id_of(tmp_path)
+    assert run_id_of(tmp_path) == first
+    (tmp_path / "wandb_id").write_text("")
+    second = run_id_of(tmp_path)
+    assert len(second) == 8 and second != first
+    assert run_id_of(tmp_path) == second

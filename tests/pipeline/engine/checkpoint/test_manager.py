@@ -69,6 +69,28 @@ def test_a_checkpoint_has_the_configuration_and_leaves_a_mark_outside(tmp_path):
     assert manager(tmp_path).load_latest(Engine()).step == 10
 
 
+@pytest.mark.parametrize("kind", ["file", "link to nothing"])
+def test_a_folder_of_checkpoints_that_is_none_is_named(tmp_path, kind):
+    path = tmp_path / "checkpoints"
+    if kind == "file":
+        path.write_text("")
+    else:
+        path.symlink_to(tmp_path / "purged")
+    with pytest.raises(OSError, match="put a folder there, .* that can be written: .*checkpoints"):
+        manager(tmp_path)
+
+
+def test_checkpoints_may_lie_elsewhere_behind_a_link(tmp_path):
+    elsewhere = tmp_path / "scratch"
+    elsewhere.mkdir()
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "checkpoints").symlink_to(elsewhere)
+    save(run_dir, 10)
+    assert (elsewhere / "step_00000010").is_dir()
+    assert (run_dir / "last_checkpoint").read_text() == "step_00000010\n"
+
+
 def test_the_files_are_plain_safetensors(tmp_path):
     save(tmp_path, 10)
     path = tmp_path / "checkpoints" / "step_00000010" / "rank_00000.safetensors"
