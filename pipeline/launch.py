@@ -22,7 +22,7 @@ from typing import NoReturn
 
 from data_tools.ground import command_line, exit_codes, settings
 from pipeline.commands import command_of
-from pipeline.config import ClusterConfig, ConfigError, TrainJob
+from pipeline.config import ClusterConfig, ConfigError, LossBackend, TrainJob
 from pipeline.config.composition import freeze, job_of_arguments, load_frozen
 from pipeline.config.validation.cluster import gpu_problems
 from pipeline.devices import local_gpu_problems, visible_gpus
@@ -38,9 +38,9 @@ LOST_PEER = ("Connection reset by peer", "Connection closed by peer", "remote pr
 # Python's, torch's for CUDA, and torch's for the host, which is a bare RuntimeError
 OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError", "can't allocate memory")
 FITS = (
-    "  too large for this machine: give train.image_micro_batch_size and train.text_micro_batch_size "
-    "(the same numbers, less memory),\n  deepspeed.zero_stage=2 or 3 with several ranks, a smaller "
-    "train.global_batch_size, or a smaller model"
+    "  too large for this machine: give train.image_micro_batch_size and "
+    "train.text_micro_batch_size (the same numbers, less memory),\n  deepspeed.zero_stage=2 or 3 "
+    "with several ranks, a smaller train.global_batch_size, or a smaller model"
 )
 
 RankMain = Callable[[TrainJob], "int | None"]
@@ -81,6 +81,11 @@ def launch(module: str, arguments: list[str], *, stops_at_checkpoint: bool = Fal
                 "machine; for several nodes use `python -m slurm.submit` with the same arguments"
             )
         refuse_gpus_without_work(job.cluster, trains=stops_at_checkpoint)
+        if job.loss.backend is LossBackend.triton and visible_gpus() == 0:
+            raise ConfigError(
+                "loss.backend = triton: this machine shows no GPU; give auto or torch, or start it "
+                "where there is one"
+            )
         ranks = job.cluster.ranks_per_node
         exit_now(launch_ranks(module, freeze(job), ranks, stops_at_checkpoint))
 

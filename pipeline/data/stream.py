@@ -108,6 +108,7 @@ class _Reader:
         self._seed = seed
         self._queue: queue.Queue[RawSample | SampleError | BaseException] = queue.Queue(_QUEUE_SIZE)
         self._closed = threading.Event()
+        self._fault: SampleError | None = None
         self._error = LoaderError("the loader is closed")
         self._thread = threading.Thread(target=self._run, name="loader-stream", daemon=True)
         self._thread.start()
@@ -147,7 +148,8 @@ class _Reader:
             number = 0
             while not self._closed.is_set():
                 if not self._pass(number):
-                    raise LoaderError("a whole pass over this rank's tars held no sample")
+                    fault = f", the first fault: {self._fault}" if self._fault else ""
+                    raise LoaderError(f"a whole pass over this rank's tars held no sample{fault}")
                 number += 1
         except BaseException as error:  # raised again by `next`
             self._put(error)
@@ -180,6 +182,7 @@ class _Reader:
 
             def note(error: Exception, url: str = url) -> bool:
                 broken.append(SampleError(f"tar cannot be read on: {error!r}", "", url, -1))
+                self._fault = self._fault or broken[-1]
                 return True
 
             for members in tarfile_samples(iter([{"url": url}]), handler=note):

@@ -52,6 +52,10 @@ def open_dataset(location: str, rank: int = 0, world_size: int = 1) -> DataSet:
             f"no manifest at {location}: give the manifest.json that `make shards` wrote (or run "
             f"it first)"
         ) from error
+    except Exception as error:  # stores' clients raise many kinds
+        raise ManifestError(
+            f"the manifest at {location} cannot be read ({error!r}): check address and credentials"
+        ) from error
     manifest, problems = parse_manifest(text, Path(folder or "."), location)
     share = manifest.shards[rank::world_size]
     if isinstance(storage, RemoteStorage):
