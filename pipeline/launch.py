@@ -24,7 +24,7 @@ from typing import IO, NoReturn
 
 from data_tools.ground import command_line, exit_codes, settings
 from pipeline.commands import TRAIN
-from pipeline.config import ClusterConfig, ConfigError, TrainJob
+from pipeline.config import ClusterConfig, ConfigError, LossBackend, TrainJob
 from pipeline.config.composition import job_of_arguments, load_frozen, to_yaml
 from pipeline.config.run_config import lock_run, refuse_misfit
 from pipeline.config.schema import RefusedStartError
@@ -43,8 +43,8 @@ LOST_PEER = ("Connection reset by peer", "Connection closed by peer", "remote pr
 OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError", "can't allocate memory")
 FITS = (
     "  too large for this machine: give train.image_micro_batch_size and "
-    "train.text_micro_batch_size (the same numbers, less memory),\n  deepspeed.zero_stage=2 or 3 with several ranks, a smaller "
-    "train.global_batch_size, or a smaller model"
+    "train.text_micro_batch_size (the same numbers, less memory),\n  deepspeed.zero_stage=2 or 3 "
+    "with several ranks, a smaller train.global_batch_size, or a smaller model"
 )
 
 RankMain = Callable[[TrainJob], "int | None"]
@@ -85,6 +85,11 @@ def launch(module: str, arguments: list[str], *, stops_at_checkpoint: bool = Fal
                 "machine; for several nodes use `python -m slurm.submit` with the same arguments"
             )
         refuse_gpus_without_work(job.cluster, trains=stops_at_checkpoint)
+        if job.loss.backend is LossBackend.triton and visible_gpus() == 0:
+            raise ConfigError(
+                "loss.backend = triton: this machine shows no GPU; give auto or torch, or start it "
+                "where there is one"
+            )
         lock = None
         if stops_at_checkpoint:
             refuse_misfit(job)

@@ -105,8 +105,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     like = difflib.get_close_matches(name, names, n=1)
     if like:
         return f"do you mean {like[0]}?"
-    shown = ", ".join(names[:20]) + (", ... (see --help)" if len(names) > 20 else "")
-    return f"the settings are {shown}" if names else "it takes no settings"
+    if len(names) > 20:
+        return "--help lists the settings"
+    return f"the settings are {', '.join(names)}" if names else "it takes no settings"
 
 
 def _pairs(

@@ -48,6 +48,10 @@ class World:
         return Group(None, self.rank, self.world_size).raise_on_all_ranks(doing)
 
 
+class NoWorldError(RuntimeError):
+    """This process was not started as a rank; the message says how ranks are started."""
+
+
 def init_distributed(timeout_minutes: float, threads_per_rank: int | None) -> World:
     """Join the process group of this run, from torchrun-style variables or from srun's.
 
@@ -63,9 +67,9 @@ def init_distributed(timeout_minutes: float, threads_per_rank: int | None) -> Wo
         if name not in os.environ
     ]
     if missing:
-        raise RuntimeError(
-            f"{', '.join(missing)} not set: start through `python -m pipeline.train`, srun or "
-            f"torchrun"
+        raise NoWorldError(
+            f"{', '.join(missing)} not set, by which a rank knows its place: --config is for "
+            "ranks; start them with `python -m pipeline.train run_dir=...`, srun or torchrun"
         )
     local_rank = int(os.environ["LOCAL_RANK"])
     if torch.cuda.is_available():

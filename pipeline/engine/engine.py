@@ -42,6 +42,10 @@ deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 import_without_inductor()
 
 
+class PrecisionError(ValueError):
+    """The device does not compute in the precision of the job."""
+
+
 class _Taken(NamedTuple):
     """What forward and backward of one step leave, on the device."""
 
@@ -62,6 +66,11 @@ class ClipEngine:
 
     def __init__(self, model: CLIP, config: TrainJob, world: World) -> None:
         self._config, self._world = config, world
+        fp16 = config.train.precision is Precision.fp16
+        if fp16 and not deepspeed.accelerator.get_accelerator().is_fp16_supported():
+            raise PrecisionError(
+                "train.precision = fp16: this device does not compute in float16; give bf16 or fp32"
+            )
         # a communicator of its own: the features' collectives run beside DeepSpeed's
         self._objective = Objective(config.loss, dist.new_group(timeout=world.timeout))
         self._towers = Towers(model.to(world.device))

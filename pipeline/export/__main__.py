@@ -15,6 +15,7 @@ from data_tools.ground.command_line import run
 from data_tools.ground.settings import Command
 from pipeline.config import ConfigError
 from pipeline.config.composition import load_frozen
+from pipeline.config.validation.outputs import new_folder_problem
 from pipeline.engine.checkpoint import CheckpointError, load_model_weights
 from pipeline.export import ExportError, export_weights
 
@@ -35,9 +36,19 @@ class ExportSettings:
 
 
 def _check(given: Mapping[str, Any]) -> list[str]:
+    problems = []
     if (given.get("step") or 0) < 0:
-        return [f"step={given['step']}: give the number of a checkpoint's step, 0 or more"]
-    return []
+        problems.append(f"step={given['step']}: give the number of a checkpoint's step, 0 or more")
+    run_dir: Path | None = given.get("run_dir")
+    if run_dir is not None and not (run_dir / "config.yaml").is_file():
+        problems.append(
+            f"run_dir={run_dir}: {run_dir}/config.yaml is not there; name the folder that a "
+            "training wrote"
+        )
+    if "out" in given:
+        problem = new_folder_problem(given["out"])
+        problems += [f"out={given['out']}: {problem}"] if problem else []
+    return problems
 
 
 COMMAND = Command(

@@ -125,6 +125,11 @@ class VisionTower(nn.Module):
         """What is subtracted from pixels and what they are divided by, float32 whatever the weights
         are. In pixel values, so that uint8 needs no division by 255 first; not in checkpoints: the
         config has them."""
+        if len(config.image_mean) != 3 or len(config.image_std) != 3 or 0 in config.image_std:
+            raise ValueError(
+                f"model.image_mean={config.image_mean}, model.image_std={config.image_std}: give "
+                "three values each, and no deviation of 0"
+            )
         for name, values in (("pixel_mean", config.image_mean), ("pixel_std", config.image_std)):
             value = torch.tensor(values, dtype=torch.float32, device=device) * 255
             self.register_buffer(name, value, persistent=False)

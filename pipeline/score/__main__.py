@@ -26,20 +26,23 @@ class ScoreSettings:
     manifest: str
     """manifest.json of the data set; scores/ is written beside it."""
     batch_size: int = 256
-    """Pairs that the model takes at once; at least 1."""
+    """Pairs that the model takes at once; 1 to 100000."""
     threads: int = 4
-    """Threads that read and decode images; at least 1."""
+    """Threads that read and decode images; 1 to 256."""
     device: str | None = None
     """torch's name of the device, such as cuda:0; null is cuda where there is one, else cpu."""
     task: str = "0/1"
     """I/N with I from 0: one of N processes, each on its own device, scores every N-th shard."""
 
 
+MOST = {"batch_size": 100_000, "threads": 256}
+
+
 def _check(given: Mapping[str, Any]) -> list[str]:
     problems = [
-        f"{name}={given[name]}: give a number of at least 1"
-        for name in ("batch_size", "threads")
-        if given.get(name, 1) < 1
+        f"{name}={given[name]}: give 1 to {most}"
+        for name, most in MOST.items()
+        if not 1 <= given.get(name, 1) <= most
     ]
     task = given.get("task", "0/1")
     parts = re.fullmatch(r"([0-9]+)/([0-9]+)", task)
@@ -75,8 +78,7 @@ def score(settings: ScoreSettings) -> None:
     from pipeline.score.pairs import score_shards
     from pipeline.score.scorer import load_scorer
 
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    scorer = load_scorer(settings.model, torch.device(settings.device or default))
+    scorer = load_scorer(settings.model, torch.device(_device(settings.device)))
     index, count = (int(part) for part in settings.task.split("/"))
     counts = score_shards(
         manifest,
@@ -95,6 +97,18 @@ def score(settings: ScoreSettings) -> None:
         print(f"the ledger waits for the other tasks: {error}", file=sys.stderr)
         return
     print(f"scores in the ledger: {add_to_ledger(manifest):,}", flush=True)
+
+
+def _device(asked: str | None) -> str:
+    """torch's name of the device; ValueError for one that is not there."""
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{number}" for number in range(gpus))]
+    there += ["mps"] if torch.backends.mps.is_available() else []
+    if asked is not None and asked not in there:
+        raise ValueError(f"device={asked}: is not on this machine; give {' or '.join(there)}")
+    return asked or ("cuda" if gpus else "cpu")
 
 
 if __name__ == "__main__":

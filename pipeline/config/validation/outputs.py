@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import tempfile
 from pathlib import Path
 
 from fsspec.core import split_protocol
@@ -54,10 +55,22 @@ def unwritable(folder: Path) -> str | None:
             if there == folder
             else f"cannot be made, because {there} is no folder; name another"
         )
-    if not os.access(there, os.W_OK | os.X_OK):
-        which = "it" if there == folder else str(there)
-        return f"{which} cannot be written to (no permission, or read-only); name another folder"
+    try:  # permissions do not tell of read-only file systems, quotas and NFS without root
+        os.rmdir(tempfile.mkdtemp(prefix=".probe_", dir=there))
+    except OSError as error:
+        return f"{there} cannot be written to ({error.strerror}); name another folder"
     return None
+
+
+def new_folder_problem(folder: Path) -> str | None:
+    """Why `folder`, which must not be there yet, cannot be written, with the fix."""
+    if os.path.lexists(folder):
+        return "exists; name a new folder, or remove it first"
+    if ":" in folder.parts[0]:  # pathlib makes one slash of the two
+        return "is a URL; name a folder of this machine, and copy it there"
+    if str(folder).startswith("~"):
+        return f"the shell left ~ as it is; give {os.path.expanduser(folder)}"
+    return unwritable(folder)
 
 
 def _remote(url: str) -> list[str]:

@@ -53,9 +53,10 @@ def open_dataset(location: str, rank: int = 0, world_size: int = 1) -> DataSet:
             f"no manifest at {location}: give the manifest.json that `make shards` wrote (or run "
             f"it first)"
         ) from error
-    except OSError as error:
+    except Exception as error:  # stores' clients raise many kinds
+        what = error if isinstance(error, OSError) else repr(error)
         raise ManifestError(
-            f"{location} cannot be read: {error}. Correct the address, or the access to it"
+            f"{location} cannot be read: {what}. Correct the address, or the access to it"
         ) from error
     manifest, problems = parse_manifest(text, Path(folder or "."), location)
     share = manifest.shards[rank::world_size]

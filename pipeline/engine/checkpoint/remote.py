@@ -45,8 +45,21 @@ class RemoteCheckpoints:
 
     def check_reachable(self) -> None:
         """Raise CheckpointError when the store does not answer within some seconds: before a run
-        begins, the likely reason is a wrong address, not a busy store."""
+        begins, the likely reason is a wrong address, not a busy store. Also when it is a folder
+        that cannot be made or written to."""
         self.latest(attempts=3)
+        if not self._root.startswith("/"):
+            return  # an object store has no folders to make
+        probe = f"{self._root}/.probe"
+        try:
+            self._files.makedirs(self._root, exist_ok=True)
+            self._files.pipe_file(probe, b"")
+            self._files.rm_file(probe)
+        except OSError as error:
+            raise CheckpointError(
+                f"checkpoint.remote = {self.url}: cannot be written to ({error}); name another "
+                "folder"
+            ) from error
 
     def latest(self, attempts: int = _ATTEMPTS) -> int | None:
         """Step of the newest whole checkpoint; None when there is none. CheckpointError when the

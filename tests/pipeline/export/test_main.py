@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -96,3 +98,48 @@ def test_the_average_of_the_weights_is_exported_unless_told_otherwise(
     if seed == 1:
         write_checkpoint(run_dir, 40, weights_of(1))
         assert main([f"run_dir={run_dir}", f"out={out}2", "format=native", "ema=true"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("out", "told"),
+    [
+        ("there", "exists; name a new folder"),
+        ("there/file/out", "there/file is no folder"),
+        ("/proc/nowhere/out", "/proc cannot be written to"),
+        ("s3://bucket/out", "is a URL; name a folder of this machine"),
+        ("~/out", "the shell left ~ as it is; give "),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_read(
+    run_dir, tmp_path, monkeypatch, capsys, out, told
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").touch()
+    assert main([f"run_dir={run_dir}", f"out={out}", "format=native"]) == 2
+    assert told in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "there"]
+
+
+@pytest.mark.parametrize("context_length", [3, 4, 6])
+@pytest.mark.parametrize("format", ["huggingface", "open_clip", "native"])
+def test_the_shortest_contexts_are_exported_in_every_format(
+    tmp_path, capsys, context_length, format
+):
+    text = replace(small_config().text, context_length=context_length)
+    config = replace(small_config(), text=text)
+    weights = dict(small_clip(config).state_dict())
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(to_yaml(TrainJob(run_dir=str(folder), model=config)))
+    write_checkpoint(folder, 7, weights)
+    words = [f"run_dir={folder}", f"out={tmp_path / 'out'}", f"format={format}"]
+    assert main(words) == 0, capsys.readouterr().err
+
+
+def test_statistics_of_two_channels_are_told(run_dir, tmp_path, capsys):
+    config = replace(small_config(), image_mean=[0.5, 0.5])
+    (run_dir / "config.yaml").write_text(to_yaml(TrainJob(run_dir=str(run_dir), model=config)))
+    write_checkpoint(run_dir, 40, weights_of(2))
+    assert main([f"run_dir={run_dir}", f"out={tmp_path / 'out'}", "format=native"]) == 1
+    assert "model.image_mean=[0.5, 0.5]" in capsys.readouterr().err
