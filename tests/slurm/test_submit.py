@@ -6,7 +6,6 @@ What a real Slurm makes of the same commands: test_two_nodes.py.
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
