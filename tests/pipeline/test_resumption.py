@@ -10,7 +10,8 @@ import pytest
 
 from data_tools.ground.fields import fixed_names
 from pipeline.config import ConfigError, TrainJob
-from pipeline.config.composition import freeze, job_of_arguments, load_job, to_yaml
+from pipeline.config.composition import job_of_arguments, load_job, to_yaml
+from tests.pipeline.begun_runs import begin
 
 
 @pytest.fixture
@@ -19,8 +20,7 @@ def run(tmp_path: Path) -> str:
     manifest = tmp_path / "manifest.json"
     manifest.write_text(json.dumps({"num_samples": 90}))
     words = ["experiment=tiny", f"data.manifest={manifest}", f"run_dir={tmp_path / 'run'}"]
-    freeze(load_job(words))
-    (tmp_path / "run" / "checkpoints" / "step_00000012").mkdir(parents=True)
+    begin(load_job(words), step=12)
     return words[-1]
 
 
@@ -30,7 +30,7 @@ def folder(run: str) -> Path:
 
 def refusal(*words: str) -> str:
     with pytest.raises(ConfigError) as refused:
-        freeze(job_of_arguments(list(words)))
+        begin(job_of_arguments(list(words)))
     return str(refused.value)
 
 
@@ -39,7 +39,7 @@ def test_fewer_steps_than_done_are_refused_with_what_is_taken(run: str) -> None:
     assert "train.steps = 11: the run has done 12 steps already; leave it out" in told
     assert "(the run has train.steps = 20), or give more than 20 with force=[train.steps]" in told
     assert job_of_arguments([run]).train.steps == 20
-    freeze(job_of_arguments([run, "train.steps=21", "force=[train.steps]"]))
+    begin(job_of_arguments([run, "train.steps=21", "force=[train.steps]"]))
     assert job_of_arguments([run]).train.steps == 21
 
 
@@ -55,7 +55,7 @@ def test_a_folder_that_was_left_with_fewer_steps_than_done_has_a_way_on(run: str
     (folder(run) / "config.yaml").write_text(to_yaml(job))
     told = refusal(run)
     assert "train.steps = 7: the run has done 12 steps already; give train.steps=12" in told
-    freeze(job_of_arguments([run, *re.findall(r"train.steps=\d+|force=\S+]", told)]))
+    begin(job_of_arguments([run, *re.findall(r"train.steps=\d+|force=\S+]", told)]))
     assert job_of_arguments([run]).train.steps == 12
 
 
@@ -65,13 +65,13 @@ def test_ranks_that_do_not_share_the_batch_are_told_those_that_do(run: str, rank
     assert "and a run keeps its global batch; give cluster.ranks_per_node=" in told
     assert "train.global_batch_size=" not in told
     for offer in re.findall(r"cluster.ranks_per_node=\d+", told.rpartition("; give ")[2]):
-        freeze(job_of_arguments([run, offer]))
+        begin(job_of_arguments([run, offer]))
 
 
 def test_nodes_that_no_ranks_suit_are_told_the_run_s_own(run: str) -> None:
     told = refusal(run, "cluster.nodes=3")
     assert told.endswith("give cluster.nodes=1 cluster.ranks_per_node=2 as before")
-    freeze(job_of_arguments([run, "cluster.nodes=1", "cluster.ranks_per_node=2"]))
+    begin(job_of_arguments([run, "cluster.nodes=1", "cluster.ranks_per_node=2"]))
 
 
 @pytest.mark.parametrize(
@@ -91,18 +91,18 @@ def test_what_cannot_change_is_not_offered_to_force(run: str, word: str, own: st
     assert f"; {name} stays {own} in this run: " in told and "force=" not in told
     told = refusal(run, word, f"force=[{name}]")
     assert f"force names {name}, which cannot change in a run: " in told
-    freeze(job_of_arguments([run]))
+    begin(job_of_arguments([run]))
 
 
 def test_a_frozen_tower_cannot_be_trained_later_but_a_trained_one_can_be_frozen(run: str) -> None:
-    freeze(job_of_arguments([run, "train.text_lr_scale=0", "force=[train.text_lr_scale]"]))
+    begin(job_of_arguments([run, "train.text_lr_scale=0", "force=[train.text_lr_scale]"]))
     told = refusal(run, "train.text_lr_scale=1")
     assert "train.text_lr_scale stays 0.0 in this run" in told and "force=" not in told
 
 
 def test_force_may_name_the_data_where_only_its_content_differs(run: str) -> None:
     job = job_of_arguments([run, "force=[data.manifest]"])
-    freeze(job)
+    begin(job)
     assert job.force == ["data.manifest"]
 
 
