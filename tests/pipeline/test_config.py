@@ -168,7 +168,7 @@ def test_a_resumed_run_may_change_how_and_where_it_computes(word: str, given: li
 
 
 @pytest.mark.parametrize(
-    "word", ["train.global_batch_size=32", "train.seed=1", "data.chunk_size=3", "model.name=other"]
+    "word", ["train.lr=0.5", "train.seed=1", "data.chunk_size=3", "model.name=other"]
 )
 def test_a_resumed_run_may_not_change_what_it_computes(word: str, given: list[str]) -> None:
     freeze(load_job(["experiment=tiny", *given]))
