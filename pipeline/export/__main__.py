@@ -36,19 +36,24 @@ class ExportSettings:
 
 
 def _check(given: Mapping[str, Any]) -> list[str]:
-    problems = []
     if (given.get("step") or 0) < 0:
-        problems.append(f"step={given['step']}: give the number of a checkpoint's step, 0 or more")
-    run_dir: Path | None = given.get("run_dir")
-    if run_dir is not None and not (run_dir / "config.yaml").is_file():
+        return [f"step={given['step']}: give the number of a checkpoint's step, 0 or more"]
+    return []
+
+
+def _refuse_folders(run_dir: Path, out: Path) -> None:
+    """ConfigError where there is no run, or where nothing can be written."""
+    problems = []
+    if not (run_dir / "config.yaml").is_file():
         problems.append(
             f"run_dir={run_dir}: {run_dir}/config.yaml is not there; name the folder that a "
             "training wrote"
         )
-    if "out" in given:
-        problem = new_folder_problem(given["out"])
-        problems += [f"out={given['out']}: {problem}"] if problem else []
-    return problems
+    problem = new_folder_problem(out)
+    if problem:
+        problems.append(f"out={out}: {problem}")
+    if problems:
+        raise ConfigError("the export cannot start:\n  " + "\n  ".join(problems))
 
 
 COMMAND = Command(
@@ -70,6 +75,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _export(settings: ExportSettings, _: list[str]) -> None:
+    _refuse_folders(settings.run_dir, settings.out)
     job = load_frozen(settings.run_dir / "config.yaml")
     weights = load_model_weights(settings.run_dir, settings.step, settings.ema)
     report = export_weights(

@@ -169,7 +169,9 @@ def test_a_resumed_run_may_change_how_and_where_it_computes(word: str, given: li
     assert load_frozen(begin(job)) == job
 
 
-@pytest.mark.parametrize("word", ["train.seed=1", "data.chunk_size=3", "model.name=other"])
+@pytest.mark.parametrize(
+    "word", ["train.lr=0.5", "train.seed=1", "data.chunk_size=3", "model.name=other"]
+)
 def test_a_resumed_run_may_not_change_what_it_computes(word: str, given: list[str]) -> None:
     begin(load_job(["experiment=tiny", *given]))
     with pytest.raises(ConfigError, match=f"force=.{word.partition('=')[0]}"):

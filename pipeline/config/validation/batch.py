@@ -69,7 +69,7 @@ def _offers(job: TrainJob, kept: TrainJob | None) -> str:
             f"cluster.nodes={kept.cluster.nodes} cluster.ranks_per_node="
             f"{kept.cluster.ranks_per_node} as before"
         )
-    return ", or ".join(offers) or "cluster.nodes=1 cluster.ranks_per_node=1"
+    return ", or ".join(offers) or "fewer nodes or ranks, or more data"
 
 
 def _micro_batch(job: TrainJob) -> int:

@@ -52,10 +52,10 @@ class RemoteCheckpoints:
             return  # an object store has no folders to make
         probe = f"{self._root}/.probe"
         try:
-            self._files.makedirs(self._root, exist_ok=True)
-            self._files.pipe_file(probe, b"")
-            self._files.rm_file(probe)
-        except OSError as error:
+            self._retry(lambda: self._files.makedirs(self._root, exist_ok=True), 3)
+            self._retry(lambda: self._files.pipe_file(probe, b""), 3)
+            self._retry(lambda: self._files.rm_file(probe), 3)
+        except FileNotFoundError as error:
             raise CheckpointError(
                 f"checkpoint.remote = {self.url}: cannot be written to ({error}); name another "
                 "folder"
