@@ -25,7 +25,8 @@ from typing import IO, NoReturn
 from data_tools.ground import command_line, exit_codes, settings
 from pipeline.commands import TRAIN
 from pipeline.config import ClusterConfig, ConfigError, LossBackend, TrainJob
-from pipeline.config.composition import job_of_arguments, load_frozen, to_yaml
+from pipeline.config.arguments import job_of_arguments
+from pipeline.config.frozen import load_frozen, to_yaml
 from pipeline.config.run_config import lock_run, refuse_misfit
 from pipeline.config.schema import RefusedStartError
 from pipeline.config.validation.cluster import gpu_problems
@@ -50,32 +51,28 @@ FITS = (
 RankMain = Callable[[TrainJob], "int | None"]
 
 
-def main(
-    module: str, rank_main: RankMain, arguments: list[str], *, stops_at_checkpoint: bool = False
-) -> int:
-    """Entry of `python -m pipeline.train`, for launchers and for ranks.
+def main(module: str, rank_main: RankMain, arguments: list[str]) -> int:
+    """Entry of `python -m pipeline.train`, for the launcher and for ranks.
 
-    `--config FILE`: be one rank. Anything else: Hydra overrides; compose, validate, launch. With
-    `stops_at_checkpoint` the ranks train: they hold STOP_SIGNALS back, which `rank_main` answers,
-    and have the run's folder for themselves; else they end by the signals, and only read there.
-    Returns REFUSED (data_tools.ground.exit_codes) for a configuration that was refused; else the
-    process ends here, with 0, STOPPED or, a launcher, the code of the rank that failed first; 128
-    and the signal where one ended them.
+    `--config FILE`: be one rank, which holds STOP_SIGNALS back for `rank_main` to answer. Anything
+    else: Hydra overrides; compose, validate, launch. Returns REFUSED
+    (data_tools.ground.exit_codes) for a configuration that was refused; else the process ends here,
+    with 0, STOPPED or, a launcher, the code of the rank that failed first; 128 and the signal where
+    one ended them.
     """
     if not _is_rank(arguments):
-        return launch(module, arguments, stops_at_checkpoint=stops_at_checkpoint)
+        return launch(module, arguments)
     try:
-        if stops_at_checkpoint:
-            hold_stop_signals()
+        hold_stop_signals()
         exit_now(run_rank(rank_main, load_frozen(arguments[1])))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return exit_codes.REFUSED
 
 
-def launch(module: str, arguments: list[str], *, stops_at_checkpoint: bool = False) -> int:
+def launch(module: str, arguments: list[str]) -> int:
     """Compose, validate, start the ranks and end with their code; returns the code of a command
-    line or configuration that was refused."""
+    line or configuration that was refused. The run's folder is theirs alone meanwhile."""
 
     def start(_: settings.NoSettings, overrides: list[str]) -> NoReturn:
         job = job_of_arguments(overrides)
@@ -84,20 +81,17 @@ def launch(module: str, arguments: list[str], *, stops_at_checkpoint: bool = Fal
                 f"cluster.nodes = {job.cluster.nodes}: one command starts the ranks of one "
                 "machine; for several nodes use `python -m slurm.submit` with the same arguments"
             )
-        refuse_gpus_without_work(job.cluster, trains=stops_at_checkpoint)
+        refuse_gpus_without_work(job.cluster, trains=True)
         if job.loss.backend is LossBackend.triton and visible_gpus() == 0:
             raise ConfigError(
                 "loss.backend = triton: this machine shows no GPU; give auto or torch, or start it "
                 "where there is one"
             )
-        lock = None
-        if stops_at_checkpoint:
-            refuse_misfit(job)
-            lock = lock_run(job.run_dir)
+        refuse_misfit(job)
+        lock = lock_run(job.run_dir)
         with handed_over(job) as path:
             words, ranks = ["--config", str(path)], job.cluster.ranks_per_node
-            run_dir = Path(job.run_dir)
-            code = start_ranks(module, words, run_dir, ranks, stops_at_checkpoint, lock)
+            code = start_ranks(module, words, Path(job.run_dir), ranks, True, lock)
         exit_now(code)
 
     return command_line.run(TRAIN, arguments, start)
@@ -129,9 +123,7 @@ def refuse_gpus_without_work(cluster: ClusterConfig, *, trains: bool) -> None:
             raise ConfigError("the ranks cannot start:\n  " + "\n  ".join(problems))
 
 
-def launch_unless_rank(
-    module: str, arguments: list[str], *, stops_at_checkpoint: bool = False
-) -> None:
+def launch_unless_rank(module: str, arguments: list[str]) -> None:
     """First thing in a module that has ranks: a launcher ends in here, before the imports below it.
 
     Those imports take 3 s (torch, DeepSpeed), and a launcher needs none of them: without them a
@@ -139,7 +131,7 @@ def launch_unless_rank(
     function returns.
     """
     if not _is_rank(arguments):
-        sys.exit(launch(module, arguments, stops_at_checkpoint=stops_at_checkpoint))
+        sys.exit(launch(module, arguments))
 
 
 def _is_rank(arguments: list[str]) -> bool:

@@ -56,6 +56,7 @@ def launch_evaluation(arguments: list[str]) -> int:
                 f"machine; for several nodes use `python -m slurm.submit --evaluate` with the same "
                 f"arguments, or score on this machine with cluster.nodes=1"
             )
+        launch.refuse_gpus_without_work(job.cluster, trains=False)
         tell_unused(unused)
         words = [RANK, *arguments]
         launch.exit_now(

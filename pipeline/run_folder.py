@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable
 
 from pipeline.config import ConfigError, TrainJob
-from pipeline.config.composition import to_yaml
+from pipeline.config.frozen import to_yaml
 from pipeline.config.run_config import Remains, commit_config, lock_run, refuse_misfit
 from pipeline.config.schema import RefusedStartError
 from pipeline.distributed.group import Group

@@ -18,7 +18,7 @@ from data_tools.ground import exit_codes
 from pipeline import launch
 
 if __name__ == "__main__":  # a launcher ends here, without the 3 s of the imports below
-    launch.launch_unless_rank("pipeline.train", sys.argv[1:], stops_at_checkpoint=True)
+    launch.launch_unless_rank("pipeline.train", sys.argv[1:])
 
 import torch
 
@@ -75,7 +75,6 @@ def train(config: TrainJob) -> int:
             )
             asked_to_stop = stop.agreed()
             done = state.step == config.train.steps
-
             if done or asked_to_stop or state.step % config.logging.every_steps == 0:
                 sick = health.judge(metrics.log(state), state)
                 if sick:
@@ -172,4 +171,4 @@ def next_steps(config: TrainJob) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(launch.main("pipeline.train", train, sys.argv[1:], stops_at_checkpoint=True))
+    sys.exit(launch.main("pipeline.train", train, sys.argv[1:]))

@@ -17,7 +17,8 @@ from pathlib import Path
 import data_tools.config
 from data_tools.ground.overrides import Configuration
 from pipeline.config import ClusterConfig, ConfigError, TrainJob, composition
-from pipeline.config.composition import job_of_arguments, load_cluster
+from pipeline.config.arguments import job_of_arguments
+from pipeline.config.composition import load_cluster
 from pipeline.config.run_files import newer_config
 from slurm.options import SETUP_FILE, cluster_problems, sbatch_options, setup_script
 

@@ -11,7 +11,8 @@ from typing import IO
 
 from data_tools.ground.aside import remove_leftovers, sync_folder, write_text_aside
 from data_tools.ground.lock import HeldError, LockError, take
-from pipeline.config.composition import load_frozen, refuse_another, to_yaml
+from pipeline.config.changes import refuse_another
+from pipeline.config.frozen import load_frozen, to_yaml
 from pipeline.config.run_files import (
     CHECKPOINTS,
     CONFIG,

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from data_tools.ground.command_line import run
 from data_tools.ground.settings import Command
 from pipeline.config import ConfigError
-from pipeline.config.composition import load_frozen
+from pipeline.config.frozen import load_frozen
 from pipeline.config.validation.outputs import new_folder_problem
 from pipeline.engine.checkpoint import CheckpointError, load_model_weights
 from pipeline.export import ExportError, export_weights

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.config import ConfigError, ModelConfig
-from pipeline.config.composition import load_frozen, load_model_config
+from pipeline.config.frozen import load_frozen, load_model_config
 from pipeline.data import Tokenizer
 from pipeline.engine.checkpoint import CheckpointError, load_model_weights
 from pipeline.model import clip_of_weights

@@ -128,4 +128,4 @@ def faulty_train(config: TrainJob) -> int:
 
 if __name__ == "__main__":
     name = "tests.integration.faulty_train"
-    sys.exit(launch.main(name, faulty_train, sys.argv[1:], stops_at_checkpoint=True))
+    sys.exit(launch.main(name, faulty_train, sys.argv[1:]))

@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import ConfigError, TrainJob
-from pipeline.config.composition import job_of_arguments, load_frozen, load_job, to_yaml
+from pipeline.config.arguments import job_of_arguments
+from pipeline.config.composition import load_job
+from pipeline.config.frozen import load_frozen, to_yaml
 from pipeline.config.validation import validate
 from pipeline.config.validation.evaluation import validate_datasets
 

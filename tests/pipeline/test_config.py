@@ -12,7 +12,9 @@ import pytest
 
 from data_tools.ground.fields import changeable_names
 from pipeline.config import ConfigError, TrainJob, composition
-from pipeline.config.composition import CONF_DIR, job_of_arguments, load_frozen, load_job
+from pipeline.config.arguments import job_of_arguments
+from pipeline.config.composition import CONF_DIR, load_job
+from pipeline.config.frozen import load_frozen, values_by_name
 from pipeline.config.run_config import lock_run
 from pipeline.config.validation import validate
 from tests.pipeline.begun_runs import begin
@@ -194,7 +196,7 @@ def test_what_may_change_is_what_could_before_it_stood_beside_the_fields() -> No
         "train.overlap_text_gather",
         "train.threads_per_rank",
     }
-    names = composition._fields(TrainJob())
+    names = values_by_name(TrainJob())
     allowed = {name for name in names if name in fields or name.startswith(groups)}
     assert fields < allowed
     assert changeable_names(TrainJob()) == allowed

@@ -10,8 +10,9 @@ import pytest
 
 from data_tools.ground import exit_codes
 from pipeline import launch_evaluation
-from pipeline.config.composition import load_job, to_yaml
+from pipeline.config.composition import load_job
 from pipeline.config.evaluation import evaluation_of_arguments
+from pipeline.config.frozen import to_yaml
 
 
 @pytest.fixture

@@ -255,7 +255,7 @@ def rank_main(job):
     {body}
 if __name__ == "__main__":
     words = ["--config", "run/config.yaml"]
-    launch.main("rank_of_test", rank_main, words, stops_at_checkpoint=True)
+    launch.main("rank_of_test", rank_main, words)
 """
 
 

@@ -9,13 +9,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from pipeline.config import ClusterConfig, ModelConfig
-from pipeline.config.composition import (
-    CONF_DIR,
-    CONFIGURATION,
-    job_of_arguments,
-    load_cluster,
-    load_job,
-)
+from pipeline.config.arguments import job_of_arguments
+from pipeline.config.composition import CONF_DIR, CONFIGURATION, load_cluster, load_job
 from tests.pipeline.begun_runs import begin
 
 EXPERIMENTS = CONFIGURATION.groups["experiment"]

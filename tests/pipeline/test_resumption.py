@@ -10,7 +10,9 @@ import pytest
 
 from data_tools.ground.fields import fixed_names
 from pipeline.config import ConfigError, TrainJob
-from pipeline.config.composition import job_of_arguments, load_job, to_yaml
+from pipeline.config.arguments import job_of_arguments
+from pipeline.config.composition import load_job
+from pipeline.config.frozen import to_yaml
 from tests.pipeline.begun_runs import begin
 
 

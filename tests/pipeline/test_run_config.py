@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 
 from data_tools.ground.lock import take
 from pipeline.config import ConfigError, TrainJob
-from pipeline.config.composition import job_of_arguments, load_frozen, load_job, to_yaml
+from pipeline.config.arguments import job_of_arguments
+from pipeline.config.composition import load_job
+from pipeline.config.frozen import load_frozen, to_yaml
 from pipeline.config.run_config import (
     Remains,
     commit_config,

@@ -12,7 +12,7 @@ import torch
 
 from data_tools.ground.lock import take
 from pipeline.config import TrainJob
-from pipeline.config.composition import load_frozen, to_yaml
+from pipeline.config.frozen import load_frozen, to_yaml
 from pipeline.config.schema import RefusedStartError
 from pipeline.distributed.group import PeerError
 from pipeline.distributed.world import World

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import ConfigError, SourceConfig, TrainJob
-from pipeline.config.composition import OFF_BEFORE_NULL, load_job
+from pipeline.config.composition import load_job
+from pipeline.config.frozen import OFF_BEFORE_NULL
 from pipeline.config.validation import validate
 from pipeline.config.validation.numbers import nearest_divisors
 

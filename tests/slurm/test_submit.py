@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.composition import load_frozen
+from pipeline.config.frozen import load_frozen
 from slurm.submit import git_state
 from tests.slurm.login_node import ROOT, program, restarted, submit
 

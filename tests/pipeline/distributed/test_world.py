@@ -25,7 +25,7 @@ def rank_main(job):
     dist.all_reduce(torch.ones(1))
 if __name__ == "__main__":
     words = ["--config", "run/config.yaml"]
-    launch.main("rank_of_test", rank_main, words, stops_at_checkpoint=True)
+    launch.main("rank_of_test", rank_main, words)
 """
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.config import TrainJob
-from pipeline.config.composition import to_yaml
+from pipeline.config.frozen import to_yaml
 from pipeline.export.__main__ import main
 from tests.pipeline.engine.checkpoint.sharded import write_checkpoint
 from tests.pipeline.model.model_configs import small_clip, small_config

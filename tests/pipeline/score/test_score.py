@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from data_tools.dataset.manifest import load_manifest
 from pipeline.config import TrainJob
-from pipeline.config.composition import to_yaml
+from pipeline.config.frozen import to_yaml
 from pipeline.data import Tokenizer
 from pipeline.data.samples.transforms import eval_transform
 from pipeline.export import export_weights
