@@ -17,8 +17,9 @@ from pathlib import Path
 import ftfy
 
 from data_tools.config import CurateConfig
+from data_tools.ground.entities import unescaped
 from data_tools.tables.schema import DataError
-from data_tools.text.entities import unescaped
+from data_tools.text.fold import fold
 from data_tools.text.language import languages, num_words
 
 # Longer text is no caption, and repairing a hostile one would take seconds.
@@ -131,7 +132,7 @@ class CaptionRules:
         return None
 
     def _boilerplate(self, text: str) -> tuple[str, str] | None:
-        folded = " ".join(_WORDS.findall(text.casefold()))
+        folded = " ".join(_WORDS.findall(fold(text)))
         if folded in self._phrases:
             return "caption_boilerplate", folded
         match = self._pattern.search(text) if self._pattern is not None else None
@@ -140,7 +141,7 @@ class CaptionRules:
     def _unsafe(self, text: str) -> tuple[str, str] | None:
         if not self._terms:
             return None
-        words = _WORDS.findall(text.casefold())
+        words = _WORDS.findall(fold(text))
         for first in range(len(words)):
             for stop in range(first + 1, min(first + self._term_words, len(words)) + 1):
                 term = " ".join(words[first:stop])
@@ -181,7 +182,7 @@ def read_boilerplate(path: Path) -> tuple[frozenset[str], re.Pattern[str] | None
                 ) from error
             patterns.append(f"(?:{line[3:]})")
         elif line.strip() and not line.startswith("#"):
-            phrases.add(" ".join(_WORDS.findall(line.casefold())))
+            phrases.add(" ".join(_WORDS.findall(fold(line))))
     joined = re.compile("|".join(patterns), re.IGNORECASE) if patterns else None
     return frozenset(phrases - {""}), joined
 
@@ -190,7 +191,7 @@ def read_terms(path: Path) -> list[str]:
     """Read terms of one or more words, a term per line, without case and punctuation; "#" begins a
     comment."""
     lines = _read_text(path).splitlines()
-    folded = (" ".join(_WORDS.findall(line.casefold())) for line in lines if line[:1] != "#")
+    folded = (" ".join(_WORDS.findall(fold(line))) for line in lines if line[:1] != "#")
     return [term for term in folded if term]
 
 

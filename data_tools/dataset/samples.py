@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -12,6 +11,7 @@ import ftfy
 import numpy as np
 
 from data_tools.dataset.pictures import DecodeError, read_whole_header, what_it_is
+from data_tools.ground.entities import unescaped
 from data_tools.ground.printable import printable
 
 KINDS = {"image": ("jpg", "jpeg", "png", "webp"), "text": ("txt",), "json": ("json",)}
@@ -77,7 +77,7 @@ def _text_fault(content: bytes) -> str:
     except UnicodeDecodeError as error:
         return f"the text does not decode: byte {error.start} is not UTF-8"
     # as training cleans a caption: "&nbsp;" is blank
-    if not text.strip() or not html.unescape(html.unescape(ftfy.fix_text(text[:100_000]))).strip():
+    if not text.strip() or not unescaped(unescaped(ftfy.fix_text(text[:100_000]))).strip():
         return "the caption is empty"
     return ""
 

@@ -60,6 +60,8 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
     except OSError as error:
         if error.errno is None:  # pyarrow's, of the compressed bytes
             raise _cut_off(path, error) from error
+        if isinstance(error, IsADirectoryError):
+            raise DataError(f"{path}: is a folder; give the files in it") from error
         raise DataError(f"{path}: {error.strerror}; give a readable file") from error
 
 

@@ -89,7 +89,7 @@ def read_user_list(config: QueriesConfig) -> UserList:
                 problems.append(f"{place} {problem}")
                 continue
             if not has_word(folded := fold(query)):
-                problems.append(f"{place} {query[:80]!r} has no letter or digit; remove it")
+                problems.append(f"{place}: {query[:80]!r} has no letter or digit; remove it")
                 continue
             file.largest = max(file.largest, len(query))
             if folded in first_place:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from data_tools.text.entities import unescaped
+from data_tools.ground.entities import unescaped
 from data_tools.text.html_text import html_to_text
 from data_tools.text.typography import typed
 

@@ -9,16 +9,9 @@ from collections.abc import Callable
 
 NUMERIC = re.compile(r"#(?:[0-9]{1,10}|[xX][0-9a-fA-F]{1,8})")
 ENTITY = re.compile(rb"&(?:#[0-9xX]|[A-Za-z])[0-9A-Za-z]*;")
-_LONG_NUMBER = re.compile(r"&#0*[0-9]{8,};?")
 LONGEST_NAME = max(map(len, html.entities.html5))
 # How much of the text that is done may still become part of an entity: "&a", then "&#109;p;".
 KEPT, TOO_LONG = 1_000, 4_000
-
-
-def unescaped(text: str) -> str:
-    """html.unescape, which raises ValueError for a number of thousands of digits: it stands for no
-    character."""
-    return html.unescape(_LONG_NUMBER.sub("\ufffd", text)) if "&" in text else text
 
 
 def may_have_entities(text: str) -> bool:

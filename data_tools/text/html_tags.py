@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from data_tools.text.entities import unescaped
+from data_tools.ground.entities import unescaped
 
 # Their content is text up to their end tag, whatever it holds.
 RAW = frozenset("iframe noembed noframes script style textarea title xmp".split())

@@ -4,13 +4,14 @@ bytes, two special tokens).
 
 from __future__ import annotations
 
-import html
 import re
 from typing import TYPE_CHECKING
 
 import ftfy
 import instant_clip_tokenizer
 import numpy as np
+
+from data_tools.ground.entities import unescaped
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +31,7 @@ def clean_caption(text: str) -> str:
     space, ends stripped.
     """
     if not _PLAIN.fullmatch(text):
-        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+        text = unescaped(unescaped(ftfy.fix_text(text)))
     return _WHITESPACE.sub(" ", text.strip()).strip()
 
 
