@@ -11,14 +11,17 @@ from pipeline.commands import EvaluateSettings
 from pipeline.config import ConfigError
 from pipeline.config.evaluation import evaluation_of_arguments
 from pipeline.launch_evaluation import tell_unused
-from slurm.jobs import Step, Submission, sbatch_script
+from slurm.jobs import Step, Submission, sbatch_script, slurm_problems_too
 from slurm.options import cluster_problems, sbatch_options, setup_script
 
 
 def evaluation_submission(overrides: list[str], options: EvaluateSettings) -> Submission:
     """The words are those of pipeline.evaluate; the run's `cluster` says where it runs unless they
     do. ConfigError lists every problem."""
-    job, unused = evaluation_of_arguments(overrides, options.step, options.ema)
+    try:
+        job, unused = evaluation_of_arguments(overrides, options.step, options.ema)
+    except ConfigError as error:
+        raise ConfigError("\n  ".join([str(error), *slurm_problems_too(overrides)])) from error
     problems = cluster_problems(job.cluster, warned=False)
     if problems:
         raise ConfigError(f"{job.run_dir} cannot be evaluated:\n  " + "\n  ".join(problems))

@@ -65,7 +65,7 @@ def training_submission(overrides: list[str]) -> Submission:
     try:
         job = job_of_arguments(overrides, kept=newer_config)
     except ConfigError as error:
-        raise ConfigError("\n  ".join([str(error), *_slurm_problems_too(overrides)])) from error
+        raise ConfigError("\n  ".join([str(error), *slurm_problems_too(overrides)])) from error
     problems = cluster_problems(job.cluster)
     if problems:
         raise ConfigError("the training job is not valid:\n  " + "\n  ".join(problems))
@@ -147,7 +147,7 @@ def sbatch_script(name: str) -> Path:
     return Path(__file__).resolve().with_name(name)
 
 
-def _slurm_problems_too(overrides: list[str]) -> list[str]:
+def slurm_problems_too(overrides: list[str]) -> list[str]:
     """So that a refused job hears of everything at once; nothing where it does not even compose."""
     try:
         return cluster_problems(load_cluster(overrides))

@@ -44,7 +44,7 @@ def bench_job(model: str, batch_size: int, precision: str, *overrides: str) -> T
     """A job without data whose steps are never measured: no accuracy, no log line."""
     return load_job(
         [
-            *(f"model={model}", "run_dir=unused", "data.stream=[unused.tar]"),
+            *(f"model={model}", "run_dir=unused", "data.stream=[pipe:true]"),
             *(f"train.precision={precision}", f"train.global_batch_size={batch_size}"),
             *("train.steps=1000000", "logging.every_steps=1000000", "train.lr=1e-4"),
             *("cluster.ranks_per_node=1", *overrides),

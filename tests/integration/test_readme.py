@@ -233,6 +233,8 @@ def is_known(command: str) -> bool:
         return f"\n{words[0]}:" in (ROOT / "Makefile").read_text()
     if tool == "bash":
         return (ROOT / words[0]).is_file()
+    if words[1].partition(".")[0] in sys.stdlib_module_names:
+        return True
     found = importlib.util.find_spec(words[1])
     if found is not None and found.submodule_search_locations:
         found = importlib.util.find_spec(f"{words[1]}.__main__")

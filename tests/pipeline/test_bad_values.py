@@ -17,7 +17,7 @@ from pipeline.config.arguments import job_of_arguments
 from pipeline.config.composition import load_job
 from pipeline.config.frozen import load_frozen, to_yaml
 from pipeline.config.validation import validate
-from pipeline.config.validation.evaluation import validate_datasets
+from pipeline.config.validation.evaluation import validate_eval_sets
 
 
 @pytest.fixture
@@ -166,21 +166,21 @@ def test_evaluation_sets_are_told_apart_by_their_names(tmp_path: Path) -> None:
     pets = evaluation_set(tmp_path / "a" / "pets")
     same = evaluation_set(tmp_path / "b" / "Pets")
     cars = evaluation_set(tmp_path / "b" / "cars")
-    assert validate_datasets([pets, cars]) == []
-    (problem,) = validate_datasets([pets, cars, same])
+    assert validate_eval_sets([pets, cars]) == []
+    (problem,) = validate_eval_sets([pets, cars, same])
     assert f"{pets} and {same} have one name, by which scores are kept (pets)" in problem
-    (problem,) = validate_datasets([cars, f"{cars}/"])
+    (problem,) = validate_eval_sets([cars, f"{cars}/"])
     assert "have one name" in problem
 
 
-@pytest.mark.parametrize("folder", ["", "/", ".", "a/.."])
+@pytest.mark.parametrize("folder", ["", " ", "/", "/.."])
 def test_an_evaluation_set_without_a_name_is_refused(folder: str) -> None:
-    (problem,) = validate_datasets([folder])
+    (problem,) = validate_eval_sets([folder])
     assert "has no name, by which its scores would be kept" in problem
 
 
 def test_a_folder_that_is_no_evaluation_set_is_refused(tmp_path: Path) -> None:
-    (problem,) = validate_datasets([str(tmp_path)])
+    (problem,) = validate_eval_sets([str(tmp_path)])
     assert f"{tmp_path} has no test/nshards.txt" in problem
 
 

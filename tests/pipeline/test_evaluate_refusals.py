@@ -20,8 +20,9 @@ def run_dir(tmp_path: Path) -> Path:
     """A run of the tiny model with checkpoints of steps 6 and 12, whose shards are gone."""
     manifest = tmp_path / "manifest.json"
     manifest.write_text("{}")
-    (tmp_path / "sets" / "birds").mkdir(parents=True)
-    (tmp_path / "more" / "birds").mkdir(parents=True)
+    for above in ("sets", "more"):
+        (tmp_path / above / "birds" / "test").mkdir(parents=True)
+        (tmp_path / above / "birds" / "test" / "nshards.txt").write_text("1")
     folder = tmp_path / "runs" / "mine"
     job = load_job(
         [
@@ -66,8 +67,9 @@ def test_the_words_of_the_training_mean_that_run(run_dir: Path) -> None:
     job, unused = evaluation_of_arguments(words, None, None)
     assert job.model.name == "tiny" and unused == []
     assert [Path(folder).name for folder in job.eval.datasets] == ["birds"]  # the run's own
-    job, _ = evaluation_of_arguments([*words, f"eval.datasets=[{run_dir}]"], None, None)
-    assert job.eval.datasets == [str(run_dir)]
+    other = run_dir.parents[1] / "more" / "birds"
+    job, _ = evaluation_of_arguments([*words, f"eval.datasets=[{other}]"], None, None)
+    assert job.eval.datasets == [str(other)]
 
 
 def test_a_run_that_was_moved(run_dir: Path, tmp_path: Path) -> None:
@@ -100,9 +102,9 @@ def test_sets_of_one_name_and_sets_that_are_not_there(
 ) -> None:
     one, other = tmp_path / "sets" / "birds", f"{tmp_path}/more/birds/"
     told = refused(capsys, f"run_dir={run_dir}", f"eval.datasets=[{one},{other},gone]")
-    assert f"{one} and {other} both have the name birds" in told
+    assert f"{one} and {other} have one name, by which scores are kept (birds)" in told
     assert "gone is no folder" in told
-    assert "both have the name birds" in refused(
+    assert "have one name, by which scores are kept (birds)" in refused(
         capsys, f"run_dir={run_dir}", f"eval.datasets=[{one},{one}]"
     )
 

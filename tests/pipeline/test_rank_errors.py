@@ -25,7 +25,7 @@ def test_memory_that_does_not_suffice_is_told_with_what_needs_less(
     def rank_main(job: TrainJob) -> int:
         raise error
 
-    assert launch._run_rank(rank_main, TrainJob()) == 1
+    assert launch.run_rank(rank_main, TrainJob()) == 1
     told = capsys.readouterr().err
     assert told.startswith("error (rank ") and "Traceback" not in told
     assert "give train.image_micro_batch_size" in told and "See ..." not in told
@@ -44,7 +44,7 @@ def test_a_rank_that_nobody_started_says_how_ranks_are_started(
         init_distributed(1.0, None)
         return 0
 
-    assert launch._run_rank(rank_main, TrainJob()) == 1
+    assert launch.run_rank(rank_main, TrainJob()) == 1
     told = capsys.readouterr().err
     assert told.startswith("error (rank ?): RANK, WORLD_SIZE")
     assert "start them with `python -m pipeline.train" in told

@@ -18,7 +18,8 @@ def trained(words: list[str], tmp_path: Path) -> Path:
     run_dir = tmp_path / "runs" / "mine"
     begin(load_job([*words, "cluster.nodes=2", "cluster.partition=gpu"]), step=30)
     (tmp_path / "manifest.json").unlink()
-    (tmp_path / "birds").mkdir()
+    (tmp_path / "birds" / "test").mkdir(parents=True)
+    (tmp_path / "birds" / "test" / "nshards.txt").write_text("1")
     return run_dir
 
 
@@ -66,7 +67,9 @@ def test_an_evaluation_is_refused_with_everything_at_once(login_node: Path, trai
     ended = submit(
         login_node, "--evaluate", f"run_dir={trained}", "eval.datasets=[.]", "cluster.time_limit=x"
     )
-    assert ended.returncode == 2 and "cluster.time_limit = x" in ended.stderr
+    assert ended.returncode == 2
+    for problem in ("cluster.time_limit = x", "has no test/nshards.txt"):
+        assert problem in ended.stderr
     assert submit(login_node, f"run_dir={trained}", "step=30").returncode == 2
     ended = submit(login_node, "--evaluate", "--shards", f"run_dir={trained}")
     assert ended.returncode == 2 and "--evaluate --shards: a job is one of them" in ended.stderr

@@ -65,7 +65,7 @@ def eval_set_name(folder: str) -> str:
 
 def _layout(folder: str) -> str:
     """What is wrong with one folder; empty for one that looks like a set."""
-    if not Path(folder).name or Path(folder).name == "..":
+    if not folder.strip() or not eval_set_name(folder):
         shown = folder or "''"
         return f"{shown} has no name, by which its scores would be kept; name the folder of a set"
     if not os.path.isdir(folder):

@@ -308,10 +308,10 @@ UNITS_BEFORE = {
 def unit_fingerprint(quoted, name):
     pool = PoolConfig(enabled=True, paths=["x"], quoted=quoted)
     settings = MatchSettings(pool, MatchConfig(), Path("q"), "d")
-    return settings.fingerprint(Unit(PoolFile(name, 10, "1"), 0, 1))
+    return settings.fingerprint(Unit(PoolFile(name, 10, "1"), 0, 1), rules=1)
 
 
-def test_units_that_were_matched_when_quoted_was_true_by_default_stay():
+def test_units_that_were_matched_when_quoted_was_true_by_default_are_known():
     for (quoted, name), value in UNITS_BEFORE.items():
         assert unit_fingerprint(quoted, name) == value
     assert unit_fingerprint(None, "a.csv") == UNITS_BEFORE[True, "a.csv"]

@@ -129,7 +129,7 @@ def test_every_bad_line_is_named(tmp_path):
     assert "line 2 holds a NUL byte" in told
     assert "line 3 has 19,999 characters" in told and "one query per line" in told
     assert "line 4 is not UTF-8" in told
-    assert "line 5 '---' has no letter or digit" in told
+    assert "line 5: '---' has no letter or digit" in told
     assert "line 6 holds a NUL byte" in told
 
 

@@ -25,7 +25,7 @@ def job(*overrides: str, world_size: int = 1) -> TrainJob:
         [
             "experiment=tiny",
             "run_dir=unused",
-            "data.stream=[unused.tar]",
+            "data.stream=[pipe:true]",
             f"train.steps={STEPS}",
             "train.warmup_steps=1",
             # Adam divides a gradient by its own size: with a small eps it would turn rounding of

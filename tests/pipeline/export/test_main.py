@@ -53,16 +53,16 @@ def test_a_run_without_checkpoint_is_refused(run_dir, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_old_run_with_one_mean_for_all_channels_is_told(tmp_path, capsys):
+def test_a_run_with_two_means_is_told(tmp_path, capsys):
     config = small_config()
-    config.image_mean = [0.45]
+    config.image_mean = [0.45, 0.5]
     (tmp_path / "run").mkdir()
     job = TrainJob(run_dir=str(tmp_path / "run"), model=config)
     (tmp_path / "run" / "config.yaml").write_text(to_yaml(job))
     write_checkpoint(tmp_path / "run", 30, weights_of(1))
     assert main([f"run_dir={tmp_path / 'run'}", f"out={tmp_path / 'out'}", "format=native"]) == 1
     error = capsys.readouterr().err
-    assert "image_mean=[0.45]" in error and "[0.45, 0.45, 0.45]" in error
+    assert "image_mean=[0.45, 0.5]" in error and "three numbers" in error
     assert "Traceback" not in error and not (tmp_path / "out").exists()
 
 
