@@ -119,7 +119,7 @@ def no_run_in(run_dir: Path, given: bool = True) -> str | None:
     if steps:
         return (
             f"run_dir = {run_dir}: config.yaml is missing, which says what model the checkpoints "
-            f"are of; restore it from a copy"
+            f"are of; {way_back(run_dir)}"
         )
     if any((run_dir / name).exists() for name in EXPORT_FILES):
         return (

@@ -154,7 +154,7 @@ def test_the_inside_of_a_run(run_dir: Path, capsys: pytest.CaptureFixture[str]) 
 def test_a_run_without_its_configuration(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run_dir / "config.yaml").unlink()
     told = refused(capsys, f"run_dir={run_dir}")
-    assert "config.yaml is missing" in told and "restore it from a copy" in told
+    assert "config.yaml is missing" in told and "put it back from a copy" in told
 
 
 def test_no_run_dir(capsys: pytest.CaptureFixture[str]) -> None:
