@@ -6,19 +6,22 @@ eval/examples.json          {"step", "sets": {set: {"kind", "step", "examples"}}
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from data_tools.ground.aside import remove_leftovers, write_text_aside
+from data_tools.ground.lock import HeldError, LockError, take
 
 Scores = dict[str, dict[str, Any]]
 """Results by set name."""
+
+WAIT_S = 60.0
+"""How long another process may take to merge its scores, which takes milliseconds."""
 
 SIZES = {"classification": "num_classes", "retrieval": "num_captions"}
 """What the scores of each kind of set tell besides num_samples."""
@@ -123,15 +126,16 @@ def _examples_path(run_dir: Path) -> Path:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """One process at a time: a training and an evaluation beside it may score the same step. A file
-    system without locks goes without."""
+    system without locks goes without. TimeoutError names who does not let go."""
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(take(folder / ".lock", wait_s=WAIT_S))
+        except HeldError as error:
+            raise TimeoutError(f"for {WAIT_S:.0f} s they were being written by {error}") from None
+        except LockError:
+            pass
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _load(path: Path) -> Any:
