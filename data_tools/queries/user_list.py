@@ -64,14 +64,16 @@ class UserList:
 
 
 def read_user_list(config: QueriesConfig) -> UserList:
-    """Read the files of `queries.path`; duplicates within them are reported on stderr.
+    """Read the files of `queries.path`; duplicates within them, and NUL bytes, which are read as spaces,
+    are reported on stderr.
 
-    Raises one DataError that lists every bad line: not UTF-8, without a letter or digit, with a NUL
-    byte, or so long that it is no query.
+    Raises one DataError that lists every bad line: not UTF-8, without a letter or digit, or so long
+    that it is no query.
     """
     user = UserList()
     first_place: dict[str, str] = {}
     duplicates: list[str] = []
+    nuls: list[str] = []
     problems: list[str] = []
     paths = [Path(config.path)] if Path(config.path).exists() else expand([config.path])
     for path in paths:
@@ -84,6 +86,9 @@ def read_user_list(config: QueriesConfig) -> UserList:
             if not query:
                 file.num_skipped += 1
                 continue
+            if isinstance(query, str) and "\0" in query:
+                query = " ".join(query.replace("\0", " ").split())  # matching parts words there
+                nuls.append(f"{place}: {query[:40]!r}")
             problem = _problem(query)
             if problem or isinstance(query, bytes):
                 problems.append(f"{place} {problem}")
@@ -105,6 +110,8 @@ def read_user_list(config: QueriesConfig) -> UserList:
         raise DataError(
             f"{config.path} holds no query: write one per line (blank and # lines do not count)"
         )
+    if nuls:
+        print(f"NUL bytes in {config.path}, read as spaces:\n  {_shown(nuls)}", file=sys.stderr)
     if duplicates:
         counted = f"{len(duplicates)} duplicate(s) in {config.path}, left out:"
         print(f"{counted}\n  {_shown(duplicates)}", file=sys.stderr)
@@ -115,8 +122,6 @@ def _problem(query: str | bytes) -> str:
     """What is wrong with a query, for behind its place; "" if nothing is."""
     if isinstance(query, bytes):
         return f"is not UTF-8 ({query[:40]!r}): save the file as UTF-8"
-    if "\0" in query:
-        return f"holds a NUL byte ({query[:40]!r}): write the file again, as text in UTF-8"
     if len(query) > LONGEST_QUERY_CHARS:
         return (
             f"has {len(query):,} characters ({query[:40]!r} ...), a query at most "

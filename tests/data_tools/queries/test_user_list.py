@@ -124,13 +124,20 @@ def test_unicode_of_every_kind_is_read(tmp_path, encoding, name):
 def test_every_bad_line_is_named(tmp_path):
     path = tmp_path / "m.txt"
     long = b"ant, bee, " * 2000
-    path.write_bytes(b"owl\nsea\0lion\n" + long + b"\n\xe9tude\n---\n\0\0\0\n")
+    path.write_bytes(b"owl\nsea lion\n" + long + b"\n\xe9tude\n---\n\0\0\0\n")
     told = refused(path)
-    assert "line 2 holds a NUL byte" in told
     assert "line 3 has 19,999 characters" in told and "one query per line" in told
     assert "line 4 is not UTF-8" in told
     assert "line 5: '---' has no letter or digit" in told
-    assert "line 6 holds a NUL byte" in told
+    assert "line 6: '' has no letter or digit" in told
+
+
+def test_nul_bytes_are_left_out_with_a_word(tmp_path, capsys):
+    path = tmp_path / "m.txt"
+    path.write_bytes(b"owl\nsea\0lion\n\0 bee \0\n")
+    assert [query for query, _ in read(path).queries] == ["owl", "sea lion", "bee"]
+    told = capsys.readouterr().err
+    assert "read as spaces:\n  line 2: 'sea lion'\n  line 3: 'bee'" in told
 
 
 @pytest.mark.parametrize("name", ["m.csv", "m.tsv", "m.parquet"])
