@@ -64,17 +64,13 @@ class UserList:
 
 
 def read_user_list(config: QueriesConfig) -> UserList:
-    """Read the files of `queries.path`; duplicates within them, and NUL bytes, which are read as spaces,
-    are reported on stderr.
+    """Read the files of `queries.path`. Duplicates within them, and NUL bytes, which are read as
+    spaces, are reported on stderr.
 
     Raises one DataError that lists every bad line: not UTF-8, without a letter or digit, or so long
     that it is no query.
     """
-    user = UserList()
-    first_place: dict[str, str] = {}
-    duplicates: list[str] = []
-    nuls: list[str] = []
-    problems: list[str] = []
+    user, notes = UserList(), _Notes()
     paths = [Path(config.path)] if Path(config.path).exists() else expand([config.path])
     for path in paths:
         file = ListFile(path, "row" if is_table(path) else "line")
@@ -82,57 +78,74 @@ def read_user_list(config: QueriesConfig) -> UserList:
         named = f"{path.name} " if len(paths) > 1 else ""
         for number, query in _rows(path, config.column):
             file.num_rows += 1
-            place = f"{named}{file.unit} {number}"
             if not query:
                 file.num_skipped += 1
-                continue
-            if isinstance(query, str) and "\0" in query:
-                query = " ".join(query.replace("\0", " ").split())  # matching parts words there
-                nuls.append(f"{place}: {query[:40]!r}")
-            problem = _problem(query)
-            if problem or isinstance(query, bytes):
-                problems.append(f"{place} {problem}")
-                continue
-            if not has_word(folded := fold(query)):
-                problems.append(f"{place}: {query[:80]!r} has no letter or digit; remove it")
-                continue
-            file.largest = max(file.largest, len(query))
-            if folded in first_place:
-                file.num_duplicates += 1
-                duplicates.append(f"{place}: {query!r} repeats {first_place[folded]}")
-            else:
-                file.num_queries += 1
-                first_place[folded] = place
-                user.queries.append((query, f"{path.name}:{number}"))
-    if problems:
-        raise DataError(f"{config.path} cannot be used as a query list:\n  {_shown(problems)}")
+            elif taken := _taken(query, f"{named}{file.unit} {number}", file, notes):
+                user.queries.append((taken, f"{path.name}:{number}"))
+    if notes.problems:
+        listed = _shown(notes.problems)
+        raise DataError(f"{config.path} cannot be used as a query list:\n  {listed}")
     if not user.queries:
         raise DataError(
             f"{config.path} holds no query: write one per line (blank and # lines do not count)"
         )
-    if nuls:
-        print(f"NUL bytes in {config.path}, read as spaces:\n  {_shown(nuls)}", file=sys.stderr)
-    if duplicates:
-        counted = f"{len(duplicates)} duplicate(s) in {config.path}, left out:"
-        print(f"{counted}\n  {_shown(duplicates)}", file=sys.stderr)
+    if notes.nuls:
+        print(
+            f"NUL bytes in {config.path}, read as spaces:\n  {_shown(notes.nuls)}", file=sys.stderr
+        )
+    if notes.duplicates:
+        counted = f"{len(notes.duplicates)} duplicate(s) in {config.path}, left out:"
+        print(f"{counted}\n  {_shown(notes.duplicates)}", file=sys.stderr)
     return user
+
+
+@dataclass
+class _Notes:
+    """What is to be said of the lines, each with its place."""
+
+    first_place: dict[str, str] = field(default_factory=dict)
+    """Folded query -> where it stands first."""
+    duplicates: list[str] = field(default_factory=list)
+    nuls: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def _taken(query: str | bytes, place: str, file: ListFile, notes: _Notes) -> str:
+    """The query as it is taken, counted in `file`; "" for a bad one or a duplicate, which `notes`
+    have."""
+    if isinstance(query, str) and "\0" in query:
+        query = " ".join(query.replace("\0", " ").split())  # matching parts words there too
+        notes.nuls.append(f"{place}: {query[:40]!r}")
+    problem = _problem(query)
+    if problem or isinstance(query, bytes):
+        notes.problems.append(f"{place}{problem}")
+        return ""
+    file.largest = max(file.largest, len(query))
+    folded = fold(query)
+    if folded in notes.first_place:
+        file.num_duplicates += 1
+        notes.duplicates.append(f"{place}: {query!r} repeats {notes.first_place[folded]}")
+        return ""
+    file.num_queries += 1
+    notes.first_place[folded] = place
+    return query
 
 
 def _problem(query: str | bytes) -> str:
     """What is wrong with a query, for behind its place; "" if nothing is."""
     if isinstance(query, bytes):
-        return f"is not UTF-8 ({query[:40]!r}): save the file as UTF-8"
+        return f" is not UTF-8 ({query[:40]!r}): save the file as UTF-8"
     if len(query) > LONGEST_QUERY_CHARS:
         return (
-            f"has {len(query):,} characters ({query[:40]!r} ...), a query at most "
+            f" has {len(query):,} characters ({query[:40]!r} ...), a query at most "
             f"{LONGEST_QUERY_CHARS:,}: write one query per line"
         )
     if "\n" in query:
         return (
-            f"goes over several lines ({query[:40]!r}): a stray double quote? Write one query per "
+            f" goes over several lines ({query[:40]!r}): a stray double quote? Write one query per "
             "row"
         )
-    return ""
+    return "" if has_word(fold(query)) else f": {query[:80]!r} has no letter or digit; remove it"
 
 
 def _rows(path: Path, column: str) -> Iterator[tuple[int, str | bytes]]:
