@@ -6,13 +6,14 @@ python -m data_tools.audit somebodys/webdataset/ --leave-out-bad
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.dataset.audit import audit, open_data_set
+from data_tools.dataset.audit import Audited, Opened, audit, open_data_set
 from data_tools.dataset.foreign import Indexed
 from data_tools.dataset.manifest import Manifest, ManifestError
 from data_tools.ground import exit_codes
@@ -36,8 +37,9 @@ class AuditSettings:
     """Folder for the manifest and the indexes of tars that have none; null puts them beside the
     tars."""
     leave_out_bad: bool = False
-    """For tars without a manifest: make one of the samples that are whole, and name the others.
-    Every image is decoded for it, unless decode=0."""
+    """For tars that were not packed here: make a manifest of the samples that are whole, also where
+    there is one that holds bad ones, and name the others. Every image is decoded for it, unless
+    decode=0."""
 
 
 def _check(given: Mapping[str, Any]) -> list[str]:
@@ -68,30 +70,55 @@ def main(arguments: list[str]) -> int:
 
 
 def _audit(settings: AuditSettings, _: list[str]) -> int:
-    opened = open_data_set(
-        settings.data,
-        settings.output,
-        settings.processes,
-        leave_out_bad=settings.leave_out_bad,
-        num_decoded=settings.decode,
-    )
+    opened = _open(settings)
+    manifest = opened.manifest
+    if opened.indexed is None and manifest is not None:
+        audited = _audited(manifest, opened.folder, settings)
+        if _is_remade(manifest, audited, settings):
+            _show("note", [f"{manifest.root / 'manifest.json'} has bad samples: made anew"])
+            opened = _open(settings, anew=True)
+        else:
+            _show("note", [*audited.notes, *_left_out_before(manifest)])
+            _show("error", audited.problems)
+            if audited.problems:
+                return exit_codes.FAILED
     if opened.indexed is not None:
         _tell_indexed(opened.indexed, settings.leave_out_bad)
-    manifest = opened.manifest
+        manifest = opened.manifest
     if manifest is None:
         return exit_codes.FAILED
-    if opened.indexed is None:
-        audited = audit(manifest, settings.decode, settings.processes, folder=opened.folder)
-        _show("note", [*audited.notes, *_left_out_before(manifest)])
-        _show("error", audited.problems)
-        if audited.problems:
-            return exit_codes.FAILED
     print(
         f"{printable(str(settings.data))}: {manifest.num_samples:,} samples in "
         f"{len(manifest.shards):,} shards, {manifest.num_bytes:,} bytes: checksums, counts and "
         f"offsets hold"
     )
     return exit_codes.DONE
+
+
+def _open(settings: AuditSettings, anew: bool = False) -> Opened:
+    return open_data_set(
+        settings.data,
+        settings.output,
+        settings.processes,
+        leave_out_bad=settings.leave_out_bad,
+        num_decoded=settings.decode,
+        anew=anew,
+    )
+
+
+def _audited(manifest: Manifest, folder: Path | None, settings: AuditSettings) -> Audited:
+    num_decoded = settings.decode
+    if settings.leave_out_bad and manifest.is_foreign and num_decoded:
+        num_decoded = manifest.num_samples  # what is not looked at is not left out
+    return audit(manifest, num_decoded, settings.processes, folder=folder)
+
+
+def _is_remade(manifest: Manifest, audited: Audited, settings: AuditSettings) -> bool:
+    """Whether the manifest of somebody's tars is made again, without the bad samples: that was
+    asked for, and nothing else is wrong with it (the last problem says what to do)."""
+    beside = not any(os.path.isabs(shard.path) for shard in manifest.shards)
+    only_samples = 0 < audited.num_bad_samples == len(audited.problems) - 1
+    return settings.leave_out_bad and manifest.is_foreign and beside and only_samples
 
 
 def _tell_indexed(indexed: Indexed, leave_out_bad: bool) -> None:

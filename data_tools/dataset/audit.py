@@ -214,6 +214,7 @@ def open_data_set(
     *,
     leave_out_bad: bool,
     num_decoded: int,
+    anew: bool = False,
 ) -> Opened:
     """Open the data set at `target`, or make a manifest for the tars below it.
 
@@ -223,15 +224,18 @@ def open_data_set(
         leave_out_bad: where there are bad samples, make a manifest without them, for which every
             image is decoded, unless `num_decoded` is 0.
         num_decoded: as `audit` takes it.
+        anew: make a manifest where one is already, which it replaces when it is whole.
     """
-    if target.is_dir() and (target / "manifest.json").is_file():
+    if anew:
+        target = target if target.is_dir() else target.parent
+    elif target.is_dir() and (target / "manifest.json").is_file():
         target /= "manifest.json"
     if not target.is_dir():
         if target.suffix == ".tar" and target.is_file():
             raise DataError(f"{target} is a tar: give the folder that holds it")
         return Opened(load_manifest(target), None, None)
     output = output or target
-    if (output / "manifest.json").is_file():
+    if not anew and (output / "manifest.json").is_file():
         return Opened(load_manifest(output / "manifest.json"), None, target)
 
     def check(manifest: Manifest) -> list[str]:
