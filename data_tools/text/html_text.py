@@ -74,7 +74,7 @@ class _Page:
     parts: list[str] = field(default_factory=list)
     opened: list[_Open] = field(default_factory=list)
     names: Counter[str] = field(default_factory=Counter)
-    """Of the open elements."""
+    """How many of the open elements have each name."""
     num_hidden: int = 0
 
     def start(self, tag: Start) -> None:

@@ -71,7 +71,7 @@ def _torn(frozen: object) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    """Of YAML's errors: what is wrong, and where."""
+    """What is wrong, and where, from an error of YAML."""
     mark = getattr(error, "problem_mark", None)
     where = f", line {mark.line + 1}" if mark is not None else ""
     what = str(getattr(error, "problem", None) or error).partition("\n")[0]

@@ -75,7 +75,7 @@ class Remains:
 
     run_dir: Path
     step: int | None
-    """Of the newest checkpoint, whole or not; None without one."""
+    """That of the newest checkpoint, whole or not; None without one."""
     signs: list[Path]
     """Where there is no checkpoint, the files by which there must have been one."""
     gone: str | None

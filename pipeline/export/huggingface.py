@@ -228,7 +228,8 @@ def _read_features(folder: Path, probe: Probe) -> Features:
 
 
 def _compare_texts(name: str, folder: Path, probe: Probe) -> TextComparison:
-    """Of `name`, a class of transformers. ExportError where even a plain text is read otherwise."""
+    """Compare the tokenizer class `name` of transformers with ours. ExportError where it reads even
+    a plain text otherwise."""
     import transformers
 
     tokenizer = getattr(transformers, name).from_pretrained(folder)

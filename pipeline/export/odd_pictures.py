@@ -23,7 +23,7 @@ Processor = Callable[[Image.Image], Tensor]
 # Beside these, sizes around the model's own are tried: there no resize blurs a shifted crop.
 _WEB_SIZES = ((640, 427), (500, 333), (1024, 683), (100, 67), (31, 200), (3, 100), (1, 1))
 _MAX_LEVELS = 2.0
-"""Of 255; torchvision's bicubic differs from Pillow's by one."""
+"""Levels of 255; torchvision's bicubic differs from Pillow's by one."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class SizeComparison:
     most_levels: float
     """Largest difference of a level, 0 to 255, of pixels that lie at the same place."""
     lowest_cosine: float
-    """Of the features of a picture and of its shifted crop; 1 without any."""
+    """Between the features of a picture and of its shifted crop; 1 without any."""
 
     def sentence(self) -> str:
         alike = f"{self.count - len(self.shifted)} of {self.count} odd sizes have the same pixels"

@@ -45,16 +45,16 @@ ODD_TEXTS: dict[str, tuple[str, ...]] = {
     "an empty text": ("", " "),
     "longer than the context": ("word " * 90, "x" * 500),
 }
-"""By what is odd about them."""
+"""Texts by what is odd about them."""
 
 
 @dataclass(frozen=True)
 class TextComparison:
     reader: str
     alike: dict[str, int]
-    """By the kinds of ODD_TEXTS: how many of them have this project's token ids."""
+    """Per kind of ODD_TEXTS, how many have this project's token ids."""
     lowest_cosine: float
-    """Of the features of a text read in both ways."""
+    """Between the features of a text read in both ways."""
 
     @property
     def total(self) -> int:

@@ -16,7 +16,7 @@ COLLAPSED_COSINE = 0.99
 """Mean cosine of two samples' features. Random weights give 0.2 to 0.9, trained ones below 0.5."""
 LINES_COLLAPSED = 2
 EQUAL_SHARE = 0.5
-"""Of a batch's captions: a row with an equal caption has a negative that is not one."""
+"""Share of a batch's rows whose caption another row has too: as negatives they are wrong."""
 FEWEST_STEPS_PER_EPOCH = 20
 NO_GRADIENT = 1e-7
 """A tower's gradient norm as a share of the whole norm: rounding gives a tower that the loss does

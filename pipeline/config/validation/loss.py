@@ -10,9 +10,9 @@ from pipeline.config.schema import TrainJob
 
 LARGEST_INITIAL_SCALE = math.log(1000)
 LARGEST_SCALE = 10.0
-"""Logarithms; what is above is a scale that was given as it is."""
+"""Logarithms; a larger value is a scale that was given as it is."""
 SMALLEST_INITIAL_SCALE = 0.2
-"""Of a new run; what is below is a temperature."""
+"""For a new run; a smaller value is a temperature."""
 
 
 def validate_loss(job: TrainJob, *, begins: bool = True) -> list[str]:

@@ -50,7 +50,7 @@ def test_other_precisions():
 
 
 def test_rows_are_dense_figures():
-    """Of one card the figures have fixed ratios: 16 bits compute twice what TF32 does, and a sparse
+    """The figures of one card have fixed ratios: 16 bits compute twice what TF32 does, and a sparse
     figure in one column alone would break that."""
     for pattern, peaks in _PEAKS:
         assert peaks.bf16 in (None, peaks.fp16), pattern
