@@ -99,7 +99,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(undisturbed, tmp_path
     overrides, expected = undisturbed
     run_dir = tmp_path / "run"
     process = start(*overrides, f"run_dir={run_dir}", log=tmp_path / "log")
-    wait_until(lambda: last_step(run_dir) >= 11, process, tmp_path / "log")
+    newer = run_dir / "checkpoints" / "step_00000010"  # written aside, beside the steps
+    wait_until(lambda: newer.exists() and last_step(run_dir) >= 11, process, tmp_path / "log")
     process.kill()
     process.wait(timeout=60)
     newest = max((run_dir / "checkpoints").glob("step_*"))

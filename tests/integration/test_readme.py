@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -141,7 +142,13 @@ def as_it_stands(place: Place, command: str) -> None:
 
 
 def submit(place: Place, command: str) -> None:
-    told = place.run(command.replace("runs/mine", "runs/submitted"), "--dry-run")
+    # a data set of 12 samples is refused: fewer than one batch
+    large = place.folder / "data" / "large" / "manifest.json"
+    large.parent.mkdir()
+    content = json.loads((place.folder / "data/mine/manifest.json").read_text())
+    large.write_text(json.dumps(content | {"num_samples": 10**8}))
+    command = command.replace("runs/mine", "runs/submitted").replace("data/mine", "data/large")
+    told = place.run(command, "--dry-run")
     assert "sbatch" in told and "--nodes=4" in told
 
 

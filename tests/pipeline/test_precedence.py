@@ -28,6 +28,7 @@ def test_every_group_beside_the_experiments_is_tried_here() -> None:
     assert set(CONFIGURATION.groups) == {*SCHEMAS, "experiment"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 @pytest.mark.parametrize(
     ("group", "choice"),

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config import TrainJob
+from pipeline.config.frozen import to_yaml
 from tests.pipeline.test_launch import LAUNCH
 
 RANK = """
@@ -32,7 +34,9 @@ if __name__ == "__main__":
 @pytest.mark.slow
 def test_a_rank_that_waits_in_a_collective_fails_after_the_timeout(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").write_text("cluster: {timeout_minutes: 0.05}")
+    job = TrainJob()
+    job.cluster.timeout_minutes = 0.05
+    (tmp_path / "run" / "config.yaml").write_text(to_yaml(job))
     (tmp_path / "rank_of_test.py").write_text(RANK)
     program = LAUNCH.format(module="rank_of_test", stops_at_checkpoint=True)
     ended = subprocess.run(

@@ -74,6 +74,7 @@ def test_a_wrong_answer_is_told_at_the_start(local, store, faulty, suffix):
     assert "ack the data set again" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("faulty", [*WRONG, "404"])
 def test_a_wrong_answer_in_a_run_ends_it_and_gives_no_wrong_pixels(
     local, store, faulty, monkeypatch
