@@ -292,6 +292,7 @@ class _Reader:
                 broken.append(str(error.args[0] if error.args else repr(error)))
                 return True
 
+            stream = None
             try:
                 stream = gopen(url)
                 members = tar_file_expander([{"url": url, "stream": stream}], handler=note)

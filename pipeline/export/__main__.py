@@ -6,13 +6,13 @@ python -m pipeline.export run_dir=runs/demo out=exported format=huggingface
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from data_tools.ground.command_line import run
 from data_tools.ground.settings import Command
+from pipeline.commands import check_step
 from pipeline.config import ConfigError
 from pipeline.config.frozen import load_frozen
 from pipeline.config.validation.outputs import new_folder_problem
@@ -33,12 +33,6 @@ class ExportSettings:
     ema: bool | None = None
     """true exports the average of the weights (train.ema_decay), false the weights; null is the
     average where the run has one."""
-
-
-def _check(given: Mapping[str, Any]) -> list[str]:
-    if (given.get("step") or 0) < 0:
-        return [f"step={given['step']}: give the number of a checkpoint's step, 0 or more"]
-    return []
 
 
 def _refuse_folders(run_dir: Path, out: Path) -> None:
@@ -62,7 +56,7 @@ COMMAND = Command(
     "and must give the same features before it gets its final name.",
     settings=ExportSettings,
     example="run_dir=runs/demo out=exported format=huggingface",
-    check=_check,
+    check=check_step,
     refused_by=(ConfigError,),
     failed_by=(CheckpointError, ExportError, OSError),
 )

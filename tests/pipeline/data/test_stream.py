@@ -63,6 +63,19 @@ def test_a_tar_cut_short_and_bad_samples_are_counted(folder, tmp_path):
     )
 
 
+def test_a_tar_that_is_gone_after_the_start_is_a_fault_with_its_name(folder, tmp_path):
+    tars = [tmp_path / name for name in ("0.tar", "1.tar")]
+    for tar in tars:
+        tar.write_bytes((folder / "000000.tar").read_bytes())
+    loader = stream_of([str(tar) for tar in tars], max_bad_fraction=1.0, num_workers=1)
+    tars[1].unlink()
+    batches = take(loader, 40)  # several passes: the tar comes first in some of them
+    assert len({key for batch in batches for key in batch.keys}) == 20
+    assert loader.faults.num_bad and any(
+        str(tars[1]) in shard for shard, _ in loader.faults.worst_shards()
+    )
+
+
 def test_bytes_that_are_no_images(tmp_path):
     samples = make_samples(16)
     samples[3].image = b"no image"
