@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import io
 import lzma
+from abc import abstractmethod
 from typing import IO, Any
 
 import pyarrow as pa
@@ -110,9 +111,9 @@ class _Changed(io.RawIOBase):
         self._ready = self._ready[size:]
         return size
 
+    @abstractmethod
     def _change(self, piece: bytes) -> bytes:
         """The changed bytes; `piece` is empty at the end of the stream."""
-        raise NotImplementedError
 
 
 class _Recoded(_Changed):
